@@ -1,0 +1,48 @@
+"""Every exception that a user's mistake can raise.
+
+    PosefixError (ValueError)
+    ├── InputError          an argument has the wrong shape, type or value
+    │   └── SkeletonError   poses or weights belong to another keypoint set, or one is ill-defined
+    ├── ImageError          a picture cannot be opened or is not a picture
+    ├── FileFormatError     a JSON file is not what it should be
+    ├── WeightsError        weights or their configuration cannot be found or do not fit
+    ├── TrainingError       a training configuration is wrong, or training broke off
+    └── MissingDependencyError   an optional package is needed and not installed
+
+All are ``ValueError`` too, so code that knows nothing of posefix can catch them.
+``AssertionError`` from this package is a bug of this package.
+"""
+
+from __future__ import annotations
+
+
+class PosefixError(ValueError):
+    """Base of all exceptions raised for user mistakes; the message says how to mend them."""
+
+
+class InputError(PosefixError):
+    """An argument has the wrong shape, type or value."""
+
+
+class SkeletonError(InputError):
+    """A keypoint set is ill-defined, or poses and weights belong to different ones."""
+
+
+class ImageError(PosefixError):
+    """A picture cannot be opened, or an array is not a picture."""
+
+
+class FileFormatError(PosefixError):
+    """A file does not have the format that its use requires."""
+
+
+class WeightsError(PosefixError):
+    """Weights cannot be found, are damaged, or do not fit their configuration."""
+
+
+class TrainingError(PosefixError):
+    """A training configuration is wrong, or training had to stop."""
+
+
+class MissingDependencyError(PosefixError, ImportError):
+    """An optional package is needed; the message gives the install line."""

@@ -1,0 +1,211 @@
+"""Boxes, crops, affine maps there and back, mirrors: the only file that knows the pixel convention.
+
+Pixel index = coordinate: the centre of the top-left pixel is (0, 0). A crop rectangle of width w maps onto
+the full input width W without a "− 1" (PoseFix's reference), so x_in = (x − left) · W / w. Heatmap cell c lies
+at input pixel ``stride · c + offset``: offset 0 in the paper's networks, (stride − 1) / 2 where the cells are
+to mirror onto themselves.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating]
+Doubles = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+#: Side in pixels that a box without extent gets (reference).
+DEGENERATE_SIDE = 20.0
+#: Growth of the keypoints' extent to a person box, per side (reference).
+EXTENT_SCALE = 1.2
+#: Growth of a person box to its crop (reference).
+CROP_MARGIN = 1.25
+
+
+def boxes_xyxy_to_xywh(boxes_xyxy: Floats) -> Floats:
+    """(N, 4) corners → (N, 4) left, top, width, height."""
+    return np.concatenate([boxes_xyxy[..., :2], boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]], axis=-1)
+
+
+def boxes_xywh_to_xyxy(boxes_xywh: Floats) -> Floats:
+    """(N, 4) left, top, width, height → (N, 4) corners."""
+    return np.concatenate([boxes_xywh[..., :2], boxes_xywh[..., :2] + boxes_xywh[..., 2:]], axis=-1)
+
+
+def box_area(boxes_xyxy: Floats) -> Floats:
+    """(N,) px²; 0 for boxes turned inside out."""
+    return np.asarray(np.prod(np.maximum(boxes_xyxy[..., 2:] - boxes_xyxy[..., :2], 0.0), axis=-1))
+
+
+def box_iou(first: Floats, second: Floats) -> Floats:
+    """Intersection over union of every pair.
+
+    Args:
+        first: (N, 4) xyxy.
+        second: (M, 4) xyxy.
+
+    Returns:
+        (N, M); 0 where both are empty.
+    """
+    corner = np.maximum(first[:, None, :2], second[None, :, :2])
+    opposite = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    inner = np.prod(np.maximum(opposite - corner, 0.0), axis=-1)
+    outer = box_area(first)[:, None] + box_area(second)[None] - inner
+    return np.asarray(inner / np.where(outer > 0, outer, 1.0))
+
+
+def boxes_around_points(points: Floats, valid: Bools, scale: float = EXTENT_SCALE) -> Doubles:
+    """Person boxes from keypoints: their extent, each side × ``scale`` about its centre (REFERENCE §3).
+
+    Args:
+        points: (N, K, 2) px.
+        valid: (N, K); other points do not count.
+        scale: growth per side; a side without extent counts as 20 px.
+
+    Returns:
+        (N, 4) xyxy; NaN for a person without a valid keypoint.
+    """
+    inside = valid[..., None]
+    exact = np.asarray(points, np.float64)
+    low = np.where(inside, exact, np.inf).min(-2, initial=np.inf)
+    high = np.where(inside, exact, -np.inf).max(-2, initial=-np.inf)
+    found = valid.any(-1)[..., None]
+    centre = np.where(found, (np.where(found, low, 0.0) + np.where(found, high, 0.0)) / 2, np.nan)
+    side = np.where(found, high, 1.0) - np.where(found, low, 0.0)
+    half = np.where(side > 0, side, DEGENERATE_SIDE) * scale / 2
+    return np.concatenate([centre - half, centre + half], axis=-1)
+
+
+def crop_rectangles(boxes_xyxy: Floats, input_hw: tuple[int, int], margin: float = CROP_MARGIN) -> Doubles:
+    """Grow boxes to the input's aspect ratio and by ``margin`` (REFERENCE §3).
+
+    Args:
+        boxes_xyxy: (N, 4) px.
+        input_hw: network input (h, w).
+        margin: growth of both sides.
+
+    Returns:
+        (N, 4) xyxy of the image rectangles that become the crops.
+    """
+    boxes = np.asarray(boxes_xyxy, np.float64)
+    aspect = input_hw[1] / input_hw[0]
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+    size = boxes[..., 2:] - boxes[..., :2]
+    width = np.maximum(size[..., 0], size[..., 1] * aspect)
+    half = np.stack([width, width / aspect], axis=-1) * margin / 2
+    return np.concatenate([centre - half, centre + half], axis=-1)
+
+
+def crop_affine(
+    rectangles_xyxy: Floats,
+    input_hw: tuple[int, int],
+    *,
+    rotation: Floats | None = None,
+    mirror: Bools | None = None,
+) -> Doubles:
+    """Affine maps image → crop.
+
+    Args:
+        rectangles_xyxy: (N, 4) image rectangles of the input's aspect ratio.
+        input_hw: network input (h, w).
+        rotation: (N,) degrees by which the picture turns about the crop's centre; None is no turn.
+        mirror: (N,) whether the crop is mirrored left to right (x → W − 1 − x) after the turn.
+
+    Returns:
+        (N, 2, 3).
+    """
+    rectangles = np.asarray(rectangles_xyxy, np.float64)
+    height, width = input_hw
+    scale = np.array([width, height]) / (rectangles[:, 2:] - rectangles[:, :2])
+    affine = np.zeros((len(rectangles), 2, 3))
+    affine[:, 0, 0], affine[:, 1, 1] = scale[:, 0], scale[:, 1]
+    affine[:, :, 2] = -rectangles[:, :2] * scale
+    if rotation is not None:
+        angle = np.deg2rad(np.asarray(rotation, np.float64))
+        turn = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], -1).reshape(-1, 2, 2)
+        centre = np.array([width, height]) / 2.0
+        affine = turn @ affine
+        affine[:, :, 2] += centre - turn @ centre
+    if mirror is not None:
+        affine[mirror, 0] *= -1.0
+        affine[mirror, 0, 2] += width - 1.0
+    return affine
+
+
+def invert_affine(affine: Floats) -> Doubles:
+    """(N, 2, 3) → (N, 2, 3) inverse maps."""
+    inverse = np.linalg.inv(np.asarray(affine, np.float64)[..., :2])
+    return np.concatenate([inverse, -inverse @ np.asarray(affine, np.float64)[..., 2:]], axis=-1)
+
+
+def transform_points(affine: Floats, points: Floats) -> Doubles:
+    """Apply one affine map per person.
+
+    Args:
+        affine: (N, 2, 3).
+        points: (N, ..., 2).
+
+    Returns:
+        (N, ..., 2) float64.
+    """
+    flat = np.asarray(points, np.float64).reshape(len(points), -1, 2)
+    moved = flat @ np.swapaxes(affine[:, :, :2], 1, 2) + affine[:, None, :, 2]
+    return np.asarray(moved.reshape(np.shape(points)))
+
+
+def flip_points(points: Floats, width: float, flip: npt.NDArray[np.int64]) -> Floats:
+    """Mirror poses left to right: x → width − 1 − x, and left and right keypoints exchange names.
+
+    Args:
+        points: (..., K, 2) in a frame ``width`` pixels wide.
+        width: pixels.
+        flip: (K,) permutation.
+
+    Returns:
+        (..., K, 2), a new array.
+    """
+    mirrored = np.array(points[..., flip, :])
+    mirrored[..., 0] = width - 1 - mirrored[..., 0]
+    return mirrored
+
+
+def warp_crop(
+    image: npt.NDArray[np.uint8], affine: Doubles, input_hw: tuple[int, int], *, antialias: bool = False
+) -> npt.NDArray[np.uint8]:
+    """Cut one crop out of a picture: bilinear, zero outside the picture (REFERENCE §3).
+
+    Args:
+        image: (H, W, 3) uint8.
+        affine: (2, 3) image → crop.
+        input_hw: size (h, w) of the crop.
+        antialias: average pixels first where the crop shrinks the picture more than twofold.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    height, width = input_hw
+    corners = np.array([[[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]]], np.float64)
+    reach = transform_points(invert_affine(affine[None]), corners)[0]
+    limit = np.array([image.shape[1], image.shape[0]], np.float64)
+    # Only the needed part is handed over: OpenCV refuses sides above 32767 and shrinking is cheaper.
+    low = np.clip(np.floor(reach.min(0)) - 2, 0, limit).astype(np.int64)
+    high = np.clip(np.ceil(reach.max(0)) + 3, 0, limit).astype(np.int64)
+    if (high <= low).any() or not np.isfinite(affine).all():
+        return np.zeros((height, width, 3), np.uint8)
+    part = image[low[1] : high[1], low[0] : high[0]]
+    local = np.array(affine, np.float64)
+    local[:, 2] += local[:, :2] @ low
+    shrink = int(1.0 / max(np.sqrt(abs(np.linalg.det(local[:, :2]))), 1e-9)) if antialias else 1
+    limit_side = max(part.shape[:2]) // 16000 + 1
+    shrink = max(shrink, limit_side) if limit_side > 1 else shrink
+    if shrink > 1:
+        small = (max(part.shape[1] // shrink, 1), max(part.shape[0] // shrink, 1))
+        ratio = np.array([part.shape[1] / small[0], part.shape[0] / small[1]])
+        part = cv2.resize(part, small, interpolation=cv2.INTER_AREA)
+        # Pixel p of the shrunk picture is the mean of a block whose centre lies at (p + 0.5) · ratio − 0.5.
+        local[:, 2] += local[:, :2] @ (ratio / 2 - 0.5)
+        local[:, :2] = local[:, :2] * ratio
+    crop = cv2.warpAffine(np.ascontiguousarray(part), local, (width, height), flags=cv2.INTER_LINEAR)
+    return np.asarray(crop, np.uint8)

@@ -1,0 +1,173 @@
+"""Poses as heatmaps and heatmaps as poses: pure functions on tensors, differentiable where it makes sense.
+
+Shape letters: B people, K keypoints, (h, w) cells of a map. ``cell_points`` are in cells: x = 0 is the centre
+of the first column. Every Gaussian is separable, so drawing is an outer product of two vectors and smoothing
+two small matrix products; nothing here loops over people or keypoints.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _profile(positions: Tensor, size: int, std: Tensor | float) -> Tensor:
+    """(B, K) positions → (B, K, size) values exp(−(i − position)² / (2 std²)); zero for a non-finite position."""
+    grid = torch.arange(size, device=positions.device, dtype=positions.dtype)
+    spread = std.unsqueeze(-1) if isinstance(std, Tensor) else std
+    values = torch.exp(-0.5 * ((grid - positions.unsqueeze(-1)) / spread) ** 2)
+    return torch.where(torch.isfinite(positions).unsqueeze(-1), values, torch.zeros_like(values))
+
+
+def draw_gaussians(points: Tensor, valid: Tensor, map_hw: tuple[int, int], std: Tensor | float) -> Tensor:
+    """One Gaussian of height 1 per keypoint (PoseFix §3.3).
+
+    Args:
+        points: (B, K, 2) in pixels of the map.
+        valid: (B, K) bool; other keypoints give an empty map, whatever their coordinates.
+        map_hw: size (h, w).
+        std: pixels of the map, a number or (B, K).
+
+    Returns:
+        (B, K, h, w).
+    """
+    points = torch.where(valid.unsqueeze(-1), points, torch.full_like(points, torch.nan))
+    rows = _profile(points[..., 1], map_hw[0], std)
+    columns = _profile(points[..., 0], map_hw[1], std)
+    return rows.unsqueeze(-1) * columns.unsqueeze(-2)
+
+
+def one_hot_targets(cell_points: Tensor, valid: Tensor, map_hw: tuple[int, int]) -> Tensor:
+    """Bilinear one-hot maps: each target spreads over at most 4 cells and sums to 1 (PoseFix §3.4).
+
+    Cell indices are clipped into the map and the weights renormalised, as in the reference.
+
+    Args:
+        cell_points: (B, K, 2).
+        valid: (B, K) bool; others give an empty map.
+        map_hw: (h, w).
+
+    Returns:
+        (B, K, h, w).
+    """
+
+    def tent(position: Tensor, size: int) -> Tensor:
+        grid = torch.arange(size, device=position.device, dtype=position.dtype)
+        inside = position.clamp(0, size - 1)
+        return (1 - (grid - inside.unsqueeze(-1)).abs()).clamp_min(0)
+
+    points = torch.where(valid.unsqueeze(-1), cell_points, torch.zeros_like(cell_points))
+    rows, columns = tent(points[..., 1], map_hw[0]), tent(points[..., 0], map_hw[1])
+    target = rows.unsqueeze(-1) * columns.unsqueeze(-2)
+    return target * valid[..., None, None]
+
+
+def soft_argmax(logits: Tensor) -> Tensor:
+    """Expectation of (x, y) under the soft-max over all cells (PoseFix eq. 4).
+
+    Args:
+        logits: (B, K, h, w).
+
+    Returns:
+        (B, K, 2) cells.
+    """
+    return expected_position(cell_probabilities(logits))
+
+
+def cell_probabilities(logits: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+    """Soft-max over all cells of each map.
+
+    Args:
+        logits: (B, K, h, w).
+        temperature: divides the logits; a number or (K,).
+
+    Returns:
+        (B, K, h, w), each map sums to 1.
+    """
+    if isinstance(temperature, Tensor):
+        temperature = temperature[:, None, None]
+    return torch.softmax((logits / temperature).flatten(2), dim=-1).view_as(logits)
+
+
+def expected_position(probabilities: Tensor) -> Tensor:
+    """(B, K, h, w) distributions over cells → (B, K, 2) mean (x, y) in cells."""
+    height, width = probabilities.shape[-2:]
+    rows = torch.arange(height, device=probabilities.device, dtype=probabilities.dtype)
+    columns = torch.arange(width, device=probabilities.device, dtype=probabilities.dtype)
+    x = (probabilities.sum(-2) * columns).sum(-1)
+    y = (probabilities.sum(-1) * rows).sum(-1)
+    return torch.stack([x, y], dim=-1)
+
+
+def expected_similarity(probabilities: Tensor, cell_points: Tensor, std: Tensor) -> Tensor:
+    """Expected keypoint similarity of given points: Σ prob(cell) · exp(−‖cell − p‖² / (2 std²)).
+
+    Args:
+        probabilities: (B, K, h, w) distributions over cells.
+        cell_points: (B, K, 2); non-finite points have similarity 0.
+        std: (B, K) length scale of keypoint similarity, sqrt(area) · 2σ, in cells.
+
+    Returns:
+        (B, K) in [0, 1].
+    """
+    height, width = probabilities.shape[-2:]
+    rows = _profile(cell_points[..., 1], height, std)
+    columns = _profile(cell_points[..., 0], width, std)
+    return torch.einsum("bkhw,bkh,bkw->bk", probabilities, rows, columns)
+
+
+def expected_similarity_argmax(probabilities: Tensor, std: Tensor, steps: int = 3) -> tuple[Tensor, Tensor]:
+    """The point of greatest expected keypoint similarity, and the value there.
+
+    The best cell of the map smoothed by the similarity's Gaussian, then a few mean-shift steps, each of which
+    can only increase the expected similarity (the kernel is a Gaussian), to come between cells.
+
+    Args:
+        probabilities: (B, K, h, w) distributions over cells.
+        std: (B, K) length scale of keypoint similarity in cells.
+        steps: mean-shift steps.
+
+    Returns:
+        (B, K, 2) cells and (B, K) expected similarities.
+    """
+    height, width = probabilities.shape[-2:]
+    rows = torch.arange(height, device=std.device, dtype=std.dtype)
+    columns = torch.arange(width, device=std.device, dtype=std.dtype)
+    smooth_rows = _profile(rows.expand(*std.shape, height).flatten(1), height, std.repeat_interleave(height, 1))
+    smooth_columns = _profile(columns.expand(*std.shape, width).flatten(1), width, std.repeat_interleave(width, 1))
+    smoothed = smooth_rows.view(*std.shape, height, height) @ probabilities
+    smoothed = smoothed @ smooth_columns.view(*std.shape, width, width)
+    best = smoothed.flatten(2).argmax(-1)
+    points = torch.stack([best % width, torch.div(best, width, rounding_mode="floor")], -1).to(std.dtype)
+    for _ in range(steps):
+        near_rows = _profile(points[..., 1], height, std)
+        near_columns = _profile(points[..., 0], width, std)
+        by_column = torch.einsum("bkhw,bkh->bkw", probabilities, near_rows) * near_columns
+        by_row = torch.einsum("bkhw,bkw->bkh", probabilities, near_columns) * near_rows
+        mass = by_column.sum(-1).clamp_min(torch.finfo(std.dtype).tiny)
+        points = torch.stack([(by_column * columns).sum(-1) / mass, (by_row * rows).sum(-1) / mass], -1)
+    return points, expected_similarity(probabilities, points, std)
+
+
+def mirror_maps(probabilities: Tensor, flip: Tensor, shift: float) -> Tensor:
+    """Bring maps of a mirrored crop back: left and right exchanged, columns reversed and shifted.
+
+    A mirrored crop's cell c lies at cell ``w − 1 − c + shift`` of the original; a shift between cells is
+    interpolated linearly, which keeps the expectation (soft-argmax of the mean map is then the mean of both
+    soft-argmaxes, the reference's flip test, up to mass at the border).
+
+    Args:
+        probabilities: (B, K, h, w) of the mirrored crop.
+        flip: (K,) permutation.
+        shift: cells in [0, 1).
+
+    Returns:
+        (B, K, h, w).
+    """
+    back = probabilities[:, flip].flip(-1)
+    if shift == 0.0:
+        return back
+    moved = back * (1 - shift)
+    moved[..., 1:] += back[..., :-1] * shift
+    moved[..., -1] += back[..., -1] * shift
+    return moved

@@ -1,0 +1,135 @@
+"""What rebuilds a network: a frozen configuration that travels as JSON beside the weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from posefix.exceptions import WeightsError
+
+BACKBONES = ("mobilenet_v2", "resnet50", "resnet101", "resnet152")
+#: Every network here answers at a quarter of its input's resolution.
+STRIDE = 4
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How an RGB crop in 0…255 becomes the network's input: (x[channels] − mean) / std per channel.
+
+    Attributes:
+        channels: ``"rgb"`` or ``"bgr"``, the order that the network reads.
+        mean: three values in that order.
+        std: three values in that order.
+    """
+
+    channels: str = "rgb"
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+
+    def __post_init__(self) -> None:
+        if self.channels not in ("rgb", "bgr"):
+            raise WeightsError(f"normalisation: channels must be 'rgb' or 'bgr', got {self.channels!r}")
+        for name in ("mean", "std"):
+            values = tuple(float(v) for v in getattr(self, name))
+            if len(values) != 3 or (name == "std" and min(values) <= 0):
+                raise WeightsError(f"normalisation: {name} must be three numbers (std above 0), got {values}")
+            object.__setattr__(self, name, values)
+
+
+#: The reference's pre-processing: BGR minus ImageNet's RGB means in array order, no scaling (REFERENCE §2).
+REFERENCE_NORMALISATION = Normalisation("bgr", (123.68, 116.78, 103.94), (1.0, 1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A network, up to its weights.
+
+    Attributes:
+        backbone: one of ``BACKBONES``.
+        input_hw: crop size (h, w), divisible by 32.
+        num_keypoints: K.
+        heatmap_std: Gaussian of the input heatmaps, in pixels of the crop.
+        heatmap_scale: their height.
+        pose_entry: where they enter: ``"input"``, concatenated with the picture as in the paper, or
+            ``"stride4"``, drawn at a quarter of the resolution and added to the features there.
+        pose_prior: whether the input pose is a prior over the output's cells.
+        cell_offset: crop pixel of cell c is 4 · c + cell_offset.
+        antialias: whether crops that shrink the picture average its pixels.
+        normalisation: of the crop.
+
+    Raises:
+        WeightsError: an unknown value or a size that does not fit.
+    """
+
+    backbone: str = "mobilenet_v2"
+    input_hw: tuple[int, int] = (256, 192)
+    num_keypoints: int = 17
+    heatmap_std: float = 7.0
+    heatmap_scale: float = 1.0
+    pose_entry: str = "stride4"
+    pose_prior: bool = True
+    cell_offset: float = 1.5
+    antialias: bool = True
+    normalisation: Normalisation = field(default_factory=Normalisation)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "input_hw", tuple(int(s) for s in self.input_hw))
+        if self.backbone not in BACKBONES:
+            raise WeightsError(f"model: backbone must be one of {', '.join(BACKBONES)}, got {self.backbone!r}")
+        if len(self.input_hw) != 2 or any(s <= 0 or s % 32 for s in self.input_hw):
+            raise WeightsError(f"model: input_hw must be (height, width), both divisible by 32, got {self.input_hw}")
+        if self.pose_entry not in ("input", "stride4"):
+            raise WeightsError(f"model: pose_entry must be 'input' or 'stride4', got {self.pose_entry!r}")
+        if (self.pose_entry == "stride4") != (self.backbone == "mobilenet_v2"):
+            raise WeightsError(f"model: {self.backbone} does not take the pose at {self.pose_entry!r}")
+        if self.num_keypoints < 1 or self.heatmap_std <= 0 or not 0 <= self.cell_offset < STRIDE:
+            raise WeightsError(
+                "model: expected num_keypoints ≥ 1, heatmap_std > 0 and cell_offset in [0, 4), got "
+                f"{self.num_keypoints}, {self.heatmap_std}, {self.cell_offset}"
+            )
+
+    @property
+    def map_hw(self) -> tuple[int, int]:
+        """Cells (h, w) of the output."""
+        return self.input_hw[0] // STRIDE, self.input_hw[1] // STRIDE
+
+    @classmethod
+    def paper(cls, depth: int = 152, input_hw: tuple[int, int] = (384, 288), num_keypoints: int = 17) -> ModelConfig:
+        """The paper's network: a ResNet of the given depth, exactly as the reference has it (REFERENCE §2)."""
+        return cls(
+            backbone=f"resnet{depth}",
+            input_hw=input_hw,
+            num_keypoints=num_keypoints,
+            heatmap_std=9.0 if input_hw[0] >= 384 else 7.0,
+            heatmap_scale=255.0,
+            pose_entry="input",
+            pose_prior=False,
+            cell_offset=0.0,
+            antialias=False,
+            normalisation=REFERENCE_NORMALISATION,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
+        """Rebuild from ``to_dict``; absent keys take their defaults.
+
+        Raises:
+            WeightsError: an unknown key or a value that does not fit.
+        """
+        values = dict(data)
+        _refuse_unknown("model", values, cls)
+        if "normalisation" in values:
+            _refuse_unknown("normalisation", values["normalisation"], Normalisation)
+            values["normalisation"] = Normalisation(**values["normalisation"])
+        return cls(**values)
+
+
+def _refuse_unknown(what: str, values: dict[str, Any], cls: type) -> None:
+    known = {f.name for f in fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise WeightsError(f"{what}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")

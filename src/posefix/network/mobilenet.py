@@ -1,0 +1,119 @@
+"""MobileNetV2 with a feature pyramid to stride 4: the trunk of the embedded network.
+
+Layers carry weight and bias and no batch norm: they start from weights with batch norm folded in (the layout
+of ``movenet_lightning.npz``), where folding halves the memory traffic of training, and inference needs none.
+"Same" padding is TensorFlow's: stride-2 layers pad bottom and right.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+#: Output channels, number of blocks, stride of the first, expansion (Sandler et al., CVPR 2018, table 2).
+_GROUPS = (
+    (16, 1, 1, 1),
+    (24, 2, 2, 6),
+    (32, 3, 2, 6),
+    (64, 4, 2, 6),
+    (96, 3, 1, 6),
+    (160, 3, 2, 6),
+    (320, 1, 1, 6),
+)
+#: Blocks after which the pyramid takes its features: stride 4, 8, 16.
+_TAPS = (2, 5, 9)
+#: Channels that the pyramid hands to the head.
+FEATURES = 24
+
+
+class Conv(nn.Conv2d):
+    """A convolution with bias, "same" padding and an activation: ``"relu6"``, ``"relu"`` or None."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, act: str | None = None
+    ) -> None:
+        padding = kernel // 2 if stride == 1 else 0
+        super().__init__(inputs, outputs, kernel, stride, padding, groups=groups)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride[0] == 2:
+            x = F.pad(x, (0, 1, 0, 1))
+        x = super().forward(x)
+        if self.act == "relu6":
+            return F.relu6(x, inplace=True)
+        return F.relu(x, inplace=True) if self.act == "relu" else x
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter each channel, project; with a shortcut where the shape stays."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.expand = Conv(inputs, hidden, act="relu6") if expansion > 1 else None
+        self.depthwise = Conv(hidden, hidden, 3, stride=stride, groups=hidden, act="relu6")
+        self.project = Conv(hidden, outputs)
+        self.shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.depthwise(x if self.expand is None else self.expand(x)))
+        return x + y if self.shortcut else y
+
+
+class Merge(nn.Module):
+    """Upsample twofold, add the finer features, mix (half-pixel centres)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.depthwise = Conv(inputs, inputs, 3, groups=inputs)
+        self.pointwise = Conv(inputs, outputs, act="relu")
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        up = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return self.pointwise(self.depthwise(up + fine))
+
+
+class MobileNetFpn(nn.Module):
+    """MobileNetV2 1.0 and a three-level pyramid.
+
+    Input (B, 3, H, W); the features at stride 4 may receive an addition (B, 24, H/4, W/4), which is where the
+    pose enters. Output (B, 24, H/4, W/4).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = Conv(3, 32, 3, stride=2, act="relu6")
+        blocks, inputs = [], 32
+        for outputs, count, stride, expansion in _GROUPS:
+            for i in range(count):
+                blocks.append(InvertedResidual(inputs, outputs, stride if i == 0 else 1, expansion))
+                inputs = outputs
+        self.blocks = nn.ModuleList(blocks)
+        self.lateral4, self.lateral8, self.lateral16 = Conv(24, 24), Conv(32, 32), Conv(64, 64)
+        self.top = nn.Sequential(Conv(320, 1280, act="relu6"), Conv(1280, 64))
+        self.merge16, self.merge8, self.merge4 = Merge(64, 32), Merge(32, 24), Merge(24, FEATURES)
+        #: Set by the trainer: stem and first blocks keep their weights and build no graph.
+        self.frozen_stem = False
+
+    def stem_parameters(self) -> list[nn.Parameter]:
+        """Parameters below stride 4, which see the picture alone."""
+        modules = [self.stem, *list(self.blocks)[: _TAPS[0] + 1]]
+        return [p for m in modules for p in m.parameters()]
+
+    def forward(self, x: Tensor, addition: Tensor | None = None) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_stem):
+            x = self.stem(x)
+            for block in list(self.blocks)[: _TAPS[0] + 1]:
+                x = block(x)
+        fine = x if addition is None else x + addition
+        x, taps = fine, []
+        for i, block in enumerate(list(self.blocks)[_TAPS[0] + 1 :], start=_TAPS[0] + 1):
+            x = block(x)
+            if i in _TAPS:
+                taps.append(x)
+        x = self.merge16(self.top(x), self.lateral16(taps[1]))
+        x = self.merge8(x, self.lateral8(taps[0]))
+        out: Tensor = self.merge4(x, self.lateral4(fine))
+        return out

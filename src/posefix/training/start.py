@@ -1,0 +1,97 @@
+"""Where training starts: weights of other networks, brought into ours."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posefix.exceptions import WeightsError
+from posefix.network.refinement import RefinementNetwork
+
+_HEAD = {"depthwise": "0", "pointwise": "1", "logits": "2"}
+_TOP = {"expand": "0", "project": "1"}
+
+
+def _our_name(name: str) -> str:
+    """``block03.expand.weight`` → ``trunk.blocks.3.expand.weight``."""
+    if name.startswith("head."):
+        return re.sub(r"^head\.(\w+)\.", lambda m: f"head.{_HEAD[m[1]]}.", name)
+    if name.startswith("top."):
+        return "trunk." + re.sub(r"^top\.(\w+)\.", lambda m: f"top.{_TOP[m[1]]}.", name)
+    return "trunk." + re.sub(r"^block(\d+)", lambda m: f"blocks.{int(m[1])}", name)
+
+
+def start_from_movenet(network: RefinementNetwork, path: str | Path) -> None:
+    """Fill trunk and head from MoveNet Lightning with batch norm folded (``movenet_lightning.npz``).
+
+    The head's last layer is taken only if the network has 17 keypoints.
+
+    Raises:
+        WeightsError: the file is not of that layout or the network is not MobileNetV2's.
+    """
+    try:
+        with np.load(path) as archive:
+            arrays = {k: archive[k] for k in archive.files if not k.startswith("check.")}
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"cannot read the start weights {path}: {error}") from error
+    state = {_our_name(k): torch.from_numpy(v) for k, v in arrays.items()}
+    own = network.state_dict()
+    if network.config.num_keypoints != 17:
+        state = {k: v for k, v in state.items() if not k.startswith("head.2.")}
+    for name, tensor in state.items():
+        if name not in own or own[name].shape != tensor.shape:
+            raise WeightsError(f"start weights {path}: {name} {tuple(tensor.shape)} does not fit this network")
+    network.load_state_dict(state, strict=False)
+
+
+def start_from_imagenet(network: RefinementNetwork, path: str | Path) -> None:
+    """Fill the trunk of a ResNet from torchvision's ImageNet state saved as safetensors.
+
+    Source: ``torchvision.models.resnetN(weights=...).state_dict()`` written with ``safetensors``. The first
+    convolution's picture channels are re-ordered and scaled to the network's own normalisation; the channels
+    of the heatmaps start at zero.
+
+    Raises:
+        WeightsError: the file does not hold such a ResNet.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        source = load_file(str(path))
+    except Exception as error:
+        raise WeightsError(f"cannot read the start weights {path}: {error}") from error
+    own = network.state_dict()
+    for name, tensor in source.items():
+        ours = _resnet_name(name)
+        if ours is None:
+            continue
+        if ours == "trunk.stem.weight":
+            tensor = _adapt_stem(tensor, network, own[ours])
+        if ours not in own or own[ours].shape != tensor.shape:
+            raise WeightsError(f"start weights {path}: {name} {tuple(tensor.shape)} does not fit this network")
+        own[ours] = tensor
+    network.load_state_dict(own)
+
+
+def _resnet_name(name: str) -> str | None:
+    if name.startswith("fc."):
+        return None
+    name = re.sub(r"^layer(\d)\.", lambda m: f"stages.{int(m[1]) - 1}.", name)
+    name = re.sub(r"\.bn(\d)\.", r".norm\1.", name)
+    name = name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut_norm.")
+    name = re.sub(r"^bn1\.", "stem_norm.", re.sub(r"^conv1\.", "stem.", name))
+    return "trunk." + name
+
+
+def _adapt_stem(weight: Tensor, network: RefinementNetwork, own: Tensor) -> Tensor:
+    """torchvision reads RGB in units of its std; ours reads ``normalisation.channels`` in units of ours."""
+    torchvision_std = torch.tensor([0.229, 0.224, 0.225]) * 255.0
+    scaled = weight / torchvision_std.view(1, 3, 1, 1)
+    if network.config.normalisation.channels == "bgr":
+        scaled = scaled.flip(1)
+    scaled = scaled * network.std.view(1, 3, 1, 1)
+    return torch.cat([scaled, torch.zeros_like(own[:, 3:])], dim=1)
