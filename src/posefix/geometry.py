@@ -8,6 +8,8 @@ to mirror onto themselves.
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -150,9 +152,10 @@ def transform_points(affine: Floats, points: Floats) -> Doubles:
     Returns:
         (N, ..., 2) float64.
     """
-    flat = np.asarray(points, np.float64).reshape(len(points), -1, 2)
+    exact = np.asarray(points, np.float64)
+    flat = exact.reshape(len(exact), math.prod(exact.shape[1:-1]), 2)
     moved = flat @ np.swapaxes(affine[:, :, :2], 1, 2) + affine[:, None, :, 2]
-    return np.asarray(moved.reshape(np.shape(points)))
+    return np.asarray(moved.reshape(exact.shape))
 
 
 def flip_points(points: Floats, width: float, flip: npt.NDArray[np.int64]) -> Floats:
@@ -176,6 +179,8 @@ def warp_crop(
 ) -> npt.NDArray[np.uint8]:
     """Cut one crop out of a picture: bilinear, zero outside the picture (REFERENCE §3).
 
+    A map that is not finite or cannot be inverted gives a black crop.
+
     Args:
         image: (H, W, 3) uint8.
         affine: (2, 3) image → crop.
@@ -186,13 +191,15 @@ def warp_crop(
         (h, w, 3) uint8.
     """
     height, width = input_hw
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:, :2])) < 1e-12:
+        return np.zeros((height, width, 3), np.uint8)
     corners = np.array([[[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]]], np.float64)
     reach = transform_points(invert_affine(affine[None]), corners)[0]
     limit = np.array([image.shape[1], image.shape[0]], np.float64)
     # Only the needed part is handed over: OpenCV refuses sides above 32767 and shrinking is cheaper.
     low = np.clip(np.floor(reach.min(0)) - 2, 0, limit).astype(np.int64)
     high = np.clip(np.ceil(reach.max(0)) + 3, 0, limit).astype(np.int64)
-    if (high <= low).any() or not np.isfinite(affine).all():
+    if (high <= low).any():
         return np.zeros((height, width, 3), np.uint8)
     part = image[low[1] : high[1], low[0] : high[0]]
     local = np.array(affine, np.float64)

@@ -10,13 +10,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+#: Stands in for std = 0 (a person without area, a keypoint without sigma), so that nothing divides by zero.
+_LEAST_STD = 1e-6
+
 
 def _profile(positions: Tensor, size: int, std: Tensor | float) -> Tensor:
     """(B, K) positions → (B, K, size) values exp(−(i − position)² / (2 std²)); zero for a non-finite position."""
     grid = torch.arange(size, device=positions.device, dtype=positions.dtype)
-    spread = std.unsqueeze(-1) if isinstance(std, Tensor) else std
-    values = torch.exp(-0.5 * ((grid - positions.unsqueeze(-1)) / spread) ** 2)
-    return torch.where(torch.isfinite(positions).unsqueeze(-1), values, torch.zeros_like(values))
+    spread = std.unsqueeze(-1).clamp_min(_LEAST_STD) if isinstance(std, Tensor) else std
+    finite = torch.isfinite(positions).unsqueeze(-1)
+    # The stand-in keeps 0 · NaN out of the gradient of std, which masking the values alone would let through.
+    centre = torch.where(finite, positions.unsqueeze(-1), torch.zeros_like(positions).unsqueeze(-1))
+    values = torch.exp(-0.5 * ((grid - centre) / spread) ** 2)
+    return torch.where(finite, values, torch.zeros_like(values))
 
 
 def draw_gaussians(points: Tensor, valid: Tensor, map_hw: tuple[int, int], std: Tensor | float) -> Tensor:

@@ -129,54 +129,126 @@ class Skeleton:
         """Rebuild from ``to_dict``.
 
         Raises:
-            SkeletonError: a key is missing or unknown, or the set is ill-defined.
+            SkeletonError: a key is missing or unknown, a value has the wrong type, or the set is ill-defined.
         """
         expected = {"name", "keypoints", "sigmas", "limbs", "unannotated"}
         if not isinstance(data, dict) or not {"name", "keypoints", "sigmas"} <= set(data) <= expected:
             got = sorted(data) if isinstance(data, dict) else type(data).__name__
             raise SkeletonError(f"skeleton: expected the keys {', '.join(sorted(expected))}, got {got}")
-        return cls(
-            name=data["name"],
-            keypoints=tuple(data["keypoints"]),
-            sigmas=tuple(data["sigmas"]),
-            limbs=tuple((a, b) for a, b in data.get("limbs", ())),
-            unannotated=frozenset(data.get("unannotated", ())),
-        )
+        try:
+            return cls(
+                name=str(data["name"]),
+                keypoints=tuple(str(k) for k in data["keypoints"]),
+                sigmas=tuple(float(s) for s in data["sigmas"]),
+                limbs=tuple((str(a), str(b)) for a, b in data.get("limbs", ())),
+                unannotated=frozenset(data.get("unannotated", ())),
+            )
+        except SkeletonError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise SkeletonError(f"skeleton: a value has the wrong type: {error}") from error
 
 
-_BODY = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+#: σ by body part. COCO's keypoint evaluation (cocodataset.org/#keypoints-eval) measured nose … ankle;
+#: CrowdPose's evaluation (Li et al., CVPR 2019) gives neck and head top 0.079 and all others as COCO.
+#: Nobody published the rest, and MPII and PoseTrack themselves score by PCKh, without sigmas: here
+#: PoseTrack's head bottom and MPII's upper neck and thorax take CrowdPose's neck, the pelvis COCO's hip.
+_SIGMAS = {
+    "nose": 0.026,
+    "eye": 0.025,
+    "ear": 0.035,
+    "shoulder": 0.079,
+    "elbow": 0.072,
+    "wrist": 0.062,
+    "hip": 0.107,
+    "knee": 0.087,
+    "ankle": 0.089,
+    "neck": 0.079,
+    "head_top": 0.079,
+    "head_bottom": 0.079,
+    "upper_neck": 0.079,
+    "thorax": 0.079,
+    "pelvis": 0.107,
+}
 
-#: The 17 keypoints of COCO; sigmas of the COCO keypoint evaluation (cocodataset.org/#keypoints-eval).
+
+def _sigmas(keypoints: tuple[str, ...]) -> tuple[float, ...]:
+    return tuple(_SIGMAS[part_name(k)] for k in keypoints)
+
+
+#: Left before right, from the shoulders down: the order that COCO, PoseTrack and CrowdPose share.
+_BODY = tuple(
+    f"{side}_{part}" for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for side in ("left", "right")
+)
+_ARMS = tuple(
+    (f"{side}_{upper}", f"{side}_{lower}")
+    for side in ("left", "right")
+    for upper, lower in (("shoulder", "elbow"), ("elbow", "wrist"))
+)
+_LEGS = tuple(
+    (f"{side}_{upper}", f"{side}_{lower}")
+    for side in ("left", "right")
+    for upper, lower in (("hip", "knee"), ("knee", "ankle"))
+)
+_TRUNK = (
+    ("left_shoulder", "right_shoulder"),
+    ("left_shoulder", "left_hip"),
+    ("right_shoulder", "right_hip"),
+    ("left_hip", "right_hip"),
+)
+_COCO_KEYPOINTS = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", *_BODY)
+_POSETRACK_KEYPOINTS = ("nose", "head_bottom", "head_top", "left_ear", "right_ear", *_BODY)
+_CROWDPOSE_KEYPOINTS = (*_BODY, "head_top", "neck")
+_MPII_KEYPOINTS = (
+    *("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle"),
+    *("pelvis", "thorax", "upper_neck", "head_top"),
+    *("right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist"),
+)
+
+#: The 17 keypoints of COCO.
 COCO = Skeleton(
     name="coco",
-    keypoints=(
-        "nose",
-        "left_eye",
-        "right_eye",
-        "left_ear",
-        "right_ear",
-        *(f"{side}_{part}" for part in _BODY for side in ("left", "right")),
-    ),
-    sigmas=(
-        *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072),
-        *(0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
-    ),
+    keypoints=_COCO_KEYPOINTS,
+    sigmas=_sigmas(_COCO_KEYPOINTS),
     limbs=(
-        ("nose", "left_eye"),
-        ("nose", "right_eye"),
-        ("left_eye", "left_ear"),
-        ("right_eye", "right_ear"),
-        ("left_shoulder", "right_shoulder"),
-        ("left_shoulder", "left_elbow"),
-        ("left_elbow", "left_wrist"),
-        ("right_shoulder", "right_elbow"),
-        ("right_elbow", "right_wrist"),
-        ("left_shoulder", "left_hip"),
-        ("right_shoulder", "right_hip"),
-        ("left_hip", "right_hip"),
-        ("left_hip", "left_knee"),
-        ("left_knee", "left_ankle"),
-        ("right_hip", "right_knee"),
-        ("right_knee", "right_ankle"),
+        *(("nose", "left_eye"), ("nose", "right_eye"), ("left_eye", "left_ear"), ("right_eye", "right_ear")),
+        *_TRUNK,
+        *_ARMS,
+        *_LEGS,
+    ),
+)
+
+#: The 16 keypoints of MPII Human Pose (Andriluka et al., CVPR 2014).
+MPII = Skeleton(
+    name="mpii",
+    keypoints=_MPII_KEYPOINTS,
+    sigmas=_sigmas(_MPII_KEYPOINTS),
+    limbs=(
+        *(("head_top", "upper_neck"), ("upper_neck", "thorax"), ("thorax", "pelvis")),
+        *(("thorax", "left_shoulder"), ("thorax", "right_shoulder"), ("pelvis", "left_hip"), ("pelvis", "right_hip")),
+        *_ARMS,
+        *_LEGS,
+    ),
+)
+
+#: The 17 keypoints of PoseTrack 2018 (Andriluka et al., CVPR 2018) in its own order; its ears are never annotated.
+POSETRACK18 = Skeleton(
+    name="posetrack18",
+    keypoints=_POSETRACK_KEYPOINTS,
+    sigmas=_sigmas(_POSETRACK_KEYPOINTS),
+    limbs=(("head_top", "nose"), ("nose", "head_bottom"), *_TRUNK, *_ARMS, *_LEGS),
+    unannotated=frozenset({"left_ear", "right_ear"}),
+)
+
+#: The 14 keypoints of CrowdPose (Li et al., CVPR 2019); its head is the head's top, named as elsewhere here.
+CROWDPOSE = Skeleton(
+    name="crowdpose",
+    keypoints=_CROWDPOSE_KEYPOINTS,
+    sigmas=_sigmas(_CROWDPOSE_KEYPOINTS),
+    limbs=(
+        *(("head_top", "neck"), ("neck", "left_shoulder"), ("neck", "right_shoulder")),
+        *(("left_shoulder", "left_hip"), ("right_shoulder", "right_hip"), ("left_hip", "right_hip")),
+        *_ARMS,
+        *_LEGS,
     ),
 )

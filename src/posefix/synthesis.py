@@ -170,6 +170,7 @@ def synthesize(
     """
     centres = np.asarray(centres, np.float32)
     people, keypoints = _check(centres, annotated_mask, skeleton, area)
+    annotated_mask = np.asarray(annotated_mask, bool)
     exists = np.asarray(annotated_mask if centre_mask is None else centre_mask, bool)
     near = np.zeros((people, 0, keypoints, 3), np.float32) if neighbours is None else neighbours
     near = np.asarray(near, np.float32)
@@ -231,9 +232,7 @@ def _gather_candidates(
     return _Candidates(flat, present.reshape(flat.shape[:2]), *radii)
 
 
-def _draw(
-    candidates: _Candidates, table: Floats, rng: np.random.Generator
-) -> tuple[Floats, npt.NDArray[np.int8]]:
+def _draw(candidates: _Candidates, table: Floats, rng: np.random.Generator) -> tuple[Floats, npt.NDArray[np.int8]]:
     """A kind and a point for every keypoint; kind −1 where nothing could be drawn (the point is the centre)."""
     points = candidates.points[:, 0].copy()
     kinds = np.full(len(points), PoseError.NONE, np.int8)
@@ -287,6 +286,8 @@ def _propose(
 
     distance2 = np.square(drawn[:, :, None] - candidates.points[:, None]).sum(-1)  # (P, T, C)
     away = np.where(miss, candidates.r50[:, None], radius)
+    # Rounding in the draw by weight may, once in some ten million, pick a candidate that is not there.
+    there = np.take_along_axis(candidates.present, source, axis=1)
     others = candidates.present[:, None] & (column != source[..., None]) & (~swap[..., None] | own_or_mirror)
-    accepted = ((distance2 > np.square(away)[..., None]) | ~others).all(-1)
+    accepted = there & ((distance2 > np.square(away)[..., None]) | ~others).all(-1)
     return drawn.astype(np.float32), accepted

@@ -1,0 +1,1 @@
+"""The networks, their configuration and their weights."""

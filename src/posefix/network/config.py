@@ -120,12 +120,17 @@ class ModelConfig:
         Raises:
             WeightsError: an unknown key or a value that does not fit.
         """
-        values = dict(data)
-        _refuse_unknown("model", values, cls)
-        if "normalisation" in values:
-            _refuse_unknown("normalisation", values["normalisation"], Normalisation)
-            values["normalisation"] = Normalisation(**values["normalisation"])
-        return cls(**values)
+        try:
+            values = dict(data)
+            _refuse_unknown("model", values, cls)
+            if "normalisation" in values:
+                _refuse_unknown("normalisation", values["normalisation"], Normalisation)
+                values["normalisation"] = Normalisation(**values["normalisation"])
+            return cls(**values)
+        except WeightsError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise WeightsError(f"model: a value has the wrong type: {error}") from error
 
 
 def _refuse_unknown(what: str, values: dict[str, Any], cls: type) -> None:

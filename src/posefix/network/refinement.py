@@ -29,7 +29,8 @@ class PosePrior(nn.Module):
 
     def forward(self, cell_points: Tensor, valid: Tensor, std: Tensor, map_hw: tuple[int, int]) -> Tensor:
         """(B, K, 2) cells, (B, K) bool, (B, K) similarity length scale in cells → (B, K, h, w) log prior."""
-        spread = std * torch.exp(self.log_spread)
+        # Narrower than a quarter of a cell the sampled Gaussian is no density, and at 0 (no area) no number.
+        spread = (std * torch.exp(self.log_spread)).clamp_min(0.25)
         density = draw_gaussians(cell_points, valid, map_hw, spread) / (2 * math.pi * spread**2)[..., None, None]
         share = (torch.sigmoid(self.share_logit) * valid)[..., None, None]
         return torch.log(share * density + (1 - share) / (map_hw[0] * map_hw[1]))

@@ -1,0 +1,1 @@
+"""Training a refiner: configuration, samples, losses and the loop."""

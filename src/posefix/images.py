@@ -1,0 +1,198 @@
+"""Any picture a user has → (H, W, 3) uint8 RGB: files, encoded bytes, PIL images, arrays, tensors.
+
+Alpha is dropped, not blended. Floats are read by one rule: all values in [−0.1, 1.1] (room for the overshoot of
+a resize) are a 0–1 picture, else all in [−0.1, 255.5] are a 0–255 picture, anything else is refused, since
+normalised pictures would turn black without a word.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from posefix.exceptions import ImageError, InputError
+
+Image = npt.NDArray[np.uint8]
+
+_ACCEPTED = "a path, encoded bytes, a PIL image, a numpy array or a torch tensor"
+_SHAPES = "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+_CHANNELS = (3, 1, 4)
+_ORIENTATION_TAG = 0x0112
+
+
+def load_image(source: Any, *, color: str = "rgb", ignore_orientation: bool = False) -> Image:
+    """Open or convert one picture.
+
+    Args:
+        source: a path; the bytes of an encoded file; a PIL image of any mode; a numpy array (H, W), (H, W, 1),
+            (H, W, 3) or (H, W, 4) of bool, integers in 0–255, uint16 (0–65535) or floats in 0–1 or 0–255 (the
+            rule stands at the top of this file); a torch tensor of the same kinds, also channels first.
+            A tensor that could be either (three pixels wide) is read as channels last.
+        color: channel order of arrays and tensors, ``"rgb"`` or ``"bgr"``; files and PIL images know their own.
+        ignore_orientation: do not turn the picture as its EXIF data says. COCO's sizes and coordinates do not.
+
+    Returns:
+        (H, W, 3) uint8 RGB, C-contiguous; the array itself where it is that already. The input never changes.
+
+    Raises:
+        ImageError: no such file, a file that cannot be decoded or is cut short, or an array that is no picture.
+        InputError: ``color`` is neither ``"rgb"`` nor ``"bgr"``.
+    """
+    if color not in ("rgb", "bgr"):
+        raise InputError(f"color: expected 'rgb' or 'bgr', got {color!r}")
+    if isinstance(source, (str, os.PathLike)):
+        return _from_file(Path(source), ignore_orientation)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(np.frombuffer(source, np.uint8), "image: the encoded bytes", ignore_orientation)
+    if isinstance(source, torch.Tensor):
+        return _from_array(_tensor_to_array(source), color)
+    if isinstance(source, np.ndarray):
+        return _from_array(source, color)
+    if hasattr(source, "getbands") and hasattr(source, "convert"):  # PIL, which is not a dependency
+        return _from_pil(source, ignore_orientation)
+    raise ImageError(f"image: expected {_ACCEPTED}, got {type(source).__name__}")
+
+
+def _from_file(path: Path, ignore_orientation: bool) -> Image:
+    # numpy opens what Python opens; cv2.imread fails on names outside the code page of some systems.
+    try:
+        data = np.fromfile(path, np.uint8)
+    except FileNotFoundError:
+        raise ImageError(f"image {str(path)!r}: no such file") from None
+    except IsADirectoryError:
+        raise ImageError(f"image {str(path)!r}: expected a picture, got a folder") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"image {str(path)!r}: cannot be opened: {error}") from None
+    return _decode(data, f"image {str(path)!r}: the file", ignore_orientation)
+
+
+def _decode(data: npt.NDArray[np.uint8], what: str, ignore_orientation: bool) -> Image:
+    if data.size == 0:
+        raise ImageError(f"{what} is empty")
+    # Decoders of some versions fill what is missing with grey and only print a warning, so look first.
+    if not _is_complete(data.tobytes()):
+        raise ImageError(f"{what} is cut short; copy or download it again")
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if ignore_orientation else 0)
+    try:
+        image = cv2.imdecode(data, flags)
+    except cv2.error as error:
+        raise ImageError(f"{what} cannot be decoded: {error.err}") from None
+    if image is None:
+        raise ImageError(f"{what} is damaged or not a picture that OpenCV reads (JPEG, PNG, WebP, BMP, TIFF)")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _is_complete(data: bytes) -> bool:
+    """Whether the end of a JPEG, PNG or WebP file is there; True for other formats."""
+    if data.startswith(b"\xff\xd8\xff"):
+        # The end marker must follow the last start of scan: an embedded thumbnail has one of its own.
+        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" in data[8:]
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    return True
+
+
+def _from_pil(picture: Any, ignore_orientation: bool) -> Image:
+    try:
+        orientation = 1 if ignore_orientation else int(picture.getexif().get(_ORIENTATION_TAG, 1))
+        if picture.mode == "F" or picture.mode.startswith("I"):
+            values = np.array(picture)
+            # Mode "I" is 32 bits wide; 16-bit files open as it in many versions.
+            array = values.astype(np.uint16) if values.dtype.kind in "iu" and _fits_16_bits(values) else values
+        elif picture.mode == "P" and "transparency" in picture.info:
+            array = np.array(picture.convert("RGBA"))  # a direct conversion to RGB warns
+        else:
+            array = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"image: the PIL image cannot be read: {error}") from None
+    return _from_array(_turn(array, orientation), "rgb")
+
+
+def _fits_16_bits(values: npt.NDArray[Any]) -> bool:
+    return bool(values.size and values.dtype.itemsize > 1 and values.min() >= 0 and 255 < values.max() <= 65535)
+
+
+def _turn(array: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """Apply EXIF orientation 1–8: 5–8 exchange the axes; then mirrors."""
+    if orientation in (5, 6, 7, 8):
+        array = np.swapaxes(array, 0, 1)
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    return array
+
+
+def _tensor_to_array(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    values = tensor.detach().cpu()
+    if values.dtype is torch.bfloat16:  # numpy has no such type
+        values = values.float()
+    if values.ndim == 3:
+        first, last = values.shape[0], values.shape[2]
+        for channels in _CHANNELS:
+            if last == channels:
+                break
+            if first == channels:
+                values = values.permute(1, 2, 0)
+                break
+    return np.asarray(values.numpy())
+
+
+def _from_array(array: npt.NDArray[Any], color: str) -> Image:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in _CHANNELS:
+        hint = ""
+        if array.ndim == 3 and array.shape[0] in _CHANNELS:
+            hint = "; transpose(1, 2, 0) puts the channels last"
+        elif array.ndim == 4:
+            hint = "; pass one picture at a time"
+        raise ImageError(f"image: expected an array {_SHAPES}, got {array.shape}{hint}")
+    if array.size == 0:
+        raise ImageError(f"image: expected at least one pixel, got {array.shape}")
+    pixels = np.ascontiguousarray(_to_uint8(np.asarray(array)))
+    if pixels.shape[2] == 1:
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), np.uint8)
+    if pixels.shape[2] == 4:
+        code = cv2.COLOR_RGBA2RGB if color == "rgb" else cv2.COLOR_BGRA2RGB
+        return np.asarray(cv2.cvtColor(pixels, code), np.uint8)
+    return pixels if color == "rgb" else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _to_uint8(array: npt.NDArray[Any]) -> Image:
+    """Values of any accepted type → 0–255."""
+    if array.dtype == np.uint8:
+        return np.asarray(array, np.uint8)
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        return np.asarray((array.astype(np.uint32) + 128) // 257, np.uint8)
+    if array.dtype.kind not in "iuf":
+        raise ImageError(f"image: expected bool, integers or floats, got dtype {array.dtype}")
+    low, high = array.min(), array.max()
+    if array.dtype.kind in "iu":
+        if low < 0 or high > 255:
+            raise ImageError(
+                f"image: expected {array.dtype} values in 0–255, got {low} to {high}; give 16-bit pictures as uint16"
+            )
+        return array.astype(np.uint8)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ImageError("image: expected finite floats, got NaN or infinity")
+    scaled: npt.NDArray[np.float32]
+    if low >= -0.1 and high <= 1.1:
+        scaled = array.astype(np.float32) * np.float32(255.0)
+    elif low >= -0.1 and high <= 255.5:
+        scaled = array.astype(np.float32)
+    else:
+        raise ImageError(
+            f"image: expected floats in 0–1 or 0–255, got {low:.4g} to {high:.4g}; undo the normalisation or clip"
+        )
+    return np.asarray(np.clip(np.rint(scaled), 0, 255), np.uint8)

@@ -1,0 +1,284 @@
+"""A training run as data: frozen dataclasses read strictly from YAML."""
+
+from __future__ import annotations
+
+import os
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from posefix.exceptions import PosefixError, TrainingError
+from posefix.network.config import ModelConfig
+from posefix.skeleton import COCO, Skeleton
+
+
+@dataclass(frozen=True)
+class SetConfig:
+    """One COCO-format set.
+
+    Attributes:
+        annotations: COCO annotation file.
+        images: folder of its pictures.
+        weight: share of the samples (normalised over all sets).
+        estimates: COCO results of real estimators on it; the first gives centres for keypoints that are not
+            annotated, all may be drawn as input. Matched by ``annotation_id``, else by picture and overlap.
+        min_keypoints: people with fewer annotated keypoints are left out.
+    """
+
+    annotations: str
+    images: str
+    weight: float = 1.0
+    estimates: tuple[str, ...] = ()
+    min_keypoints: int = 1
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a sample beside the synthetic pose errors.
+
+    Attributes:
+        scale: crops grow or shrink by up to this share (paper: 0.3).
+        rotation: degrees, drawn evenly within ± (paper: 40).
+        rotation_share: share of samples that turn (paper: 0.6).
+        shift: crops move by up to this share of their size.
+        mirror: share of samples mirrored left to right.
+        colour: strength of brightness, contrast, saturation and hue changes; 0 is none.
+        degrade: share of samples blurred, lowered in resolution or made noisy.
+        occlude: share of samples with a grey rectangle over part of the person.
+        drop: share of samples that lose keypoints; each then loses 1 in 5 of them.
+        input_box: share of samples cropped around the input pose, as at test time; else the annotated box.
+        real: share of samples whose input is a real estimate, where there is one.
+        real_noise: share of those real estimates' keypoints that get a synthetic error instead.
+        person_area: radii of synthetic errors from the person's area; false is the reference's box area.
+    """
+
+    scale: float = 0.3
+    rotation: float = 40.0
+    rotation_share: float = 0.6
+    shift: float = 0.0
+    mirror: float = 0.5
+    colour: float = 0.0
+    degrade: float = 0.0
+    occlude: float = 0.0
+    drop: float = 0.0
+    input_box: float = 0.0
+    real: float = 0.0
+    real_noise: float = 0.0
+    person_area: bool = True
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """Optimiser, schedule and averaging.
+
+    Attributes:
+        optimiser: ``"adamw"`` or ``"adam"``.
+        learning_rate: peak.
+        weight_decay: of matrices and filters (Adam: L2 term, as in the paper; AdamW: decoupled).
+        batch_size: per process.
+        steps: in all.
+        warmup: steps of linear warm-up.
+        schedule: ``"cosine"``, ``"steps"`` (÷ 10 at each of ``milestones``) or ``"trapezoid"`` (constant, then
+            linear to zero over the last ``cooldown`` steps).
+        milestones: shares of all steps.
+        cooldown: steps.
+        average: decay of the weights' moving average that is evaluated and saved; 0 is none.
+        clip: largest gradient norm; 0 is none.
+        bfloat16: autocast, ``"auto"`` where the device has it.
+        freeze_stem: keep the layers below the pose entry (MobileNetV2 only).
+        heatmap_loss: weight of the cross-entropy L_H (PoseFix eq. 2).
+        coordinate_loss: weight of the soft-argmax distance L_C (PoseFix eq. 5), in cells.
+    """
+
+    optimiser: str = "adamw"
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-5
+    batch_size: int = 32
+    steps: int = 10_000
+    warmup: int = 200
+    schedule: str = "cosine"
+    milestones: tuple[float, ...] = (90 / 140, 120 / 140)
+    cooldown: int = 0
+    average: float = 0.999
+    clip: float = 1.0
+    bfloat16: str = "auto"
+    freeze_stem: bool = False
+    heatmap_loss: float = 1.0
+    coordinate_loss: float = 1.0
+
+    def __post_init__(self) -> None:
+        _one_of("optimiser", self.optimiser, ("adamw", "adam"))
+        _one_of("schedule", self.schedule, ("cosine", "steps", "trapezoid"))
+        _one_of("bfloat16", self.bfloat16, ("auto", "on", "off"))
+        if min(self.batch_size, self.steps) < 1 or self.learning_rate <= 0 or not 0 <= self.average < 1:
+            raise TrainingError("optimisation: expected batch_size, steps ≥ 1, learning_rate > 0, average in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Real estimators' results that are refined and evaluated during training.
+
+    Attributes:
+        annotations: COCO annotation file.
+        images: folder.
+        results: COCO results files.
+        every: steps between two validations; 0 is only at the end.
+    """
+
+    annotations: str = ""
+    images: str = ""
+    results: tuple[str, ...] = ()
+    every: int = 0
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the weights come from, at most one of them; else they are random.
+
+    Attributes:
+        movenet: ``movenet_lightning.npz`` (MobileNetV2).
+        imagenet: torchvision ResNet state as safetensors.
+        weights: a posefix weights folder, or ``"embedded"``.
+    """
+
+    movenet: str = ""
+    imagenet: str = ""
+    weights: str = ""
+
+    def __post_init__(self) -> None:
+        if sum(bool(v) for v in (self.movenet, self.imagenet, self.weights)) > 1:
+            raise TrainingError("start: give at most one of movenet, imagenet, weights")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A training run.
+
+    Attributes:
+        sets: what to train on.
+        out: folder for checkpoints, log and final weights.
+        model: the network.
+        skeleton: name of a built-in keypoint set, or its data.
+        seed: of everything random; sample i of step s is the same in every run and after every resume.
+        checkpoint_minutes: between two checkpoints.
+        cache_gb: memory for decoded pictures.
+        workers: threads that prepare batches ahead.
+    """
+
+    sets: tuple[SetConfig, ...]
+    out: str = "runs/posefix"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    skeleton: Skeleton = COCO
+    start: Start = field(default_factory=Start)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    validation: Validation = field(default_factory=Validation)
+    seed: int = 0
+    checkpoint_minutes: float = 5.0
+    cache_gb: float = 4.0
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.sets:
+            raise TrainingError("sets: expected at least one training set, got none")
+        if self.model.num_keypoints != len(self.skeleton):
+            raise TrainingError(
+                f"model.num_keypoints is {self.model.num_keypoints}, but skeleton {self.skeleton.name!r} "
+                f"has {len(self.skeleton)}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the run's record."""
+        data = asdict(self)
+        data["skeleton"] = self.skeleton.to_dict()
+        return data
+
+
+_T = TypeVar("_T")
+_SKELETONS = {COCO.name: COCO}
+
+
+def read_config(path: str | Path) -> TrainingConfig:
+    """Read a YAML training configuration; relative paths are relative to its folder, ``$NAME`` is expanded.
+
+    Raises:
+        TrainingError: the file cannot be read, a key is unknown or a value does not fit.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise TrainingError(f"cannot read the training configuration {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise TrainingError(f"{path} is not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise TrainingError(f"{path}: expected a mapping with at least the key 'sets'")
+    folder = Path(path).resolve().parent
+    try:
+        return _build(TrainingConfig, _with_paths(data, folder), "")
+    except TrainingError as error:
+        raise TrainingError(f"{path}: {error}") from error
+    except PosefixError as error:
+        raise TrainingError(f"{path}: {error}") from error
+
+
+_PATH_KEYS = {"annotations", "images", "estimates", "results", "out", "movenet", "imagenet", "weights"}
+
+
+def _with_paths(value: Any, folder: Path, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {k: _with_paths(v, folder, str(k)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_with_paths(v, folder, key) for v in value]
+    if key in _PATH_KEYS and isinstance(value, str) and value and value != "embedded":
+        return str((folder / os.path.expandvars(os.path.expanduser(value))).resolve())
+    return value
+
+
+def _build(cls: type[_T], data: Any, where: str) -> _T:
+    """A frozen dataclass from plain data, refusing unknown keys and wrong types by their full name."""
+    if not isinstance(data, dict):
+        raise TrainingError(f"{where or 'configuration'}: expected a mapping, got {data!r}")
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - known)
+    if unknown:
+        raise TrainingError(f"unknown key {where}{unknown[0]!r}; known here: {', '.join(sorted(known))}")
+    values = {name: _convert(hints[name], value, f"{where}{name}.") for name, value in data.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise TrainingError(f"{where or 'configuration'}: {error}") from error
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    name = where.rstrip(".")
+    if hint is Skeleton:
+        if isinstance(value, str):
+            _one_of(name, value, tuple(_SKELETONS))
+            return _SKELETONS[value]
+        return Skeleton.from_dict(value)
+    if is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, where)
+    if typing.get_origin(hint) is tuple:
+        args = typing.get_args(hint)
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, list):
+            raise TrainingError(f"{name}: expected a list, got {value!r}")
+        return tuple(_convert(args[0], v, where) for v in items)
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-4 as text
+        except ValueError:
+            raise TrainingError(f"{name}: expected a number, got {value!r}") from None
+    if isinstance(hint, types.UnionType) or isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise TrainingError(f"{name}: expected {hint.__name__}, got {value!r}")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise TrainingError(f"{name}: expected one of {', '.join(known)}, got {value!r}")

@@ -1,0 +1,267 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from posefix.devices import autocast_dtype, pick_device
+from posefix.exceptions import TrainingError
+from posefix.heatmaps import cell_probabilities, expected_similarity_argmax
+from posefix.network.config import STRIDE
+from posefix.network.mobilenet import MobileNetFpn
+from posefix.network.refinement import RefinementNetwork
+from posefix.training.checkpoint import load_checkpoint, save_checkpoint
+from posefix.training.config import Optimisation, TrainingConfig
+from posefix.training.losses import coordinate_loss, heatmap_loss
+from posefix.training.people import read_people
+from posefix.training.samples import Batch, BatchStream
+from posefix.training.schedule import learning_rate
+from posefix.training.start import start_from_imagenet, start_from_movenet
+
+logger = logging.getLogger(__name__)
+
+#: Called with the averaged network at each validation; returns figures for the log.
+Validate = Callable[[RefinementNetwork], dict[str, float]]
+
+#: The prior's few scalars move on a log scale and need larger steps than filters.
+_PRIOR_RATE = 10.0
+
+
+def build_network(config: TrainingConfig) -> RefinementNetwork:
+    """A network with its start weights; random ones depend on the configuration's seed alone."""
+    torch.manual_seed(config.seed)
+    network = RefinementNetwork(config.model)
+    if config.start.movenet:
+        start_from_movenet(network, config.start.movenet)
+    elif config.start.imagenet:
+        start_from_imagenet(network, config.start.imagenet)
+    elif config.start.weights:
+        from posefix.network.weights import load_weights
+
+        source = None if config.start.weights == "embedded" else config.start.weights
+        weights = load_weights(source)
+        if weights.config != config.model:
+            raise TrainingError(f"start.weights: {config.start.weights} holds another model than the configuration")
+        network.load_state_dict(weights.state)
+    return network
+
+
+def train(
+    config: TrainingConfig,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    validate: Validate | None = None,
+    progress: bool = True,
+) -> RefinementNetwork:
+    """Train a refiner; under ``torchrun`` on several processes.
+
+    Writes into ``config.out``: ``checkpoint.safetensors`` every few minutes, ``log.jsonl``, and at the end
+    nothing else: the caller saves the returned network with its skeleton and model card.
+
+    Args:
+        config: the run.
+        resume: go on from the checkpoint in ``config.out``; the result is the same as without the break.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``…
+        validate: called every ``config.validation.every`` steps and at the end.
+        progress: show a bar.
+
+    Returns:
+        the network with averaged weights, in evaluation mode, on the CPU.
+
+    Raises:
+        TrainingError: data or configuration do not fit, a checkpoint is in the way or missing, or the loss is
+            no longer finite (the last good checkpoint stays).
+    """
+    rank, world = _join_processes(device)
+    target = pick_device(device if world == 1 or device != "auto" else f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+    out, optimisation = Path(config.out), config.optimisation
+    path = out / "checkpoint.safetensors"
+    if path.exists() and not resume:
+        raise TrainingError(f"{path} exists: continue with --resume, or choose another 'out' folder")
+    if resume and not path.exists():
+        raise TrainingError(f"nothing to resume: {path} does not exist")
+
+    network = build_network(config).to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if isinstance(network.trunk, MobileNetFpn) and optimisation.freeze_stem:
+        network.trunk.frozen_stem = True
+        for parameter in network.trunk.stem_parameters():
+            parameter.requires_grad_(False)
+    average = copy.deepcopy(network).requires_grad_(False).eval()
+    optimiser = _make_optimiser(network, optimisation)
+    start = 0
+    if resume:
+        facts = load_checkpoint(path, network, average, optimiser)
+        start = int(facts["step"])
+        logger.info("resuming at step %d of %d", start, optimisation.steps)
+    # Each process sees its own part of every step's samples; gradients are averaged by DDP.
+    model: nn.Module = network if world == 1 else DistributedDataParallel(network)
+    people = read_people(config.sets, config.skeleton)
+    stream = BatchStream(
+        people,
+        config.skeleton,
+        config.model,
+        config.augmentation,
+        batch_size=optimisation.batch_size,
+        seed=config.seed,
+        rank=rank,
+        cache_gb=config.cache_gb,
+        workers=config.workers,
+    )
+    if rank == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        logger.info("%d people on %d pictures, device %s", len(people), len(people.paths), target)
+
+    def save(step: int) -> None:
+        if rank == 0:
+            save_checkpoint(path, network, average, optimiser, {"step": step, "config": config.to_dict()})
+
+    dtype = autocast_dtype(target, optimisation.bfloat16)
+    network.train()
+    saved = time.monotonic()
+    bar = tqdm(total=optimisation.steps, initial=start, unit="step", disable=None if progress and rank == 0 else True)
+    meter = _Meter(optimisation.batch_size * world)
+    for step, batch in enumerate(stream.batches(start, optimisation.steps), start=start):
+        rate = learning_rate(step, optimisation)
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group["factor"]
+        tensors = {k: torch.from_numpy(v).to(target, non_blocking=True) for k, v in vars(batch).items()}
+        with torch.autocast(target.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            logits = model(tensors["crops"], tensors["crop_points"], tensors["valid"], tensors["std"])
+        cell_targets = (tensors["targets"] - config.model.cell_offset) / STRIDE
+        loss = optimisation.heatmap_loss * heatmap_loss(logits, cell_targets, tensors["target_mask"])
+        if optimisation.coordinate_loss:
+            loss = loss + optimisation.coordinate_loss * coordinate_loss(logits, cell_targets, tensors["target_mask"])
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            bar.close()
+            raise TrainingError(
+                f"the loss of step {step} is {value}; the last good checkpoint is {path if path.exists() else 'none'}: "
+                "lower optimisation.learning_rate and continue with --resume"
+            )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if optimisation.clip:
+            nn.utils.clip_grad_norm_(network.parameters(), optimisation.clip)
+        optimiser.step()
+        _update_average(average, network, min(optimisation.average, (1 + step) / (10 + step)))
+
+        meter.add(value, batch, logits.detach(), config.model.cell_offset)
+        bar.update()
+        last = step + 1 == optimisation.steps
+        if rank == 0 and ((step + 1) % 50 == 0 or last):
+            record = {"step": step + 1, "rate": rate, **meter.take()}
+            bar.set_postfix_str(_describe(record), refresh=False)
+            _append(out / "log.jsonl", record)
+        every = config.validation.every
+        if validate and rank == 0 and (last or (every and (step + 1) % every == 0)):
+            figures = validate(copy.deepcopy(average).cpu())
+            _append(out / "log.jsonl", {"step": step + 1, **figures})
+            tqdm.write(f"step {step + 1}: " + "  ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+        if last or time.monotonic() - saved > 60 * config.checkpoint_minutes:
+            save(step + 1)
+            saved = time.monotonic()
+    bar.close()
+    return average.cpu()
+
+
+def _join_processes(device: str) -> tuple[int, int]:
+    """(rank, number) of this process under torchrun; (0, 1) without."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return 0, 1
+    if not torch.distributed.is_initialized():
+        cuda = device != "cpu" and torch.cuda.is_available()
+        torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    return torch.distributed.get_rank(), world
+
+
+def _make_optimiser(network: RefinementNetwork, optimisation: Optimisation) -> torch.optim.Optimizer:
+    trained = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
+    prior = [p for n, p in trained if n.startswith("prior.")]
+    filters = [p for n, p in trained if not n.startswith("prior.") and p.ndim > 1]
+    offsets = [p for n, p in trained if not n.startswith("prior.") and p.ndim <= 1]
+    groups = [
+        {"params": filters, "factor": 1.0, "weight_decay": optimisation.weight_decay},
+        {"params": offsets, "factor": 1.0, "weight_decay": 0.0},
+        {"params": prior, "factor": _PRIOR_RATE, "weight_decay": 0.0},
+    ]
+    cls = torch.optim.AdamW if optimisation.optimiser == "adamw" else torch.optim.Adam
+    return cls([g for g in groups if g["params"]], lr=optimisation.learning_rate)
+
+
+@torch.no_grad()
+def _update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    ours, theirs = list(average.parameters()), list(network.parameters())
+    torch._foreach_lerp_(ours, theirs, 1.0 - decay)
+    for own, other in zip(average.buffers(), network.buffers(), strict=True):
+        own.copy_(other)
+
+
+class _Meter:
+    """Loss, input and output error in crop pixels, and speed, since the last ``take``."""
+
+    def __init__(self, samples_per_step: int) -> None:
+        self._samples = samples_per_step
+        self._reset()
+
+    def _reset(self) -> None:
+        self._since, self._steps, self._loss = time.monotonic(), 0, 0.0
+        self._input: list[float] = []
+        self._output: list[float] = []
+
+    def add(self, loss: float, batch: Batch, logits: Tensor, offset: float) -> None:
+        self._steps += 1
+        self._loss += loss
+        if self._steps % 10:
+            return  # decoding every step would cost more than it tells
+        std = torch.from_numpy(batch.std).to(logits.device) / STRIDE
+        points = expected_similarity_argmax(cell_probabilities(logits), std)[0].cpu() * STRIDE + offset
+        targets, mask = torch.from_numpy(batch.targets), torch.from_numpy(batch.target_mask)
+        both = mask & torch.from_numpy(batch.valid)
+        if both.any():
+            inputs = torch.from_numpy(batch.crop_points)
+            self._input.append(float((inputs - targets).norm(dim=-1)[both].mean()))
+            self._output.append(float((points - targets).norm(dim=-1)[both].mean()))
+
+    def take(self) -> dict[str, float]:
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        record = {
+            "loss": self._loss / max(self._steps, 1),
+            "input_px": sum(self._input) / max(len(self._input), 1),
+            "output_px": sum(self._output) / max(len(self._output), 1),
+            "samples_per_s": self._steps * self._samples / seconds,
+        }
+        self._reset()
+        return {k: round(v, 4) for k, v in record.items()}
+
+
+def _describe(record: dict[str, Any]) -> str:
+    return (
+        f"loss {record['loss']:.3f}, error {record['input_px']:.1f} → {record['output_px']:.1f} px, "
+        f"{record['samples_per_s']:.0f} samples/s"
+    )
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def with_steps(config: TrainingConfig, steps: int) -> TrainingConfig:
+    """The same run with another number of steps."""
+    return replace(config, optimisation=replace(config.optimisation, steps=steps))

@@ -1,0 +1,81 @@
+"""What several test files build or look for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from posefix.skeleton import COCO, Skeleton
+
+
+def shared_dir() -> Path:
+    """``../shared`` beside the checkout; the test skips where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip(f"needs the real data in {folder}, which is not part of the project")
+    return folder
+
+
+#: A small keypoint set with both sides and a middle.
+FOUR = Skeleton(
+    "four",
+    ("head", "left_hand", "right_hand", "tail"),
+    (0.05, 0.06, 0.06, 0.1),
+    (("head", "tail"), ("head", "left_hand"), ("head", "right_hand")),
+)
+
+
+def random_poses(rng: np.random.Generator, people: int, skeleton: Skeleton = COCO) -> npt.NDArray[np.float64]:
+    """(N, K, 3) poses about 100 px wide in a 640 × 480 picture, scores in (0, 1)."""
+    corner = rng.uniform([0.0, 0.0], [500.0, 340.0], (people, 1, 2))
+    points = corner + rng.uniform(0.0, 140.0, (people, len(skeleton), 2))
+    scores = rng.uniform(0.05, 1.0, (people, len(skeleton), 1))
+    return np.round(np.concatenate([points, scores], axis=-1), 3)
+
+
+def annotation_file(
+    rng: np.random.Generator, images: int = 4, people: int = 3, skeleton: Skeleton = COCO
+) -> dict[str, Any]:
+    """The content of a COCO annotation file: ``people`` in each of ``images`` pictures."""
+    data: dict[str, Any] = {
+        "images": [{"id": i, "file_name": f"{i:03d}.jpg", "width": 640, "height": 480} for i in range(1, images + 1)],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "person", "keypoints": list(skeleton.keypoints)}],
+    }
+    for image in data["images"]:
+        for pose in random_poses(rng, people, skeleton):
+            pose[:, 2] = rng.choice([0, 1, 2], len(pose), p=[0.2, 0.2, 0.6])
+            pose[0, 2] = 2
+            pose[pose[:, 2] == 0] = 0
+            seen = pose[pose[:, 2] > 0, :2]
+            left_top, size = seen.min(0), np.ptp(seen, axis=0) + 1
+            data["annotations"].append(
+                {
+                    "id": len(data["annotations"]) + 1,
+                    "image_id": image["id"],
+                    "category_id": 1,
+                    "keypoints": pose.reshape(-1).tolist(),
+                    "num_keypoints": int((pose[:, 2] > 0).sum()),
+                    "bbox": [*left_top.tolist(), *size.tolist()],
+                    "area": float(0.5 * size[0] * size[1]),
+                    "iscrowd": 0,
+                }
+            )
+    return data
+
+
+def results_of(data: dict[str, Any], rng: np.random.Generator, noise: float = 3.0) -> list[dict[str, Any]]:
+    """COCO results: the annotated people of ``data`` with Gaussian noise of ``noise`` px."""
+    entries = []
+    for person in data["annotations"]:
+        pose = np.reshape(np.array(person["keypoints"], np.float64), (-1, 3))
+        pose[:, :2] += rng.normal(0.0, noise, (len(pose), 2))
+        pose[:, 2] = rng.uniform(0.1, 1.0, len(pose))
+        score = float(np.round(rng.uniform(0.1, 1.0), 4))
+        entry = {"image_id": person["image_id"], "category_id": 1, "score": score}
+        entries.append(entry | {"keypoints": np.round(pose, 3).reshape(-1).tolist()})
+    return entries

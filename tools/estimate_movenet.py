@@ -1,0 +1,78 @@
+"""Run MoveNet Lightning (shared/weights) over annotated boxes: a second estimator's view of a training set.
+
+    python tools/estimate_movenet.py ANNOTATIONS.json IMAGES_DIR WEIGHTS.npz OUT.json
+
+Writes COCO results, one entry per annotated person in file order. Used for the centres of keypoints that are
+not annotated, for real errors as training input, and to check labels (tools/prepare_lspet.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from posefix.geometry import (
+    boxes_xywh_to_xyxy,
+    crop_affine,
+    crop_rectangles,
+    invert_affine,
+    transform_points,
+    warp_crop,
+)
+from posefix.heatmaps import cell_probabilities, expected_similarity_argmax
+from posefix.network.config import STRIDE, ModelConfig
+from posefix.network.refinement import RefinementNetwork
+from posefix.training.start import start_from_movenet
+
+
+def main(annotations: str, images: str, weights: str, out: str) -> None:
+    """Estimate every annotated person."""
+    config = ModelConfig(pose_prior=False)
+    network = RefinementNetwork(config).eval()
+    start_from_movenet(network, weights)
+    data = json.loads(Path(annotations).read_text())
+    names = {i["id"]: i["file_name"] for i in data["images"]}
+    people = [a for a in data["annotations"] if a.get("num_keypoints", 0) > 0 and not a.get("iscrowd")]
+    entries = []
+    for start in tqdm(range(0, len(people), 16)):
+        chunk = people[start : start + 16]
+        boxes = boxes_xywh_to_xyxy(np.array([a["bbox"] for a in chunk]))
+        affine = crop_affine(crop_rectangles(boxes, config.input_hw), config.input_hw)
+        crops = []
+        for person, matrix in zip(chunk, affine, strict=True):
+            path = str(Path(images) / names[person["image_id"]])
+            picture = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
+            crops.append(warp_crop(np.ascontiguousarray(picture), matrix, config.input_hw, antialias=True))
+        count = len(chunk)
+        nobody = torch.zeros(count, 17, 2), torch.zeros(count, 17, dtype=torch.bool), torch.ones(count, 17)
+        with torch.inference_mode():
+            logits = network(torch.from_numpy(np.stack(crops)), *nobody)
+            # MoveNet's own likelihood is a sigmoid per cell; the best cell is refined between its neighbours.
+            points, _ = expected_similarity_argmax(cell_probabilities(logits), torch.ones(count, 17))
+            scores = torch.sigmoid(logits.flatten(2).amax(-1)).numpy()
+        crop_points = points.numpy() * STRIDE + config.cell_offset
+        found = transform_points(invert_affine(affine), crop_points)
+        for person, pose, score in zip(chunk, found, scores, strict=True):
+            keypoints = np.concatenate([pose, score[:, None]], axis=1).round(3)
+            entries.append(
+                {
+                    "image_id": person["image_id"],
+                    "annotation_id": person["id"],
+                    "category_id": 1,
+                    "keypoints": keypoints.reshape(-1).tolist(),
+                    "score": float(score.mean().round(4)),
+                }
+            )
+    Path(out).write_text(json.dumps(entries))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 5:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
