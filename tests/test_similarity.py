@@ -108,8 +108,14 @@ def test_oks_agrees_with_pycocotools(rng: np.random.Generator) -> None:
         **common,
         "annotations": [
             {
-                **{"id": j + 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "ignore": 0, "area": area[j]},
-                **{"bbox": [0, 0, 400, 400], "num_keypoints": int(visible[j].sum())},
+                "id": j + 1,
+                "image_id": 1,
+                "category_id": 1,
+                "iscrowd": 0,
+                "ignore": 0,
+                "area": area[j],
+                "bbox": [0, 0, 400, 400],
+                "num_keypoints": int(visible[j].sum()),
                 "keypoints": flat(targets[j], 2.0 * visible[j]),
             }
             for j in range(3)
@@ -119,7 +125,11 @@ def test_oks_agrees_with_pycocotools(rng: np.random.Generator) -> None:
         **common,
         "annotations": [
             {
-                **{"id": i + 1, "image_id": 1, "category_id": 1, "score": 1 - 0.1 * i, "area": 1.0},
+                "id": i + 1,
+                "image_id": 1,
+                "category_id": 1,
+                "score": 1 - 0.1 * i,
+                "area": 1.0,
                 "keypoints": flat(points[i], np.ones(17)),
             }
             for i in range(4)

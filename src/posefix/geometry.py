@@ -185,7 +185,8 @@ def warp_crop(
         image: (H, W, 3) uint8.
         affine: (2, 3) image → crop.
         input_hw: size (h, w) of the crop.
-        antialias: average pixels first where the crop shrinks the picture more than twofold.
+        antialias: average pixels first where the crop shrinks the picture more than twofold. Without it the
+            crop is the reference's to the bit, whatever the version of OpenCV.
 
     Returns:
         (h, w, 3) uint8.
@@ -214,5 +215,22 @@ def warp_crop(
         # Pixel p of the shrunk picture is the mean of a block whose centre lies at (p + 0.5) · ratio − 0.5.
         local[:, 2] += local[:, :2] @ (ratio / 2 - 0.5)
         local[:, :2] = local[:, :2] * ratio
-    crop = cv2.warpAffine(np.ascontiguousarray(part), local, (width, height), flags=cv2.INTER_LINEAR)
+    part = np.ascontiguousarray(part)
+    if not antialias:
+        return _sample_in_32nds(part, local, input_hw)
+    crop = cv2.warpAffine(part, local, (width, height), flags=cv2.INTER_LINEAR)
     return np.asarray(crop, np.uint8)
+
+
+def _sample_in_32nds(image: npt.NDArray[np.uint8], affine: Doubles, input_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Bilinear warp at positions rounded to 1/32 px, as the reference's OpenCV did; OpenCV 5 no longer rounds."""
+    height, width = input_hw
+    inverse = invert_affine(affine[None])[0]
+    by_column = np.rint(inverse[:, :1] * np.arange(width) * 1024)
+    by_row = np.rint((inverse[:, 1:2] * np.arange(height) + inverse[:, 2:]) * 1024) + 16
+    # Far outside is black wherever it is exactly, and must not overflow the 16 bits.
+    in_1024ths = np.clip(by_column[:, None, :] + by_row[:, :, None], -(2**25), 2**25 - 1)
+    in_32nds = in_1024ths.astype(np.int32) >> 5
+    whole = np.ascontiguousarray(np.moveaxis(in_32nds >> 5, 0, 2)).astype(np.int16)
+    fraction = ((in_32nds[1] & 31) * 32 + (in_32nds[0] & 31)).astype(np.uint16)
+    return np.asarray(cv2.remap(image, whole, fraction, cv2.INTER_LINEAR), np.uint8)

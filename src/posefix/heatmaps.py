@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: Stands in for std = 0 (a person without area, a keypoint without sigma), so that nothing divides by zero.
-_LEAST_STD = 1e-6
+#: Pixels; stands in for std = 0 (a person without area, a keypoint without sigma), so that nothing divides by zero.
+_LEAST_STD = 1e-3
 
 
 def _profile(positions: Tensor, size: int, std: Tensor | float) -> Tensor:

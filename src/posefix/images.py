@@ -94,7 +94,7 @@ def _is_complete(data: bytes) -> bool:
         # The end marker must follow the last start of scan: an embedded thumbnail has one of its own.
         return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
     if data.startswith(b"\x89PNG"):
-        return b"IEND" in data[8:]
+        return data.find(b"IEND", 8) > 0
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return len(data) >= 8 + int.from_bytes(data[4:8], "little")
     return True
@@ -172,7 +172,7 @@ def _to_uint8(array: npt.NDArray[Any]) -> Image:
     if array.dtype == np.uint8:
         return np.asarray(array, np.uint8)
     if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
+        return np.asarray(array.astype(np.uint8) * 255, np.uint8)
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:
         return np.asarray((array.astype(np.uint32) + 128) // 257, np.uint8)
     if array.dtype.kind not in "iuf":

@@ -42,8 +42,8 @@ def keypoint_similarity(points: Floats, targets: Floats, area: npt.ArrayLike, si
         (..., K) in [0, 1].
     """
     std = keypoint_std(area, sigmas)
-    squared = np.square(np.asarray(points, np.float64) - np.asarray(targets, np.float64)).sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
+        squared = np.square(np.asarray(points, np.float64) - np.asarray(targets, np.float64)).sum(-1)
         similarity = np.exp(-squared / (2.0 * np.square(std)))
     return np.asarray(np.where(np.isfinite(similarity) & (std > 0), similarity, 0.0))
 

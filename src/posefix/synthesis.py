@@ -147,6 +147,7 @@ def synthesize(
     overlap: npt.ArrayLike | None = None,
     centre_mask: Bools | None = None,
     rates: ErrorRates | None = None,
+    severity: Floats | None = None,
 ) -> tuple[Floats, npt.NDArray[np.int8]]:
     """Corrupt poses as an estimator would.
 
@@ -161,6 +162,8 @@ def synthesize(
         overlap: (N,) number of overlapping people; default: neighbours with any v > 0.
         centre_mask: (N, K) which centres exist; default ``annotated_mask``.
         rates: default the reference's.
+        severity: (N,) factors of the error rates, so that good and bad estimators both appear; errors leave at
+            least one keypoint in twenty good. Default 1.
 
     Returns:
         (N, K, 2) float32 corrupted points (centres that do not exist are NaN) and (N, K) int8 ``PoseError``.
@@ -180,7 +183,10 @@ def synthesize(
     crowd = near_mask.any(-1).sum(-1) if overlap is None else np.asarray(overlap)
 
     candidates = _gather_candidates(centres, exists, annotated_mask, near, near_mask, skeleton, area)
-    table = (rates or ErrorRates()).table(skeleton, annotated_mask.sum(-1), crowd).reshape(-1, 5)
+    table = (rates or ErrorRates()).table(skeleton, annotated_mask.sum(-1), crowd)
+    if severity is not None:
+        table = _scale_errors(table, np.asarray(severity, np.float32))
+    table = table.reshape(-1, 5)
     table = table * exists.reshape(-1, 1)
     table[:, PoseError.INVERSION] *= candidates.present[:, 1]
     table[:, PoseError.SWAP] *= candidates.present[:, 2:].any(-1)
@@ -189,6 +195,12 @@ def synthesize(
     kinds = np.where(exists.reshape(-1) & (kinds < 0), PoseError.GOOD, kinds).astype(np.int8)
     shaped = np.where(exists[..., None], points.reshape(people, keypoints, 2), np.nan).astype(np.float32)
     return shaped, kinds.reshape(people, keypoints)
+
+
+def _scale_errors(table: Floats, severity: Floats) -> Floats:
+    errors = table[..., 1:] * severity[:, None, None]
+    errors *= np.minimum(1.0, 0.95 / np.maximum(errors.sum(-1, keepdims=True), 1e-9))
+    return np.concatenate([1.0 - errors.sum(-1, keepdims=True), errors], axis=-1)
 
 
 def _check(centres: Floats, annotated_mask: Bools, skeleton: Skeleton, area: Floats) -> tuple[int, int]:

@@ -10,6 +10,8 @@ from posefix.exceptions import WeightsError
 BACKBONES = ("mobilenet_v2", "resnet50", "resnet101", "resnet152")
 #: Every network here answers at a quarter of its input's resolution.
 STRIDE = 4
+DECODERS = ("expected_similarity", "soft_argmax")
+POLICIES = ("safe", "always")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class ModelConfig:
         pose_entry: where they enter: ``"input"``, concatenated with the picture as in the paper, or
             ``"stride4"``, drawn at a quarter of the resolution and added to the features there.
         pose_prior: whether the input pose is a prior over the output's cells.
+        adaptive_prior: whether its width and weight adapt to each person.
         cell_offset: crop pixel of cell c is 4 · c + cell_offset.
         antialias: whether crops that shrink the picture average its pixels.
         normalisation: of the crop.
@@ -68,6 +71,7 @@ class ModelConfig:
     heatmap_scale: float = 1.0
     pose_entry: str = "stride4"
     pose_prior: bool = True
+    adaptive_prior: bool = True
     cell_offset: float = 1.5
     antialias: bool = True
     normalisation: Normalisation = field(default_factory=Normalisation)
@@ -104,6 +108,7 @@ class ModelConfig:
             heatmap_scale=255.0,
             pose_entry="input",
             pose_prior=False,
+            adaptive_prior=False,
             cell_offset=0.0,
             antialias=False,
             normalisation=REFERENCE_NORMALISATION,
@@ -133,7 +138,57 @@ class ModelConfig:
             raise WeightsError(f"model: a value has the wrong type: {error}") from error
 
 
-def _refuse_unknown(what: str, values: dict[str, Any], cls: type) -> None:
+@dataclass(frozen=True)
+class Calibration:
+    """How a network's answer is read; measured after training, travels with the weights.
+
+    Attributes:
+        decoder: ``"expected_similarity"`` or the paper's ``"soft_argmax"``.
+        policy: ``"safe"`` leaves an input keypoint where it is unless the picture speaks clearly against it;
+            ``"always"`` takes the network's answer, as the paper does.
+        temperature: (K,) divides the logits; empty is 1 throughout.
+        margin: (K,) ``"safe"`` keeps an input whose expected similarity is at least the best one's minus
+            this; empty is 0 throughout.
+    """
+
+    decoder: str = "expected_similarity"
+    policy: str = "safe"
+    temperature: tuple[float, ...] = ()
+    margin: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.decoder not in DECODERS:
+            raise WeightsError(f"calibration: decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r}")
+        if self.policy not in POLICIES:
+            raise WeightsError(f"calibration: policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
+        for name in ("temperature", "margin"):
+            values = tuple(float(v) for v in getattr(self, name))
+            if any(v <= 0 if name == "temperature" else v < 0 for v in values):
+                raise WeightsError(f"calibration: {name} must hold positive numbers, got {values}")
+            object.__setattr__(self, name, values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Calibration:
+        """Rebuild from ``to_dict``.
+
+        Raises:
+            WeightsError: an unknown key or a value that does not fit.
+        """
+        _refuse_unknown("calibration", data, cls)
+        return cls(**data)
+
+
+#: The paper's reading: soft-argmax, taken as it is.
+PAPER_CALIBRATION = Calibration(decoder="soft_argmax", policy="always")
+
+
+def _refuse_unknown(what: str, values: Any, cls: type) -> None:
+    if not isinstance(values, dict):
+        raise WeightsError(f"{what}: expected a JSON object, got {type(values).__name__}")
     known = {f.name for f in fields(cls)}
     unknown = sorted(set(values) - known)
     if unknown:

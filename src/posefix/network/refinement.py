@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from posefix.heatmaps import draw_gaussians
+from posefix.heatmaps import cell_probabilities, draw_gaussians, expected_similarity
 from posefix.network.config import STRIDE, ModelConfig
 from posefix.network.mobilenet import FEATURES as PYRAMID_FEATURES
 from posefix.network.mobilenet import Conv, MobileNetFpn
@@ -19,21 +19,61 @@ class PosePrior(nn.Module):
     """log(π · N(cell; input point, s²) + (1 − π) / cells) for each keypoint, s = std · exp(a).
 
     The network then starts as "picture evidence times input pose" and learns the evidence. π and a are learned
-    per keypoint; a missing keypoint has π = 0.
+    per keypoint; a missing keypoint has π = 0. The adaptive prior corrects both for each person by how well the
+    evidence agrees with the whole input pose: where a few keypoints of a person lie beside the evidence, the
+    others deserve less trust too, and a precise estimator more.
     """
 
-    def __init__(self, num_keypoints: int, share: float = 0.9, spread: float = 0.0) -> None:
+    def __init__(self, num_keypoints: int, *, adaptive: bool, share: float = 0.9) -> None:
         super().__init__()
         self.share_logit = nn.Parameter(torch.full((num_keypoints,), math.log(share / (1 - share))))
-        self.log_spread = nn.Parameter(torch.full((num_keypoints,), spread))
+        self.log_spread = nn.Parameter(torch.zeros(num_keypoints))
+        self.adapt: nn.Sequential | None = None
+        if adaptive:
+            inputs = (len(_AGREEMENT_SCALES) + 1) * num_keypoints
+            last = nn.Linear(64, 2 * num_keypoints)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.adapt = nn.Sequential(nn.Linear(inputs, 64), nn.ReLU(), last)
 
-    def forward(self, cell_points: Tensor, valid: Tensor, std: Tensor, map_hw: tuple[int, int]) -> Tensor:
-        """(B, K, 2) cells, (B, K) bool, (B, K) similarity length scale in cells → (B, K, h, w) log prior."""
-        # Narrower than a quarter of a cell the sampled Gaussian is no density, and at 0 (no area) no number.
-        spread = (std * torch.exp(self.log_spread)).clamp_min(0.25)
-        density = draw_gaussians(cell_points, valid, map_hw, spread) / (2 * math.pi * spread**2)[..., None, None]
-        share = (torch.sigmoid(self.share_logit) * valid)[..., None, None]
-        return torch.log(share * density + (1 - share) / (map_hw[0] * map_hw[1]))
+    def forward(self, evidence: Tensor, cell_points: Tensor, valid: Tensor, std: Tensor) -> Tensor:
+        """Log prior over cells.
+
+        Args:
+            evidence: (B, K, h, w) the picture's logits.
+            cell_points: (B, K, 2) input pose in cells.
+            valid: (B, K) bool.
+            std: (B, K) length scale of keypoint similarity in cells.
+
+        Returns:
+            (B, K, h, w).
+        """
+        height, width = evidence.shape[-2:]
+        share_logit, log_spread = self.share_logit.expand_as(std), self.log_spread.expand_as(std)
+        if self.adapt is not None:
+            change = self.adapt(_agreement(evidence.detach(), cell_points, valid, std)).view(*std.shape, 2)
+            change = _ADAPT_LIMIT * torch.tanh(change / _ADAPT_LIMIT)
+            share_logit, log_spread = share_logit + change[..., 0], log_spread + change[..., 1]
+        spread = std * torch.exp(log_spread)
+        density = draw_gaussians(cell_points, valid, (height, width), spread)
+        share = (torch.sigmoid(share_logit) * valid)[..., None, None]
+        density = density / (2 * math.pi * spread**2)[..., None, None]
+        return torch.log(share * density + (1 - share) / (height * width))
+
+
+#: Widths, in units of the similarity's, at which evidence and input pose are compared.
+_AGREEMENT_SCALES = (0.5, 1.0, 2.0, 4.0)
+#: Largest change of share logit and log spread by the adaptive prior.
+_ADAPT_LIMIT = 3.0
+
+
+def _agreement(evidence: Tensor, cell_points: Tensor, valid: Tensor, std: Tensor) -> Tensor:
+    """(B, 5K) how much of the evidence lies near the input points, at several widths, and which are valid."""
+    probabilities = cell_probabilities(evidence.float())
+    points = torch.where(valid.unsqueeze(-1), cell_points, torch.zeros_like(cell_points))
+    near = [expected_similarity(probabilities, points, std * scale) for scale in _AGREEMENT_SCALES]
+    values = [torch.log(n + 1e-4) * valid for n in near]
+    return torch.cat([*values, valid.to(values[0].dtype)], dim=-1)
 
 
 class RefinementNetwork(nn.Module):
@@ -63,7 +103,7 @@ class RefinementNetwork(nn.Module):
             self.pose_entry = None
             self.head = nn.Conv2d(RESNET_FEATURES, keypoints, 1)
             nn.init.normal_(self.head.weight, std=0.001)
-        self.prior = PosePrior(keypoints) if config.pose_prior else None
+        self.prior = PosePrior(keypoints, adaptive=config.adaptive_prior) if config.pose_prior else None
 
     def forward(self, crops: Tensor, crop_points: Tensor, valid: Tensor, std: Tensor) -> Tensor:
         """Evidence for each keypoint's place.
@@ -92,5 +132,7 @@ class RefinementNetwork(nn.Module):
             features = self.trunk(images, self.pose_entry((heat * config.heatmap_scale).to(images.dtype)))
         logits: Tensor = self.head(features).float()
         if self.prior is not None:
-            logits = logits + self.prior(cell_points, valid, std / STRIDE, config.map_hw).float()
+            # Small differences of logarithms decide here: float32, also under autocast.
+            with torch.autocast(logits.device.type, enabled=False):
+                logits = logits + self.prior(logits, cell_points, valid, std / STRIDE)
         return logits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
 #: Channels that the head hands on.
@@ -73,3 +74,23 @@ class ResNetUp(nn.Module):
         for up, norm in zip(self.up, self.up_norm, strict=True):
             x = F.relu(norm(up(x)))
         return x
+
+    def fold_batch_norm(self) -> None:
+        """Fold every batch norm into the convolution before it, for inference; the function stays the same."""
+        _fold(self, "stem", "stem_norm")
+        for stage in self.stages:
+            for unit in stage.children():
+                for conv, norm in (("conv1", "norm1"), ("conv2", "norm2"), ("conv3", "norm3")):
+                    _fold(unit, conv, norm)
+                _fold(unit, "shortcut", "shortcut_norm")
+        for i, (up, norm) in enumerate(zip(self.up, self.up_norm, strict=True)):
+            if isinstance(norm, nn.BatchNorm2d):
+                self.up[i] = fuse_conv_bn_eval(up, norm, transpose=True)
+                self.up_norm[i] = nn.Identity()
+
+
+def _fold(module: nn.Module, conv: str, norm: str) -> None:
+    convolution, batch_norm = getattr(module, conv), getattr(module, norm)
+    if isinstance(batch_norm, nn.BatchNorm2d):
+        setattr(module, conv, fuse_conv_bn_eval(convolution, batch_norm))
+        setattr(module, norm, nn.Identity())

@@ -53,6 +53,9 @@ class Augmentation:
         input_box: share of samples cropped around the input pose, as at test time; else the annotated box.
         real: share of samples whose input is a real estimate, where there is one.
         real_noise: share of those real estimates' keypoints that get a synthetic error instead.
+        severity: each person's error rates are multiplied by a factor between 1 / (1 + this) and 1 + this.
+        precise: share of people whose good keypoints lie closer to the truth than the reference's, as those of
+            strong estimators do.
         person_area: radii of synthetic errors from the person's area; false is the reference's box area.
     """
 
@@ -68,6 +71,8 @@ class Augmentation:
     input_box: float = 0.0
     real: float = 0.0
     real_noise: float = 0.0
+    severity: float = 0.0
+    precise: float = 0.0
     person_area: bool = True
 
 
@@ -234,7 +239,11 @@ def _with_paths(value: Any, folder: Path, key: str = "") -> Any:
     if isinstance(value, list):
         return [_with_paths(v, folder, key) for v in value]
     if key in _PATH_KEYS and isinstance(value, str) and value and value != "embedded":
-        return str((folder / os.path.expandvars(os.path.expanduser(value))).resolve())
+        expanded = os.path.expandvars(os.path.expanduser(value))
+        if "$" in expanded:
+            name = expanded[expanded.index("$") :].split("/")[0]
+            raise TrainingError(f"{key}: the environment variable {name} of {value!r} is not set")
+        return str((folder / expanded).resolve())
     return value
 
 

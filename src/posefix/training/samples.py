@@ -21,7 +21,7 @@ from posefix.geometry import (
 from posefix.network.config import ModelConfig
 from posefix.similarity import AREA_PER_BOX, keypoint_std
 from posefix.skeleton import Skeleton
-from posefix.synthesis import ErrorRates, synthesize
+from posefix.synthesis import ErrorRates, PoseError, synthesize
 from posefix.training.config import Augmentation
 from posefix.training.people import People, Pictures
 
@@ -130,7 +130,8 @@ def _input_poses(
         centre_mask = mask | known
     boxes = people.boxes_xyxy[rows]
     area = people.area[rows] if augmentation.person_area else box_area(boxes)
-    points, _ = synthesize(
+    severity = (1 + augmentation.severity) ** rng.uniform(-1, 1, len(rows))
+    points, kinds = synthesize(
         centres,
         mask,
         skeleton,
@@ -140,7 +141,11 @@ def _input_poses(
         overlap=people.overlap[rows],
         centre_mask=centre_mask,
         rates=rates,
+        severity=severity,
     )
+    closer = np.where(rng.random(len(rows)) < augmentation.precise, rng.uniform(0.1, 1.0, len(rows)), 1.0)
+    pull = np.where(kinds == PoseError.GOOD, closer[:, None], 1.0)[..., None]
+    points = centres + pull * (points - centres)
     valid = centre_mask
     if estimates.shape[1] and augmentation.real > 0:
         slot = rng.integers(estimates.shape[1], size=len(rows))

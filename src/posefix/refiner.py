@@ -1,0 +1,429 @@
+"""The refiner: picture and keypoints in, better keypoints out. Stateless between calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from posefix.devices import autocast_dtype, pick_device
+from posefix.exceptions import InputError
+from posefix.geometry import (
+    box_area,
+    boxes_around_points,
+    crop_affine,
+    crop_rectangles,
+    invert_affine,
+    transform_points,
+    warp_crop,
+)
+from posefix.heatmaps import (
+    cell_probabilities,
+    expected_position,
+    expected_similarity,
+    expected_similarity_argmax,
+    mirror_maps,
+)
+from posefix.images import load_image
+from posefix.network.config import DECODERS, POLICIES, STRIDE, ModelConfig
+from posefix.network.weights import Weights, fold_batch_norm, load_weights, save_weights
+from posefix.poses import Poses, read_poses
+from posefix.similarity import AREA_PER_BOX, keypoint_std
+from posefix.skeleton import Skeleton
+
+Floats = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What goes to the network for B people, in crop pixels.
+
+    Attributes:
+        crops: (B, H, W, 3) uint8 RGB.
+        crop_points: (B, K, 2) float32.
+        valid: (B, K) bool.
+        std: (B, K) float32 length scale of keypoint similarity.
+    """
+
+    crops: npt.NDArray[np.uint8]
+    crop_points: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+    std: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def take(self, rows: slice) -> Crops:
+        """Some of the people."""
+        return Crops(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    @staticmethod
+    def join(parts: Sequence[Crops]) -> Crops:
+        """People of several pictures one after another."""
+        return Crops(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Crops)))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One picture's people, ready for the network.
+
+    Attributes:
+        poses: as they came.
+        rows: (R,) people that can be refined: those with a box.
+        affine: (R, 2, 3) image → crop.
+        crops: of those R people.
+    """
+
+    poses: Poses
+    rows: npt.NDArray[np.int64]
+    affine: npt.NDArray[np.float64]
+    crops: Crops
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The network's answer for B people, in crop pixels.
+
+    Attributes:
+        points: (B, K, 2) best points.
+        confidence: (B, K) their expected keypoint similarity.
+        input_confidence: (B, K) that of the input points; 0 where there is none.
+    """
+
+    points: Floats
+    confidence: Floats
+    input_confidence: Floats
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to refine; None takes what the weights recommend.
+
+    Attributes:
+        policy: ``"safe"`` leaves a keypoint exactly where it is unless the picture speaks clearly against it,
+            ``"always"`` takes the network's answer.
+        decoder: ``"expected_similarity"`` or the paper's ``"soft_argmax"``.
+        flip_test: also look at the mirrored picture and average; twice the time.
+        fill_missing: give missing keypoints the network's answer; else they stay missing.
+        batch_size: people per pass through the network.
+    """
+
+    policy: str | None = None
+    decoder: str | None = None
+    flip_test: bool = False
+    fill_missing: bool = True
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        for name, known in (("policy", POLICIES), ("decoder", DECODERS)):
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                raise InputError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise InputError(f"batch_size: expected a positive integer, got {self.batch_size!r}")
+
+
+class Refiner:
+    """Refines the keypoints of any 2D pose estimator.
+
+    Attributes:
+        weights: what it was made from: model, skeleton, calibration, origin.
+        device: where it computes.
+    """
+
+    def __init__(self, weights: Weights, *, device: str | torch.device = "auto", precision: str = "auto") -> None:
+        """Build from weights.
+
+        Args:
+            weights: from ``load_weights``.
+            device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
+            precision: ``"auto"`` computes in bfloat16 where the device is fast at it, ``"float32"`` never.
+
+        Raises:
+            InputError: no such device or precision.
+            WeightsError: weights that do not fit their configuration.
+        """
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise InputError(f"precision: expected 'auto', 'float32' or 'bfloat16', got {precision!r}")
+        self.weights = weights
+        self.device = pick_device(device)
+        choice = {"auto": "auto", "float32": "off", "bfloat16": "on"}[precision]
+        network = weights.build()
+        fold_batch_norm(network)
+        network = network.to(self.device, autocast_dtype(self.device, choice) or torch.float32)
+        if network.prior is not None:
+            network.prior.float()
+        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Refiner:
+        """Load a refiner.
+
+        Args:
+            source: None for the weights in the package (no network access), a folder, or a repository
+                ``user/name`` on the Hugging Face hub.
+            device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
+            precision: ``"auto"`` computes in bfloat16 where the device is fast at it, ``"float32"`` never.
+            revision: branch, tag or commit on the hub.
+            cache_dir: of downloads.
+            token: for private repositories.
+            local_files_only: do not ask the network.
+            force_download: do not use the cache.
+
+        Raises:
+            WeightsError: weights that cannot be found, read or do not fit.
+            InputError: no such device or precision.
+        """
+        weights = load_weights(
+            source,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        return cls(weights, device=device, precision=precision)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``model.safetensors`` and ``config.json`` into a folder that ``from_pretrained`` reads."""
+        save_weights(folder, self.weights)
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """The keypoint set that this refiner reads and writes."""
+        return self.weights.skeleton
+
+    @property
+    def config(self) -> ModelConfig:
+        """The network's configuration."""
+        return self.weights.config
+
+    def __repr__(self) -> str:
+        height, width = self.config.input_hw
+        return (
+            f"Refiner({self.config.backbone} {height}x{width}, skeleton {self.skeleton.name!r}, "
+            f"weights {self.weights.origin or 'in memory'}, device {str(self.device)!r})"
+        )
+
+    def refine(
+        self, image: Any, keypoints: Any, *, boxes_xyxy: Any = None, color: str = "rgb", **options: Any
+    ) -> Floats:
+        """Refine the people of one picture.
+
+        Args:
+            image: (H, W, 3) uint8 array or anything ``posefix.load_image`` takes: path, PIL image, tensor.
+            keypoints: (N, K, 3) [x, y, score] or (N, K, 2), pixels of the picture, pixel centre = integer.
+                Missing are: score ≤ 0, NaN, and (0, 0) where no scores are given.
+            boxes_xyxy: (N, 4) person boxes; default the keypoints' extent × 1.2. NaN rows take the default.
+            color: channel order of an array: ``"rgb"`` or ``"bgr"``.
+            **options: the fields of ``Options``: ``policy``, ``decoder``, ``flip_test``, ``fill_missing``,
+                ``batch_size``.
+
+        Returns:
+            a new float32 array (float64 for float64 input), same people, same order: (N, K, 3)
+            [x, y, confidence] where the confidence is the expected keypoint similarity in [0, 1]; (N, K, 2) for
+            (N, K, 2). People without box and without a valid keypoint come back as they were.
+
+        Raises:
+            InputError: shapes or options that do not fit.
+            ImageError: the picture cannot be read.
+        """
+        boxes = None if boxes_xyxy is None else [boxes_xyxy]
+        return self.refine_batch([image], [keypoints], boxes_xyxy=boxes, color=color, **options)[0]
+
+    def refine_batch(
+        self,
+        images: Sequence[Any],
+        keypoints: Sequence[Any],
+        *,
+        boxes_xyxy: Sequence[Any] | None = None,
+        color: str = "rgb",
+        **options: Any,
+    ) -> list[Floats]:
+        """Refine the people of several pictures; people are batched across pictures.
+
+        Args:
+            images: pictures, as for ``refine``.
+            keypoints: one array per picture.
+            boxes_xyxy: one (N, 4) array or None per picture.
+            color: as for ``refine``.
+            **options: as for ``refine``.
+
+        Returns:
+            one array per picture, as ``refine`` gives.
+
+        Raises:
+            InputError: shapes, lengths or options that do not fit.
+            ImageError: a picture cannot be read.
+        """
+        chosen = make_options(**options)
+        if isinstance(images, np.ndarray | str | Path) or len(images) != len(keypoints):
+            raise InputError(
+                "refine_batch: expected as many pictures as arrays of keypoints, "
+                f"got {'one picture' if isinstance(images, str | Path) else len(images)} and {len(keypoints)}"
+            )
+        boxes = [None] * len(images) if boxes_xyxy is None else list(boxes_xyxy)
+        if len(boxes) != len(images):
+            raise InputError(f"boxes_xyxy: expected one array or None per picture, got {len(boxes)}")
+        prepared = [
+            self.prepare(image, pose, box, color=color) for image, pose, box in zip(images, keypoints, boxes, strict=True)
+        ]
+        return self.refine_prepared(prepared, chosen)
+
+    def prepare(
+        self, image: Any, keypoints: Any, boxes_xyxy: Any = None, *, color: str = "rgb", ignore_orientation: bool = False
+    ) -> Prepared:
+        """Check one picture's people and cut their crops: the part that needs no network (thread-safe)."""
+        poses = read_poses(keypoints, self.skeleton)
+        picture = load_image(image, color=color, ignore_orientation=ignore_orientation)
+        boxes = _person_boxes(poses, boxes_xyxy)
+        rows = np.flatnonzero(np.isfinite(boxes).all(-1))
+        hw = self.config.input_hw
+        affine = crop_affine(crop_rectangles(boxes[rows], hw), hw)
+        crops = [warp_crop(picture, matrix, hw, antialias=self.config.antialias) for matrix in affine]
+        area = AREA_PER_BOX * box_area(boxes[rows]) * affine[:, 0, 0] * affine[:, 1, 1]
+        return Prepared(
+            poses,
+            rows,
+            affine,
+            Crops(
+                np.stack(crops) if crops else np.zeros((0, *hw, 3), np.uint8),
+                transform_points(affine, poses.points[rows]).astype(np.float32),
+                poses.valid[rows],
+                keypoint_std(area, self.skeleton.sigmas).astype(np.float32),
+            ),
+        )
+
+    def refine_prepared(self, prepared: Sequence[Prepared], options: Options) -> list[Floats]:
+        """Network, decoding and the way back for pictures from ``prepare``."""
+        if not prepared:
+            return []
+        crops = Crops.join([p.crops for p in prepared])
+        answer = self.answer(crops, options)
+        ends = np.cumsum([len(p.rows) for p in prepared])
+        policy = options.policy or self.weights.calibration.policy
+        margin = np.array(self.weights.calibration.margin or (0.0,))
+        results = []
+        for part, end in zip(prepared, ends, strict=True):
+            own = slice(end - len(part.rows), end)
+            mine = Answer(*(getattr(answer, f.name)[own] for f in fields(Answer)))
+            results.append(_finish(part, mine, margin if policy == "safe" else None, options.fill_missing))
+        return results
+
+    @torch.inference_mode()
+    def answer(self, crops: Crops, options: Options) -> Answer:
+        """The network's answer for any number of people, ``options.batch_size`` at a time."""
+        parts = [
+            self._answer_batch(crops.take(slice(i, i + options.batch_size)), options)
+            for i in range(0, len(crops), options.batch_size)
+        ]
+        shape = (0, len(self.skeleton))
+        if not parts:
+            return Answer(np.zeros((*shape, 2)), np.zeros(shape), np.zeros(shape))
+        points, confidence, input_confidence = (torch.cat(p).double().cpu().numpy() for p in zip(*parts, strict=True))
+        return Answer(points, confidence, input_confidence)
+
+    def _answer_batch(self, crops: Crops, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+        images, points, valid, std = (
+            torch.from_numpy(getattr(crops, f.name)).to(self.device, non_blocking=True) for f in fields(Crops)
+        )
+        probabilities = self._probabilities(images, points, valid, std)
+        if options.flip_test:
+            flip = torch.from_numpy(self.skeleton.flip).to(self.device)
+            mirrored = points[:, flip]
+            mirrored[..., 0] = self.config.input_hw[1] - 1 - mirrored[..., 0]
+            other = self._probabilities(images.flip(2), mirrored, valid[:, flip], std[:, flip])
+            shift = (STRIDE - 1 - 2 * self.config.cell_offset) / STRIDE
+            probabilities = (probabilities + mirror_maps(other, flip, shift)) / 2
+        cell_std = std / STRIDE
+        if (options.decoder or self.weights.calibration.decoder) == "soft_argmax":
+            cells = expected_position(probabilities)
+            confidence = expected_similarity(probabilities, cells, cell_std)
+        else:
+            cells, confidence = expected_similarity_argmax(probabilities, cell_std)
+        inputs = (points - self.config.cell_offset) / STRIDE
+        input_confidence = expected_similarity(probabilities, inputs, cell_std) * valid
+        return cells * STRIDE + self.config.cell_offset, confidence, input_confidence
+
+    def _probabilities(self, images: Tensor, points: Tensor, valid: Tensor, std: Tensor) -> Tensor:
+        temperature = self.weights.calibration.temperature
+        logits = self._network(images, points, valid, std)
+        return cell_probabilities(logits, torch.tensor(temperature, device=logits.device) if temperature else 1.0)
+
+
+def make_options(**options: Any) -> Options:
+    """``Options`` from keyword arguments.
+
+    Raises:
+        InputError: an unknown name or value.
+    """
+    unknown = sorted(set(options) - {f.name for f in fields(Options)})
+    if unknown:
+        known = ", ".join(f.name for f in fields(Options))
+        raise InputError(f"unknown option {unknown[0]!r}; known are {known}")
+    return replace(Options(), **options)
+
+
+def _person_boxes(poses: Poses, boxes_xyxy: Any) -> npt.NDArray[np.float64]:
+    """(N, 4) given boxes, else boxes around the valid keypoints; NaN for who has neither."""
+    around = boxes_around_points(poses.points, poses.valid)
+    if boxes_xyxy is None:
+        return around
+    if hasattr(boxes_xyxy, "detach"):
+        boxes_xyxy = boxes_xyxy.detach().cpu().float()
+    boxes = np.asarray(boxes_xyxy, np.float64)
+    if boxes.size == 0 and len(poses.points) == 0:
+        return around
+    if boxes.shape != around.shape:
+        raise InputError(f"boxes_xyxy: expected {around.shape}, one box per person, got {boxes.shape}")
+    usable = np.isfinite(boxes).all(-1) & (boxes[:, 2:] > boxes[:, :2]).all(-1)
+    return np.where(usable[:, None], boxes, around)
+
+
+def _finish(prepared: Prepared, answer: Answer, margin: Floats | None, fill_missing: bool) -> Floats:
+    """Back to image pixels; inputs that may stay, stay exactly."""
+    poses, rows = prepared.poses, prepared.rows
+    result = np.array(poses.original)
+    if not len(rows):
+        return result
+    points = transform_points(invert_affine(prepared.affine), answer.points)
+    valid = poses.valid[rows]
+    keep = np.zeros_like(valid) if margin is None else valid & (answer.input_confidence >= answer.confidence - margin)
+    confidence = np.where(keep, answer.input_confidence, answer.confidence)
+    given = poses.original[rows]
+    stays = keep if fill_missing else keep | ~valid
+    result[rows, :, :2] = np.where(stays[..., None], given[..., :2], points)
+    if result.shape[2] == 3:
+        result[rows, :, 2] = np.where(~valid & ~stays | valid, confidence, given[..., 2])
+    return result
+
+
+def iter_chunks(prepared: Iterable[Prepared], size: int) -> Iterable[list[Prepared]]:
+    """Group pictures so that each group holds about ``size`` people."""
+    group: list[Prepared] = []
+    count = 0
+    for part in prepared:
+        group.append(part)
+        count += len(part.rows)
+        if count >= size:
+            yield group
+            group, count = [], 0
+    if group:
+        yield group
