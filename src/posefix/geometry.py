@@ -73,7 +73,7 @@ def boxes_around_points(points: Floats, valid: Bools, scale: float = EXTENT_SCAL
     exact = np.asarray(points, np.float64)
     low = np.where(inside, exact, np.inf).min(-2, initial=np.inf)
     high = np.where(inside, exact, -np.inf).max(-2, initial=-np.inf)
-    found = valid.any(-1)[..., None]
+    found = inside.any(-2)
     centre = np.where(found, (np.where(found, low, 0.0) + np.where(found, high, 0.0)) / 2, np.nan)
     side = np.where(found, high, 1.0) - np.where(found, low, 0.0)
     half = np.where(side > 0, side, DEGENERATE_SIDE) * scale / 2
@@ -211,11 +211,11 @@ def warp_crop(
     if shrink > 1:
         small = (max(part.shape[1] // shrink, 1), max(part.shape[0] // shrink, 1))
         ratio = np.array([part.shape[1] / small[0], part.shape[0] / small[1]])
-        part = cv2.resize(part, small, interpolation=cv2.INTER_AREA)
+        part = np.asarray(cv2.resize(part, small, interpolation=cv2.INTER_AREA), np.uint8)
         # Pixel p of the shrunk picture is the mean of a block whose centre lies at (p + 0.5) · ratio − 0.5.
         local[:, 2] += local[:, :2] @ (ratio / 2 - 0.5)
         local[:, :2] = local[:, :2] * ratio
-    part = np.ascontiguousarray(part)
+    part = np.ascontiguousarray(part, np.uint8)
     if not antialias:
         return _sample_in_32nds(part, local, input_hw)
     crop = cv2.warpAffine(part, local, (width, height), flags=cv2.INTER_LINEAR)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from posefix.crops import Answer, Crops, Prepared, cut_crops, paste_back
 from posefix.devices import autocast_dtype, pick_device
 from posefix.exceptions import InputError
-from posefix.geometry import (
-    box_area,
-    boxes_around_points,
-    crop_affine,
-    crop_rectangles,
-    invert_affine,
-    transform_points,
-    warp_crop,
-)
 from posefix.heatmaps import (
     cell_probabilities,
     expected_position,
@@ -33,72 +25,10 @@ from posefix.heatmaps import (
 from posefix.images import load_image
 from posefix.network.config import DECODERS, POLICIES, STRIDE, ModelConfig
 from posefix.network.weights import Weights, fold_batch_norm, load_weights, save_weights
-from posefix.poses import Poses, read_poses
-from posefix.similarity import AREA_PER_BOX, keypoint_std
+from posefix.poses import read_poses
 from posefix.skeleton import Skeleton
 
 Floats = npt.NDArray[np.floating]
-
-
-@dataclass(frozen=True)
-class Crops:
-    """What goes to the network for B people, in crop pixels.
-
-    Attributes:
-        crops: (B, H, W, 3) uint8 RGB.
-        crop_points: (B, K, 2) float32.
-        valid: (B, K) bool.
-        std: (B, K) float32 length scale of keypoint similarity.
-    """
-
-    crops: npt.NDArray[np.uint8]
-    crop_points: npt.NDArray[np.float32]
-    valid: npt.NDArray[np.bool_]
-    std: npt.NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.crops)
-
-    def take(self, rows: slice) -> Crops:
-        """Some of the people."""
-        return Crops(*(getattr(self, f.name)[rows] for f in fields(self)))
-
-    @staticmethod
-    def join(parts: Sequence[Crops]) -> Crops:
-        """People of several pictures one after another."""
-        return Crops(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Crops)))
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One picture's people, ready for the network.
-
-    Attributes:
-        poses: as they came.
-        rows: (R,) people that can be refined: those with a box.
-        affine: (R, 2, 3) image → crop.
-        crops: of those R people.
-    """
-
-    poses: Poses
-    rows: npt.NDArray[np.int64]
-    affine: npt.NDArray[np.float64]
-    crops: Crops
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The network's answer for B people, in crop pixels.
-
-    Attributes:
-        points: (B, K, 2) best points.
-        confidence: (B, K) their expected keypoint similarity.
-        input_confidence: (B, K) that of the input points; 0 where there is none.
-    """
-
-    points: Floats
-    confidence: Floats
-    input_confidence: Floats
 
 
 @dataclass(frozen=True)
@@ -283,32 +213,25 @@ class Refiner:
         if len(boxes) != len(images):
             raise InputError(f"boxes_xyxy: expected one array or None per picture, got {len(boxes)}")
         prepared = [
-            self.prepare(image, pose, box, color=color) for image, pose, box in zip(images, keypoints, boxes, strict=True)
+            self.prepare(image, pose, box, color=color)
+            for image, pose, box in zip(images, keypoints, boxes, strict=True)
         ]
         return self.refine_prepared(prepared, chosen)
 
     def prepare(
-        self, image: Any, keypoints: Any, boxes_xyxy: Any = None, *, color: str = "rgb", ignore_orientation: bool = False
+        self,
+        image: Any,
+        keypoints: Any,
+        boxes_xyxy: Any = None,
+        *,
+        color: str = "rgb",
+        ignore_orientation: bool = False,
     ) -> Prepared:
         """Check one picture's people and cut their crops: the part that needs no network (thread-safe)."""
         poses = read_poses(keypoints, self.skeleton)
         picture = load_image(image, color=color, ignore_orientation=ignore_orientation)
-        boxes = _person_boxes(poses, boxes_xyxy)
-        rows = np.flatnonzero(np.isfinite(boxes).all(-1))
-        hw = self.config.input_hw
-        affine = crop_affine(crop_rectangles(boxes[rows], hw), hw)
-        crops = [warp_crop(picture, matrix, hw, antialias=self.config.antialias) for matrix in affine]
-        area = AREA_PER_BOX * box_area(boxes[rows]) * affine[:, 0, 0] * affine[:, 1, 1]
-        return Prepared(
-            poses,
-            rows,
-            affine,
-            Crops(
-                np.stack(crops) if crops else np.zeros((0, *hw, 3), np.uint8),
-                transform_points(affine, poses.points[rows]).astype(np.float32),
-                poses.valid[rows],
-                keypoint_std(area, self.skeleton.sigmas).astype(np.float32),
-            ),
+        return cut_crops(
+            picture, poses, boxes_xyxy, self.skeleton.sigmas, self.config.input_hw, antialias=self.config.antialias
         )
 
     def refine_prepared(self, prepared: Sequence[Prepared], options: Options) -> list[Floats]:
@@ -324,7 +247,9 @@ class Refiner:
         for part, end in zip(prepared, ends, strict=True):
             own = slice(end - len(part.rows), end)
             mine = Answer(*(getattr(answer, f.name)[own] for f in fields(Answer)))
-            results.append(_finish(part, mine, margin if policy == "safe" else None, options.fill_missing))
+            results.append(
+                paste_back(part, mine, margin if policy == "safe" else None, fill_missing=options.fill_missing)
+            )
         return results
 
     @torch.inference_mode()
@@ -379,51 +304,3 @@ def make_options(**options: Any) -> Options:
         known = ", ".join(f.name for f in fields(Options))
         raise InputError(f"unknown option {unknown[0]!r}; known are {known}")
     return replace(Options(), **options)
-
-
-def _person_boxes(poses: Poses, boxes_xyxy: Any) -> npt.NDArray[np.float64]:
-    """(N, 4) given boxes, else boxes around the valid keypoints; NaN for who has neither."""
-    around = boxes_around_points(poses.points, poses.valid)
-    if boxes_xyxy is None:
-        return around
-    if hasattr(boxes_xyxy, "detach"):
-        boxes_xyxy = boxes_xyxy.detach().cpu().float()
-    boxes = np.asarray(boxes_xyxy, np.float64)
-    if boxes.size == 0 and len(poses.points) == 0:
-        return around
-    if boxes.shape != around.shape:
-        raise InputError(f"boxes_xyxy: expected {around.shape}, one box per person, got {boxes.shape}")
-    usable = np.isfinite(boxes).all(-1) & (boxes[:, 2:] > boxes[:, :2]).all(-1)
-    return np.where(usable[:, None], boxes, around)
-
-
-def _finish(prepared: Prepared, answer: Answer, margin: Floats | None, fill_missing: bool) -> Floats:
-    """Back to image pixels; inputs that may stay, stay exactly."""
-    poses, rows = prepared.poses, prepared.rows
-    result = np.array(poses.original)
-    if not len(rows):
-        return result
-    points = transform_points(invert_affine(prepared.affine), answer.points)
-    valid = poses.valid[rows]
-    keep = np.zeros_like(valid) if margin is None else valid & (answer.input_confidence >= answer.confidence - margin)
-    confidence = np.where(keep, answer.input_confidence, answer.confidence)
-    given = poses.original[rows]
-    stays = keep if fill_missing else keep | ~valid
-    result[rows, :, :2] = np.where(stays[..., None], given[..., :2], points)
-    if result.shape[2] == 3:
-        result[rows, :, 2] = np.where(~valid & ~stays | valid, confidence, given[..., 2])
-    return result
-
-
-def iter_chunks(prepared: Iterable[Prepared], size: int) -> Iterable[list[Prepared]]:
-    """Group pictures so that each group holds about ``size`` people."""
-    group: list[Prepared] = []
-    count = 0
-    for part in prepared:
-        group.append(part)
-        count += len(part.rows)
-        if count >= size:
-            yield group
-            group, count = [], 0
-    if group:
-        yield group

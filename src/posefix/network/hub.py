@@ -25,8 +25,8 @@ def download(
     Raises:
         WeightsError: no such repository, revision or file, no access, or no network and no cached copy.
     """
-    from huggingface_hub import hf_hub_download
     from huggingface_hub import errors as hub
+    from huggingface_hub import hf_hub_download
 
     where = repository if revision is None else f"{repository}@{revision}"
     paths: list[Path] = []

@@ -59,7 +59,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.project(self.depthwise(x if self.expand is None else self.expand(x)))
-        return x + y if self.shortcut else y
+        out: Tensor = x + y if self.shortcut else y
+        return out
 
 
 class Merge(nn.Module):
@@ -72,7 +73,8 @@ class Merge(nn.Module):
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         up = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
-        return self.pointwise(self.depthwise(up + fine))
+        out: Tensor = self.pointwise(self.depthwise(up + fine))
+        return out
 
 
 class MobileNetFpn(nn.Module):

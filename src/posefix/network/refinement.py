@@ -92,7 +92,7 @@ class RefinementNetwork(nn.Module):
             self.trunk: nn.Module = MobileNetFpn()
             self.pose_entry: nn.Module | None = nn.Conv2d(keypoints, PYRAMID_FEATURES, 3, padding=1, bias=False)
             # Zero: the network starts as the one its trunk comes from.
-            nn.init.zeros_(self.pose_entry.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(self.pose_entry.weight)
             self.head: nn.Module = nn.Sequential(
                 Conv(PYRAMID_FEATURES, PYRAMID_FEATURES, 3, groups=PYRAMID_FEATURES),
                 Conv(PYRAMID_FEATURES, 96, act="relu"),

@@ -83,9 +83,9 @@ class ResNetUp(nn.Module):
                 for conv, norm in (("conv1", "norm1"), ("conv2", "norm2"), ("conv3", "norm3")):
                     _fold(unit, conv, norm)
                 _fold(unit, "shortcut", "shortcut_norm")
-        for i, (up, norm) in enumerate(zip(self.up, self.up_norm, strict=True)):
-            if isinstance(norm, nn.BatchNorm2d):
-                self.up[i] = fuse_conv_bn_eval(up, norm, transpose=True)
+        for i, (up, batch_norm) in enumerate(zip(self.up, self.up_norm, strict=True)):
+            if isinstance(batch_norm, nn.BatchNorm2d) and isinstance(up, nn.ConvTranspose2d):
+                self.up[i] = fuse_conv_bn_eval(up, batch_norm, transpose=True)
                 self.up_norm[i] = nn.Identity()
 
 

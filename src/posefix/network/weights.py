@@ -205,5 +205,3 @@ def fold_batch_norm(network: RefinementNetwork) -> None:
     """Fold batch norm into the convolutions before it, for inference (in place; the function stays the same)."""
     if isinstance(network.trunk, ResNetUp):
         network.trunk.fold_batch_norm()
-
-

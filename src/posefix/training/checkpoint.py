@@ -56,7 +56,8 @@ def load_checkpoint(
         raise TrainingError(f"cannot read the checkpoint {path}: {error}") from error
     try:
         for prefix, module in (("network", network), ("average", average)):
-            module.load_state_dict({k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix)})
+            own = {k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")}
+            module.load_state_dict(own)
     except RuntimeError as error:
         raise TrainingError(f"the checkpoint {path} belongs to another network; train into a new folder") from error
     state: dict[int, dict[str, Tensor]] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -283,7 +282,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return float(value)  # YAML reads 1e-4 as text
         except ValueError:
             raise TrainingError(f"{name}: expected a number, got {value!r}") from None
-    if isinstance(hint, types.UnionType) or isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+    if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     raise TrainingError(f"{name}: expected {hint.__name__}, got {value!r}")
 

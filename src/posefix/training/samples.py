@@ -221,7 +221,7 @@ def _degrade(crops: npt.NDArray[np.uint8], augmentation: Augmentation, rng: np.r
         elif choice == 2:
             quality = int(rng.integers(15, 60))
             _, code = cv2.imencode(".jpg", crops[i], [cv2.IMWRITE_JPEG_QUALITY, quality])
-            crops[i] = cv2.imdecode(code, cv2.IMREAD_COLOR)
+            crops[i] = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
         else:
             noise = rng.standard_normal(crops[i].shape, np.float32) * np.float32(rng.uniform(4, 20))
             crops[i] = np.clip(crops[i] + noise, 0, 255).astype(np.uint8)

@@ -154,7 +154,7 @@ def train(
                 "lower optimisation.learning_rate and continue with --resume"
             )
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if optimisation.clip:
             nn.utils.clip_grad_norm_(network.parameters(), optimisation.clip)
         optimiser.step()
@@ -176,7 +176,8 @@ def train(
             save(step + 1)
             saved = time.monotonic()
     bar.close()
-    return average.cpu()
+    result: RefinementNetwork = average.cpu()
+    return result
 
 
 def _join_processes(device: str) -> tuple[int, int]:
@@ -206,7 +207,8 @@ def _make_optimiser(network: RefinementNetwork, optimisation: Optimisation) -> t
 
 @torch.no_grad()
 def _update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    ours, theirs = list(average.parameters()), list(network.parameters())
+    ours: list[Tensor] = list(average.parameters())
+    theirs: list[Tensor] = list(network.parameters())
     torch._foreach_lerp_(ours, theirs, 1.0 - decay)
     for own, other in zip(average.buffers(), network.buffers(), strict=True):
         own.copy_(other)

@@ -1,0 +1,240 @@
+"""A whole results file: pictures streamed, people batched across them; same entries, order, ids and fields out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from posefix.coco import Annotations, Entry, image_name, replace_keypoints
+from posefix.exceptions import FileFormatError, ImageError, InputError
+from posefix.geometry import boxes_xywh_to_xyxy
+from posefix.images import load_image
+from posefix.refiner import Options, Prepared, Refiner
+
+logger = logging.getLogger(__name__)
+
+#: How people are ranked afterwards: by the estimator's score, by it times the refiner's mean confidence, or by
+#: that confidence alone.
+RANKINGS = ("estimator", "product", "confidence")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What happened to a results file.
+
+    Attributes:
+        people: entries in the file.
+        refined: people that went through the network.
+        keypoints: of the refined people, those that were there before.
+        moved: how many of them changed place.
+        distance: (moved,) px each of them moved.
+        filled: keypoints that were missing before.
+        unread: pictures that could not be read, with the reason; their poses are unchanged.
+        skipped: entries that are no pose of this skeleton, with the reason; they are unchanged.
+    """
+
+    people: int
+    refined: int
+    keypoints: int
+    moved: int
+    distance: npt.NDArray[np.float64]
+    filled: int
+    unread: dict[str, str] = field(default_factory=dict)
+    skipped: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everybody could be refined."""
+        return self.refined == self.people
+
+    def summary(self) -> str:
+        """The report as a few lines of text."""
+        lines = [f"{self.refined} of {self.people} people refined"]
+        if self.keypoints:
+            share = 100 * self.moved / self.keypoints
+            line = f"{self.moved} of {self.keypoints} keypoints moved ({share:.0f} %)"
+            if self.moved:
+                low, median, high = np.percentile(self.distance, [25, 50, 95])
+                line += f", by {median:.1f} px in the median (quarter below {low:.1f}, one in twenty above {high:.1f})"
+            lines.append(line)
+        if self.filled:
+            lines.append(f"{self.filled} missing keypoints filled")
+        lines += _listed("pictures that could not be read (poses unchanged)", self.unread)
+        lines += _listed("entries that are no such pose (unchanged)", {str(k): v for k, v in self.skipped.items()})
+        return "\n".join(lines)
+
+
+def _listed(title: str, items: dict[str, str], most: int = 10) -> list[str]:
+    if not items:
+        return []
+    lines = [f"{len(items)} {title}:"] + [f"  {name}: {why}" for name, why in list(items.items())[:most]]
+    return lines + ([f"  … and {len(items) - most} more"] if len(items) > most else [])
+
+
+def refine_entries(
+    refiner: Refiner,
+    entries: Sequence[Entry],
+    images: str | os.PathLike[str],
+    *,
+    annotations: Annotations | None = None,
+    options: Options | None = None,
+    ranking: str = "estimator",
+    use_boxes: bool = False,
+    workers: int = 2,
+    progress: bool = False,
+) -> tuple[list[Entry], Report]:
+    """Refine COCO results entries.
+
+    Args:
+        refiner: with the entries' skeleton.
+        entries: as ``read_results`` gives; not changed.
+        images: folder of the pictures.
+        annotations: names of the pictures; else ``file_name`` of an entry, else the padded id.
+        options: how to refine.
+        ranking: one of ``RANKINGS``, what becomes each person's ``score``.
+        use_boxes: crop around an entry's ``bbox`` where it has one, instead of around its keypoints.
+        workers: threads that read pictures and cut crops while the network computes.
+        progress: show a bar.
+
+    Returns:
+        new entries in the same order with the same other fields, and the report.
+
+    Raises:
+        InputError: an unknown ranking, or no such folder.
+        FileFormatError: no entry is a pose of the refiner's skeleton.
+    """
+    if ranking not in RANKINGS:
+        raise InputError(f"ranking: expected one of {', '.join(RANKINGS)}, got {ranking!r}")
+    folder = Path(images)
+    if not folder.is_dir():
+        raise InputError(f"images: no such folder {str(folder)!r}")
+    poses, skipped = _split(entries, len(refiner.skeleton))
+    if skipped and len(skipped) == len(entries):
+        raise FileFormatError(
+            f"results: no entry is a pose of skeleton {refiner.skeleton.name!r} "
+            f"(entry 0: {skipped[0]}); the weights are for {len(refiner.skeleton)} keypoints"
+        )
+    groups: dict[str, list[int]] = {}
+    for index in poses:
+        groups.setdefault(image_name(entries[index], annotations), []).append(index)
+
+    boxes = _boxes(entries) if use_boxes else np.full((len(entries), 4), np.nan)
+    refined: dict[int, npt.NDArray[np.floating]] = {}
+    touched = np.zeros(len(entries), bool)
+    unread: dict[str, str] = {}
+    chosen = options or Options()
+
+    def prepare(name: str, rows: list[int]) -> Prepared:
+        # COCO's coordinates ignore the EXIF orientation.
+        picture = load_image(folder / name, ignore_orientation=True)
+        return refiner.prepare(picture, np.stack([poses[i] for i in rows]), boxes[rows])
+
+    pending: list[tuple[list[int], Prepared]] = []
+
+    def flush() -> None:
+        results = refiner.refine_prepared([p for _, p in pending], chosen)
+        for (rows, prepared), result in zip(pending, results, strict=True):
+            touched[[rows[r] for r in prepared.rows]] = True
+            refined.update(zip(rows, result, strict=True))
+        pending.clear()
+
+    with tqdm(total=len(entries), unit="person", disable=None if progress else True) as bar:
+        for name, rows, future in _ahead(groups, prepare, workers):
+            try:
+                pending.append((rows, future.result()))
+            except ImageError as error:
+                unread[name] = str(error)
+            bar.update(len(rows))
+            if sum(len(p.rows) for _, p in pending) >= chosen.batch_size:
+                flush()
+        flush()
+    return _assemble(entries, poses, refined, touched, ranking, unread, skipped)
+
+
+def _split(entries: Sequence[Entry], count: int) -> tuple[dict[int, npt.NDArray[np.float64]], dict[int, str]]:
+    """Poses by entry index, and why the others are none."""
+    poses: dict[int, npt.NDArray[np.float64]] = {}
+    skipped: dict[int, str] = {}
+    for index, entry in enumerate(entries):
+        values = entry.get("keypoints")
+        if not isinstance(values, list) or len(values) != 3 * count:
+            got = len(values) if isinstance(values, list) else type(values).__name__
+            skipped[index] = f"expected {3 * count} numbers as keypoints, got {got}"
+            continue
+        try:
+            poses[index] = np.array(values, np.float64).reshape(count, 3)
+        except (TypeError, ValueError):
+            skipped[index] = "keypoints hold something that is no number"
+    return poses, skipped
+
+
+def _boxes(entries: Sequence[Entry]) -> npt.NDArray[np.float64]:
+    nothing = [np.nan] * 4
+    given = [e.get("bbox") for e in entries]
+    rows = [b if isinstance(b, list) and len(b) == 4 else nothing for b in given]
+    return np.asarray(boxes_xywh_to_xyxy(np.array(rows, np.float64).reshape(-1, 4)))
+
+
+def _ahead(groups: dict[str, list[int]], prepare: Any, workers: int) -> Iterator[tuple[str, list[int], Future[Any]]]:
+    """Pictures in order, prepared a few ahead of the one that is asked for."""
+    waiting: deque[tuple[str, list[int], Future[Any]]] = deque()
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        for name, rows in groups.items():
+            waiting.append((name, rows, pool.submit(prepare, name, rows)))
+            if len(waiting) > 2 * max(workers, 1):
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+
+
+def _assemble(
+    entries: Sequence[Entry],
+    poses: dict[int, npt.NDArray[np.float64]],
+    refined: dict[int, npt.NDArray[np.floating]],
+    touched: npt.NDArray[np.bool_],
+    ranking: str,
+    unread: dict[str, str],
+    skipped: dict[int, str],
+) -> tuple[list[Entry], Report]:
+    output = [dict(e) for e in entries]
+    rows = [i for i in sorted(refined) if touched[i]]
+    keypoints = moved = filled = 0
+    distances: list[npt.NDArray[np.float64]] = []
+    if rows:
+        before, after = np.stack([poses[i] for i in rows]), np.stack([refined[i] for i in rows])
+        there = np.isfinite(before).all(-1) & (before[..., 2] > 0)
+        distance = np.linalg.norm(np.nan_to_num(after[..., :2] - before[..., :2]), axis=-1)
+        changed = there & (distance > 0)
+        keypoints, moved = int(there.sum()), int(changed.sum())
+        filled = int((~there & (after[..., 2] > 0)).sum())
+        distances.append(distance[changed])
+        scores = _ranks([entries[i] for i in rows], after, ranking)
+        new = replace_keypoints([entries[i] for i in rows], after, scores)
+        for i, entry, stays in zip(rows, new, there & ~changed, strict=True):
+            # What stays where it is keeps its digits.
+            for k in np.flatnonzero(stays):
+                entry["keypoints"][3 * k : 3 * k + 2] = entries[i]["keypoints"][3 * k : 3 * k + 2]
+            output[i] = entry
+    distance_all = np.concatenate(distances) if distances else np.zeros(0)
+    report = Report(len(entries), len(rows), keypoints, moved, distance_all, filled, unread, skipped)
+    return output, report
+
+
+def _ranks(entries: list[Entry], after: npt.NDArray[np.floating], ranking: str) -> npt.NDArray[np.float64] | None:
+    if ranking == "estimator":
+        return None
+    confidence = np.asarray(after[..., 2].mean(-1), np.float64)
+    if ranking == "confidence":
+        return confidence
+    own = np.array([e.get("score", 1.0) for e in entries], np.float64)
+    return own * confidence
