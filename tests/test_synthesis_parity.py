@@ -155,5 +155,5 @@ def test_the_comparison_would_see_a_difference(spoil: str, cases: dict[str, Case
         rare = (kinds == PoseError.JITTER) & (np.random.default_rng(0).random(kinds.shape) < 0.2)
         spoilt = np.where(rare[..., None], case.centres, spoilt)
     else:  # 2 px to the right
-        spoilt = spoilt + [2.0, 0.0]
+        spoilt = spoilt + np.array([2.0, 0.0])
     assert rejected(list(comparisons(case, spoilt)))

@@ -16,10 +16,11 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from posefix.coco import Annotations, Entry, image_name, replace_keypoints
+from posefix.crops import Prepared
 from posefix.exceptions import FileFormatError, ImageError, InputError
 from posefix.geometry import boxes_xywh_to_xyxy
 from posefix.images import load_image
-from posefix.refiner import Options, Prepared, Refiner
+from posefix.refiner import Options, Refiner
 
 logger = logging.getLogger(__name__)
 

@@ -166,7 +166,7 @@ def paste_back(prepared: Prepared, answer: Answer, margin: Floats | None, *, fil
         keep = valid & (answer.input_confidence >= answer.confidence - margin)
     confidence = np.where(keep, answer.input_confidence, answer.confidence)
     given = poses.original[rows]
-    stays = keep if fill_missing else keep | ~valid
+    stays = np.asarray(keep if fill_missing else keep | ~valid)
     result[rows, :, :2] = np.where(stays[..., None], given[..., :2], points)
     if result.shape[2] == 3:
         result[rows, :, 2] = np.where(valid | fill_missing, confidence, given[..., 2])

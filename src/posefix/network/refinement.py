@@ -51,10 +51,12 @@ class PosePrior(nn.Module):
         height, width = evidence.shape[-2:]
         share_logit, log_spread = self.share_logit.expand_as(std), self.log_spread.expand_as(std)
         if self.adapt is not None:
-            change = self.adapt(_agreement(evidence.detach(), cell_points, valid, std)).view(*std.shape, 2)
+            agreement = _agreement(evidence.detach(), cell_points, valid, std).to(self.share_logit.dtype)
+            change = self.adapt(agreement).view(*std.shape, 2)
             change = _ADAPT_LIMIT * torch.tanh(change / _ADAPT_LIMIT)
             share_logit, log_spread = share_logit + change[..., 0], log_spread + change[..., 1]
-        spread = std * torch.exp(log_spread)
+        # A person without area has no spread, and must not divide by it.
+        spread = (std * torch.exp(log_spread)).clamp_min(1e-3)
         density = draw_gaussians(cell_points, valid, (height, width), spread)
         share = (torch.sigmoid(share_logit) * valid)[..., None, None]
         density = density / (2 * math.pi * spread**2)[..., None, None]
