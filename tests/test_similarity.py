@@ -175,6 +175,14 @@ def test_nms_is_idempotent_and_does_not_depend_on_order(rng: np.random.Generator
     np.testing.assert_array_equal(order[shuffled], kept)
 
 
+def test_nms_measures_a_pair_by_its_mean_area() -> None:
+    points, scores, area = np.zeros((2, 17, 2)), np.array([1.0, 0.5]), np.array([1000.0, 9000.0])
+    points[1, :, 0] = 8.0
+    pair = keypoint_similarity(points[0], points[1], 5000.0, SIGMAS).mean()
+    assert len(oks_nms(points, scores, area, SIGMAS, threshold=pair - 1e-6)) == 1
+    assert len(oks_nms(points, scores, area, SIGMAS, threshold=pair + 1e-6)) == 2
+
+
 def test_nms_extremes(rng: np.random.Generator) -> None:
     points, scores, area = np.zeros((5, 17, 2)), rng.random(5), np.full(5, 1e4)
     np.testing.assert_array_equal(oks_nms(points, scores, area, SIGMAS), [scores.argmax()])

@@ -100,7 +100,7 @@ def cases(golden: Path) -> dict[str, Case]:
 
 
 def comparisons(case: Case, ours: Array) -> Iterator[tuple[float, str]]:
-    """p-values of frequencies and radii, keypoint by keypoint."""
+    """p-values of frequencies and radii, keypoint by keypoint, and of all keypoints' radii in units of their std."""
     samples = [case.classify(case.reference), case.classify(ours)]
     for k, name in enumerate(COCO.keypoints):
         known_departure = name.startswith("right_")
@@ -112,6 +112,13 @@ def comparisons(case: Case, ours: Array) -> Iterator[tuple[float, str]]:
             radii = [nearest[kinds[:, k] == kind, k] for kinds, nearest in samples]
             if min(map(len, radii)) >= ENOUGH:
                 yield float(stats.ks_2samp(*radii).pvalue), f"{name}: radii of {PoseError(kind).name.lower()}"
+    std = keypoint_std(case.area, COCO.sigmas)
+    left_or_middle = np.array([not name.startswith("right_") for name in COCO.keypoints])
+    for kind in range(KINDS):
+        use = left_or_middle if kind == PoseError.INVERSION else np.ones(len(COCO), bool)
+        radii = [(nearest / std)[(kinds == kind) & use] for kinds, nearest in samples]
+        if min(map(len, radii)) >= ENOUGH:
+            yield float(stats.ks_2samp(*radii).pvalue), f"all keypoints: radii of {PoseError(kind).name.lower()}"
 
 
 def rejected(found: list[tuple[float, str]]) -> list[str]:

@@ -152,9 +152,9 @@ def variables_to_state(variables: Variables, config: ModelConfig) -> dict[str, T
         )
     state: dict[str, Tensor] = {}
     for entry in entries:
-        value = np.asarray(given[entry.variable], np.float32)
+        value = np.asarray(given[entry.variable])
         turned = value.transpose(_TO_TORCH) if value.ndim == 4 else value
-        state[entry.ours] = torch.from_numpy(np.ascontiguousarray(turned))
+        state[entry.ours] = torch.from_numpy(np.array(turned, np.float32, order="C"))  # always a copy
         if entry.ours.endswith(".running_var"):
             # PyTorch counts batches beside the running statistics; the count is unused with a fixed momentum.
             state[entry.ours.replace("running_var", "num_batches_tracked")] = torch.tensor(0)
@@ -188,7 +188,7 @@ def read_checkpoint(snapshot: str | Path) -> dict[str, npt.NDArray[Any]]:
         shapes = reader.get_variable_to_shape_map()
         names = [name for name, shape in sorted(shapes.items()) if not _belongs_to_training(name, shape)]
         return {name: np.asarray(reader.get_tensor(name)) for name in names}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"cannot read {prefix} as a TensorFlow checkpoint: {reason}") from error
 

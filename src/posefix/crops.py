@@ -138,7 +138,7 @@ def _person_boxes(poses: Poses, boxes_xyxy: Any) -> npt.NDArray[np.float64]:
         return around
     if boxes.shape != around.shape:
         raise InputError(f"boxes_xyxy: expected {around.shape}, one box per person, got {boxes.shape}")
-    usable = np.isfinite(boxes).all(-1) & (boxes[:, 2:] > boxes[:, :2]).all(-1)
+    usable = np.asarray(np.isfinite(boxes).all(-1) & (boxes[:, 2:] > boxes[:, :2]).all(-1))
     return np.where(usable[:, None], boxes, around)
 
 

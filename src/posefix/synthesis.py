@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,10 +53,19 @@ class PartRates:
     swap: tuple[float, float]
 
     def __post_init__(self) -> None:
-        worst = max(self.jitter) + max(self.miss) + self.inversion + max(self.swap)
+        for name in ("jitter", "miss", "swap"):  # lists in JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if (len(self.jitter), len(self.miss), len(self.swap)) != (2, 3, 2):
+            raise InputError(f"error rates: expected 2 of jitter, 3 of miss, 2 of swap, got {self}")
         values = (*self.jitter, *self.miss, self.inversion, *self.swap)
-        if min(values) < 0 or worst > 1 + 1e-9:
+        if not all(v >= 0 for v in values) or self.worst > 1 + 1e-9:  # NaN is not ≥ 0
             raise InputError(f"error rates: expected shares ≥ 0 that sum to at most 1, got {self}")
+
+    @property
+    def worst(self) -> float:
+        """Sum of the errors under the worst conditions."""
+        both = max(self.jitter[0] + max(self.miss[:2]), self.jitter[1] + self.miss[2])
+        return both + self.inversion + max(self.swap)
 
 
 _LIMB_MISS = (0.25, 0.15, 0.10)
@@ -89,6 +99,20 @@ class ErrorRates:
 
     parts: Mapping[str, PartRates] = field(default_factory=lambda: REFERENCE_RATES)
     other: PartRates = _ARM
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON and YAML, rates by part and ``other``; ``from_dict`` reads it back."""
+        rates = {**self.parts, "other": self.other}
+        return {p: {k: np.array(v).tolist() for k, v in vars(r).items()} for p, r in rates.items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Mapping[str, Any]]) -> ErrorRates:
+        """Rebuild from ``to_dict``; without ``other`` the default's. InputError where a part has other fields."""
+        try:
+            rates = {part: PartRates(**fields) for part, fields in data.items()}
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"error rates: expected the form of ErrorRates.to_dict(), got {data!r}") from error
+        return cls({p: r for p, r in rates.items() if p != "other"}, rates.get("other", _ARM))
 
     def table(self, skeleton: Skeleton, annotated_count: npt.NDArray[np.integer], overlap: npt.ArrayLike) -> Floats:
         """Rates of every keypoint of every person.

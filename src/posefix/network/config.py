@@ -125,9 +125,9 @@ class ModelConfig:
         Raises:
             WeightsError: an unknown key or a value that does not fit.
         """
+        _refuse_unknown("model", data, cls)
         try:
             values = dict(data)
-            _refuse_unknown("model", values, cls)
             if "normalisation" in values:
                 _refuse_unknown("normalisation", values["normalisation"], Normalisation)
                 values["normalisation"] = Normalisation(**values["normalisation"])

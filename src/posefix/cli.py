@@ -1,0 +1,26 @@
+"""The command line: ``posefix COMMAND``."""
+
+from __future__ import annotations
+
+import click
+
+import posefix
+from posefix.commands.evaluate import evaluate
+from posefix.commands.refine import refine
+from posefix.commands.train import train
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(posefix.__version__, prog_name="posefix")
+def main() -> None:
+    """Better keypoints from any 2D human pose estimator.
+
+    \b
+    Examples:
+      posefix refine results.json --images val2017/ --out refined.json
+      posefix evaluate val.json results.json refined.json
+    """
+
+
+for _command in (evaluate, refine, train):
+    main.add_command(_command)

@@ -1,0 +1,88 @@
+"""``posefix refine``."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from posefix.batch import RANKINGS, refine_entries
+from posefix.coco import read_annotations, read_results, write_results
+from posefix.commands.common import device_option, load_refiner, speaks_plainly, weights_option
+from posefix.refiner import make_options
+
+
+@click.command()
+@click.argument("results", type=click.Path(dir_okay=False))
+@click.option("--images", required=True, type=click.Path(file_okay=False), help="Folder of the pictures.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False), help="Where the refined results go.")
+@click.option(
+    "--annotations",
+    type=click.Path(dir_okay=False),
+    help="Annotation file that names the pictures; else file_name of a result, else its zero-padded id.",
+)
+@weights_option
+@device_option
+@click.option("--batch-size", default=32, show_default=True, help="People per pass through the network.")
+@click.option("--workers", default=2, show_default=True, help="Threads that read pictures meanwhile.")
+@click.option("--flip/--no-flip", default=False, help="Also look at the mirrored picture: twice the time.")
+@click.option("--policy", type=click.Choice(["safe", "always"]), help="Default: what the weights recommend.")
+@click.option(
+    "--ranking",
+    type=click.Choice(RANKINGS),
+    default="estimator",
+    show_default=True,
+    help="What becomes each person's score.",
+)
+@click.option("--fill/--no-fill", default=True, help="Give missing keypoints the network's answer.")
+@click.option("--use-boxes", is_flag=True, help="Crop around each entry's bbox instead of its keypoints.")
+@click.option("--strict", is_flag=True, help="Exit status 1 if anybody could not be refined.")
+@speaks_plainly
+def refine(
+    results: str,
+    images: str,
+    out: str,
+    annotations: str | None,
+    weights: str | None,
+    device: str,
+    batch_size: int,
+    workers: int,
+    flip: bool,
+    policy: str | None,
+    ranking: str,
+    fill: bool,
+    use_boxes: bool,
+    strict: bool,
+) -> None:
+    """Refine a COCO results file.
+
+    Same entries, order, ids and other fields out; the third value of each keypoint becomes the refiner's
+    confidence. People whose picture cannot be read pass through unchanged and are named at the end.
+
+    \b
+    Example:
+      posefix refine results.json --images val2017/ --out refined.json
+    """
+    options = make_options(policy=policy, flip_test=flip, fill_missing=fill, batch_size=batch_size)
+    entries = read_results(results).entries
+    refiner = load_refiner(weights, device)
+    named = read_annotations(annotations, refiner.skeleton) if annotations else None
+    start = time.perf_counter()
+    refined, report = refine_entries(
+        refiner,
+        entries,
+        images,
+        annotations=named,
+        options=options,
+        ranking=ranking,
+        use_boxes=use_boxes,
+        workers=workers,
+        progress=sys.stderr.isatty(),
+    )
+    seconds = time.perf_counter() - start
+    write_results(out, refined)
+    click.echo(report.summary())
+    click.echo(f"{out} written: {seconds:.1f} s, {report.refined / max(seconds, 1e-9):.0f} people/s")
+    if strict and not report.complete:
+        raise click.ClickException(f"{report.people - report.refined} of {report.people} people could not be refined")
