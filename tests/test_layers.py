@@ -26,6 +26,7 @@ FLOORS = {
     "coco": 2,
     "crops": 2,
     "bootstrap": 2,
+    "adapters": 2,  # arrays in, arrays out: below the refiner, which calls them
     "refiner": 3,
     "evaluation": 3,
     "matching": 3,
@@ -34,7 +35,7 @@ FLOORS = {
     "rates": 5,
     "training": 3,
     "batch": 4,
-    "adapters": 4,
+    "formats": 4,
     "drawing": 4,
     "convert": 4,
     "training.finish": 5,  # a run's last step, over refiner, batch and evaluation

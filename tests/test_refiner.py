@@ -71,7 +71,9 @@ def test_no_pictures(refiner: Refiner) -> None:
 def test_order_of_people_does_not_matter(refiner: Refiner, scene: tuple[Any, Floats]) -> None:
     image, keypoints = scene
     order = [2, 0, 1]
-    np.testing.assert_allclose(refiner.refine(image, keypoints[order]), refiner.refine(image, keypoints)[order], atol=1e-3)
+    np.testing.assert_allclose(
+        refiner.refine(image, keypoints[order]), refiner.refine(image, keypoints)[order], atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
@@ -205,7 +207,10 @@ def test_bfloat16_is_close(scene: tuple[Any, Floats]) -> None:
 @pytest.mark.parametrize(
     ("keypoints", "part"),
     [
-        (np.zeros((3, 16, 3)), r"keypoints: expected \(N, 17, 3\) or \(N, 17, 2\) for skeleton 'coco', got \(3, 16, 3\)"),
+        (
+            np.zeros((3, 16, 3)),
+            r"keypoints: expected \(N, 17, 3\) or \(N, 17, 2\) for skeleton 'coco', got \(3, 16, 3\)",
+        ),
         (np.zeros((17, 3)), r"for one person pass keypoints\[None\]"),
         (np.zeros((2, 17, 4)), r"got \(2, 17, 4\)"),
         ([["a"] * 17], "expected numbers"),

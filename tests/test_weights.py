@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_refiner import make_weights
 
 from posefix.exceptions import WeightsError
 from posefix.network.config import Calibration, ModelConfig, Normalisation
 from posefix.network.weights import CONFIG_NAME, WEIGHTS_NAME, Weights, load_weights, save_weights
 from posefix.refiner import Refiner
+from test_refiner import make_weights
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_damaged_and_absent_files(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=f"has no {WEIGHTS_NAME}"):
         load_weights(folder)
     (folder / CONFIG_NAME).write_text("{")
-    with pytest.raises(WeightsError, match="has no|not JSON"):
+    with pytest.raises(WeightsError, match=r"has no|not JSON"):
         load_weights(folder)
     with pytest.raises(WeightsError, match="no such folder"):
         load_weights(tmp_path / "nowhere" / "at" / "all")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 import posefix
+from posefix.commands.demo import demo
 from posefix.commands.evaluate import evaluate
 from posefix.commands.refine import refine
 from posefix.commands.train import train
@@ -22,5 +23,5 @@ def main() -> None:
     """
 
 
-for _command in (evaluate, refine, train):
+for _command in (demo, evaluate, refine, train):
     main.add_command(_command)

@@ -84,7 +84,7 @@ def diagnose(
     # Distance to another person's keypoint, too, is judged by the size of this one.
     same = keypoint_similarity(exact[:, None], near[..., :2], size[:, None], sigmas) * near_seen
     crossed = keypoint_similarity(exact[:, None], near[:, :, flip, :2], size[:, None], sigmas)
-    crossed *= near_seen[:, :, flip] & sided
+    crossed *= near_seen[:, :, flip]
     other = np.maximum(same, crossed).max(1, initial=0.0)
 
     kinds = np.where(mirror >= other, PoseError.INVERSION, PoseError.SWAP)

@@ -100,7 +100,7 @@ def format_report(report: Report) -> str:
     before, comparison = report.before, report.comparison
     total = int(before.counts.sum())
     title = (
-        f"{before.results.source}: {len(before)} of {len(before.results)} detections matched with "
+        f"{before.results.source}\n{len(before)} of {len(before.results)} detections matched with "
         f"{before.people_count} people, {total} annotated keypoints"
     )
     parts = [title, _share_table(report)]

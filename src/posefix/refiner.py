@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from posefix.adapters import Extract, refine_output
 from posefix.crops import Answer, Crops, Prepared, cut_crops, paste_back
 from posefix.devices import autocast_dtype, pick_device
 from posefix.exceptions import InputError
@@ -217,6 +218,46 @@ class Refiner:
             for image, pose, box in zip(images, keypoints, boxes, strict=True)
         ]
         return self.refine_prepared(prepared, chosen)
+
+    def __call__(self, image: Any, output: Any, **options: Any) -> Any:
+        """``refine_output``: the line after any estimator."""
+        return self.refine_output(image, output, **options)
+
+    def refine_output(
+        self,
+        image: Any,
+        output: Any,
+        *,
+        color: str = "rgb",
+        use_boxes: bool = False,
+        adapter: Extract | None = None,
+        **options: Any,
+    ) -> Any:
+        """Refine what an estimator hands over, in its own format.
+
+        Args:
+            image: the picture, as for ``refine``; a list of pictures for a list of outputs; a dict by image id for
+                results of several pictures; None where the output brings its own (ultralytics, SLEAP labels).
+            output: of supervision, ultralytics, torchvision, transformers, mmpose, detectron2, rtmlib, MediaPipe,
+                OpenPose, AlphaPose, DeepLabCut, SLEAP, COCO results, an array or tensor, or a list of one of these
+                with one element per picture. See ``docs/adapters.md``.
+            color: as for ``refine``.
+            use_boxes: crop around the output's person boxes where it has them, not around the keypoints.
+            adapter: a function that takes another kind of output apart; default ``posefix.adapters.ADAPTERS``.
+            **options: as for ``refine``.
+
+        Returns:
+            a new object of the same kind with refined keypoints and their confidence, all else as it was; what did
+            not move keeps its numbers to the bit. Keypoints that the skeleton does not have stay.
+
+        Raises:
+            InputError: an unknown kind of output, pictures that do not fit it, or wrong options.
+            SkeletonError: an output without the refiner's keypoints.
+            ImageError: a picture cannot be read.
+        """
+        return refine_output(
+            self, image, output, color=color, use_boxes=use_boxes, adapter=adapter, **asdict(make_options(**options))
+        )
 
     def prepare(
         self,

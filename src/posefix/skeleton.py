@@ -252,3 +252,6 @@ CROWDPOSE = Skeleton(
         *_LEGS,
     ),
 )
+
+#: The built-in keypoint sets by name.
+SKELETONS = {s.name: s for s in (COCO, CROWDPOSE, MPII, POSETRACK18)}

@@ -9,11 +9,9 @@ from typing import Any, TypeVar
 import click
 
 from posefix.exceptions import PosefixError, SkeletonError
-from posefix.skeleton import COCO, CROWDPOSE, MPII, POSETRACK18, Skeleton
+from posefix.skeleton import COCO, SKELETONS, Skeleton
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-SKELETONS = {s.name: s for s in (COCO, CROWDPOSE, MPII, POSETRACK18)}
 
 
 def speaks_plainly(command: _F) -> _F:

@@ -12,7 +12,7 @@ import yaml
 
 from posefix.exceptions import PosefixError, TrainingError
 from posefix.network.config import ModelConfig
-from posefix.skeleton import COCO, Skeleton
+from posefix.skeleton import COCO, SKELETONS, Skeleton
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,6 @@ class TrainingConfig:
 
 
 _T = TypeVar("_T")
-_SKELETONS = {COCO.name: COCO}
 
 
 def read_config(path: str | Path) -> TrainingConfig:
@@ -266,8 +265,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     name = where.rstrip(".")
     if hint is Skeleton:
         if isinstance(value, str):
-            _one_of(name, value, tuple(_SKELETONS))
-            return _SKELETONS[value]
+            _one_of(name, value, tuple(SKELETONS))
+            return SKELETONS[value]
         return Skeleton.from_dict(value)
     if is_dataclass(hint):
         return _build(typing.cast(type, hint), value, where)

@@ -69,7 +69,7 @@ def start_from_imagenet(network: RefinementNetwork, path: str | Path) -> None:
         ours = _resnet_name(name)
         if ours is None:
             continue
-        if ours == "trunk.stem.weight":
+        if ours == "trunk.stem.weight" and tensor.shape[1:] == (3, *own[ours].shape[2:]):
             tensor = _adapt_stem(tensor, network, own[ours])
         if ours not in own or own[ours].shape != tensor.shape:
             raise WeightsError(f"start weights {path}: {name} {tuple(tensor.shape)} does not fit this network")

@@ -1,0 +1,57 @@
+"""Plain arrays and tensors: (N, K, 2 or 3), nested lists of them, and (frames, N, K, 2 or 3) as SLEAP exports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from posefix.adapters.base import Doubles, Extracted, Floats, Pictures, is_array, like, put_back, to_numpy, with_scores
+from posefix.exceptions import InputError
+from posefix.skeleton import Skeleton
+
+
+def recognise(output: Any) -> bool:
+    """An array or tensor, or lists of lists of [x, y] or [x, y, score]."""
+    if is_array(output):
+        return True
+    levels = output
+    for _ in range(3):
+        if not isinstance(levels, (list, tuple)) or not levels:
+            return False
+        levels = levels[0]
+    return isinstance(levels, (int, float, np.number))
+
+
+def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
+    """Pixels, scores in the third column; NaN, score ≤ 0 and, without scores, (0, 0) are missing.
+
+    Raises:
+        InputError: another shape.
+    """
+    try:
+        own = output if is_array(output) else np.array(output, np.float64)
+    except ValueError as error:
+        raise InputError(f"keypoints: people have different numbers of keypoints ({error})") from error
+    values = to_numpy(own)
+    if values.size == 0 and values.ndim < 3:
+        values = values.reshape(0, 0, 3)
+    if values.ndim not in (3, 4) or values.shape[-1] not in (2, 3):
+        hint = "; for one person pass keypoints[None]" if values.ndim == 2 else ""
+        raise InputError(
+            f"keypoints: expected (N, K, 2 or 3), or (frames, N, K, 2 or 3), got {tuple(values.shape)}{hint}"
+        )
+    frames = [with_scores(f[..., :2], f[..., 2] if f.shape[-1] == 3 else None) for f in _frames(values)]
+
+    def rebuild(refined: list[Floats]) -> Any:
+        if not values.size:
+            return like(to_numpy(own), own)
+        after = np.stack([r[..., : values.shape[-1]] for r in refined]).reshape(values.shape)
+        new = put_back(own, values, after)
+        return new if is_array(output) else new.tolist()
+
+    return Extracted(frames, rebuild)
+
+
+def _frames(values: Doubles) -> list[Doubles]:
+    return list(values) if values.ndim == 4 else [values]

@@ -1,0 +1,45 @@
+"""ultralytics ``Results``: pixels clipped to [0, width] × [0, height], scores 0–1 or none, its own BGR picture."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from posefix.adapters.base import Extracted, Floats, Pictures, is_a, put_back, to_numpy, with_scores
+from posefix.exceptions import InputError
+from posefix.skeleton import Skeleton
+
+
+def recognise(output: Any) -> bool:
+    """One ``Results``; lists of them are taken apart before."""
+    return is_a(output, "ultralytics", "Results")
+
+
+def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
+    """One picture's people; ``orig_img`` is used where the user gives no picture.
+
+    Raises:
+        InputError: results of a model that estimates no poses.
+    """
+    keypoints = output.keypoints
+    if keypoints is None:
+        raise InputError("ultralytics Results: expected keypoints, got none; use a pose model (yolo…-pose)")
+    own = keypoints.data
+    values = to_numpy(own)
+    before = with_scores(values[..., :2], values[..., 2] if values.shape[-1] == 3 else None)
+    # Older versions write (0, 0) where the confidence is below 0.5 and leave the confidence.
+    before[..., 2] = np.where((before[..., :2] != 0).any(-1), before[..., 2], 0.0)
+    height, width = output.orig_shape
+
+    def rebuild(refined: list[Floats]) -> Any:
+        after = np.array(refined[0], np.float64)
+        after[..., :2] = np.clip(after[..., :2], 0.0, [width, height])
+        shown = values.shape[-1]
+        new = copy.copy(output)
+        new.keypoints = type(keypoints)(put_back(own, before[..., :shown], after[..., :shown]), keypoints.orig_shape)
+        return new
+
+    boxes = None if output.boxes is None else to_numpy(output.boxes.xyxy)
+    return Extracted([before], rebuild, boxes=[boxes], images=[output.orig_img[..., ::-1]])

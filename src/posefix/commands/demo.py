@@ -1,0 +1,68 @@
+"""``posefix demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+
+from posefix.batch import refine_entries
+from posefix.coco import read_annotations, read_results
+from posefix.commands.common import device_option, load_refiner, speaks_plainly, weights_option
+from posefix.demo import refine_demo, similarity_to_marked
+from posefix.evaluation import compare, format_table
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False),
+    default="posefix-demo.png",
+    show_default=True,
+    help="Where the before/after picture goes.",
+)
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False),
+    help="A folder with val.json, val/ and results/*.json in COCO format: refine and evaluate them too.",
+)
+@weights_option
+@device_option
+@speaks_plainly
+def demo(out: str, data: str | None, weights: str | None, device: str) -> None:
+    """Refine a pose that was spoilt on purpose, and show what changed.
+
+    \b
+    Example:
+      posefix demo --out before-after.png
+    """
+    refiner = load_refiner(weights, device)
+    click.echo(repr(refiner))
+    scene, refined, picture = refine_demo(refiner)
+    moved = np.linalg.norm(refined[..., :2] - scene.spoilt[..., :2], axis=-1)[0]
+    click.echo("keypoint          moved by   confidence")
+    for index in np.flatnonzero(scene.marked[0, :, 2] > 0):
+        name = refiner.skeleton.keypoints[index]
+        click.echo(f"  {name:<15} {moved[index]:6.1f} px   {refined[0, index, 2]:.2f}")
+    before, after = (similarity_to_marked(scene, pose) for pose in (scene.spoilt, refined))
+    click.echo(f"mean keypoint similarity to the pose marked by hand: {before:.2f} before, {after:.2f} after")
+    if not cv2.imwrite(out, picture[..., ::-1]):
+        raise click.ClickException(f"cannot write {out}; give a path that ends in .png or .jpg")
+    click.echo(f"before/after picture: {Path(out).resolve()}")
+    if data:
+        _real_results(refiner, Path(data))
+
+
+def _real_results(refiner: object, folder: Path) -> None:
+    from posefix.refiner import Refiner
+
+    assert isinstance(refiner, Refiner)
+    annotations = read_annotations(folder / "val.json", refiner.skeleton)
+    for path in sorted((folder / "results").glob("*.json")):
+        entries = read_results(path).entries
+        refined, report = refine_entries(refiner, entries, folder / "val", annotations=annotations)
+        click.echo(f"\n{path.name}: {report.summary().splitlines()[0]}")
+        rows = compare(annotations, [entries, refined], refiner.skeleton, names=["before", "after"])
+        click.echo(format_table(rows))

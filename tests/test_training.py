@@ -1,0 +1,297 @@
+"""Training: the same result after every resume, a clear stop when it breaks, and honest configurations."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from factories import annotation_file, shared_dir
+from posefix.exceptions import TrainingError, WeightsError
+from posefix.network.config import ModelConfig
+from posefix.network.weights import load_weights, save_weights
+from posefix.refiner import Refiner
+from posefix.skeleton import COCO
+from posefix.training import trainer
+from posefix.training.config import Augmentation, Optimisation, SetConfig, TrainingConfig, read_config
+from posefix.training.finish import finish
+from posefix.training.losses import coordinate_loss, heatmap_loss
+from posefix.training.people import read_people
+from posefix.training.samples import BatchStream
+from posefix.training.schedule import learning_rate
+from posefix.training.start import start_from_imagenet
+
+EVERYTHING = Augmentation(
+    shift=0.1,
+    colour=0.3,
+    degrade=0.5,
+    occlude=0.5,
+    drop=0.5,
+    input_box=0.5,
+    real=0.5,
+    real_noise=0.2,
+    severity=1.0,
+    precise=0.5,
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A tiny COCO set with pictures and one estimator's results."""
+    rng = np.random.default_rng(0)
+    content = annotation_file(rng)
+    for image in content["images"]:
+        texture = rng.integers(0, 256, (48, 64, 3)).astype(np.uint8).repeat(10, 0).repeat(10, 1)
+        cv2.imwrite(str(tmp_path / image["file_name"]), texture)
+    estimates = []
+    for person in content["annotations"]:
+        pose = np.array(person["keypoints"], float).reshape(-1, 3)
+        pose[:, :2] += rng.normal(0, 5, (17, 2))
+        pose[:, 2] = 0.5
+        box = {"bbox": person["bbox"], "image_id": person["image_id"], "category_id": 1, "score": 1.0}
+        estimates.append(box | {"keypoints": pose.reshape(-1).tolist()})
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    (tmp_path / "estimates.json").write_text(json.dumps(estimates))
+    return tmp_path
+
+
+def make_config(data: Path, out: str = "run", **optimisation: Any) -> TrainingConfig:
+    options: dict[str, Any] = {"batch_size": 2, "steps": 6, "warmup": 2, "bfloat16": "off", "learning_rate": 1e-4}
+    return TrainingConfig(
+        sets=(SetConfig(str(data / "train.json"), str(data), estimates=(str(data / "estimates.json"),)),),
+        out=str(data / out),
+        model=ModelConfig(input_hw=(64, 64)),
+        augmentation=EVERYTHING,
+        optimisation=Optimisation(**(options | optimisation)),
+        checkpoint_minutes=0.0,
+        workers=1,
+    )
+
+
+def stream_of(config: TrainingConfig, seed: int = 3) -> BatchStream:
+    people = read_people(config.sets, COCO)
+    return BatchStream(people, COCO, config.model, config.augmentation, batch_size=8, seed=seed, workers=2)
+
+
+def test_batches_are_sound_and_reproducible(data: Path) -> None:
+    config = make_config(data)
+    stream = stream_of(config)
+    in_order = list(stream.batches(0, 5))
+    again = stream_of(config).batch(3)
+    for name, value in vars(again).items():
+        np.testing.assert_array_equal(value, getattr(in_order[3], name))
+    assert not np.array_equal(stream.batch(4).crop_points, again.crop_points)
+    for batch in in_order:
+        assert batch.crops.shape == (8, 64, 64, 3)
+        assert batch.crops.dtype == np.uint8
+        assert np.isfinite(batch.crop_points).all()
+        assert (batch.std > 0).all()
+        inside = (batch.targets >= 0) & (batch.targets <= 63)
+        assert inside.all(-1)[batch.target_mask].all()
+        assert batch.valid.any()
+        assert batch.target_mask.any()
+
+
+def test_crops_and_points_share_one_frame(data: Path) -> None:
+    # A white dot at every annotated keypoint of a black picture must lie at the target, whatever the augmentation.
+    content = json.loads((data / "train.json").read_text())
+    for image in content["images"]:
+        canvas = np.zeros((480, 640, 3), np.uint8)
+        for person in content["annotations"]:
+            if person["image_id"] == image["id"]:
+                for x, y, v in np.array(person["keypoints"]).reshape(-1, 3):
+                    if v:
+                        cv2.circle(canvas, (round(x), round(y)), 4, (255, 255, 255), -1)
+        cv2.imwrite(str(data / image["file_name"]), canvas)
+    config = replace(make_config(data), augmentation=Augmentation(shift=0.1, input_box=0.5), model=ModelConfig())
+    batch = stream_of(config).batch(0)
+    rows, keypoints = np.nonzero(batch.target_mask)
+    x, y = np.round(batch.targets[rows, keypoints]).astype(int).T
+    assert (batch.crops[rows, y, x, 0] > 128).mean() > 0.98
+
+
+def test_resumed_run_equals_unbroken_run(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trainer.train(make_config(data, "whole"), device="cpu", progress=False)
+    broken = make_config(data, "broken")
+
+    class KilledError(Exception):
+        pass
+
+    original = trainer.learning_rate
+
+    def kill(step: int, optimisation: Optimisation) -> float:
+        if step == 4:
+            raise KilledError
+        return original(step, optimisation)
+
+    monkeypatch.setattr(trainer, "learning_rate", kill)
+    with pytest.raises(KilledError):
+        trainer.train(broken, device="cpu", progress=False)
+    monkeypatch.setattr(trainer, "learning_rate", original)
+    with pytest.raises(TrainingError, match="exists: continue with --resume"):
+        trainer.train(broken, device="cpu", progress=False)
+    resumed = trainer.train(broken, resume=True, device="cpu", progress=False)
+    for (name, ours), theirs in zip(resumed.state_dict().items(), whole.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg=name)
+
+
+def test_infinite_loss_stops_and_keeps_the_checkpoint(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(data)
+    monkeypatch.setattr(trainer, "heatmap_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
+    with pytest.raises(TrainingError, match=r"the loss of step 0 is nan.*--resume"):
+        trainer.train(config, device="cpu", progress=False)
+    assert not (Path(config.out) / "checkpoint.safetensors").exists()
+
+
+def test_damaged_checkpoint(data: Path) -> None:
+    config = make_config(data, steps=1)
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        trainer.train(config, resume=True, device="cpu", progress=False)
+    trainer.train(config, device="cpu", progress=False)
+    path = Path(config.out) / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(TrainingError, match="cannot read the checkpoint"):
+        trainer.train(config, resume=True, device="cpu", progress=False)
+
+
+def test_loss_falls_and_weights_load(data: Path) -> None:
+    config = make_config(data, steps=40, batch_size=4, learning_rate=1e-3, average=0.5)
+    network = trainer.train(replace(config, checkpoint_minutes=10), device="cpu", progress=False)
+    records = [json.loads(line) for line in (Path(config.out) / "log.jsonl").read_text().splitlines()]
+    assert records[-1]["step"] == 40
+    assert {"loss", "input_px", "output_px", "samples_per_s"} <= set(records[-1])
+    save_weights(data / "weights", finish(network, config), half=True)
+    about = load_weights(data / "weights").about
+    assert str(data.parent) not in json.dumps(about)
+    refined = Refiner.from_pretrained(data / "weights", device="cpu").refine(
+        data / "001.jpg", np.random.default_rng(0).uniform(50, 200, (1, 17, 3))
+    )
+    assert np.isfinite(refined).all()
+
+
+def test_training_reduces_the_loss_on_one_batch(data: Path) -> None:
+    config = make_config(data)
+    network = trainer.build_network(config)
+    batch = {k: torch.from_numpy(v) for k, v in vars(stream_of(config).batch(0)).items()}
+    optimiser = torch.optim.Adam(network.parameters(), 1e-3)
+    losses = []
+    for _ in range(30):
+        logits = network(batch["crops"], batch["crop_points"], batch["valid"], batch["std"])
+        loss = heatmap_loss(logits, (batch["targets"] - 1.5) / 4, batch["target_mask"])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_losses_follow_the_paper() -> None:
+    logits = torch.zeros(1, 2, 4, 6)
+    points, mask = torch.tensor([[[2.0, 1.0], [3.3, 2.6]]]), torch.tensor([[True, False]])
+    # Uniform over 24 cells: cross-entropy log 24; the invalid keypoint counts in the mean.
+    torch.testing.assert_close(heatmap_loss(logits, points, mask), torch.tensor(np.log(24) / 2, dtype=torch.float32))
+    # The mean of a uniform map is (2.5, 1.5).
+    torch.testing.assert_close(coordinate_loss(logits, points, mask), torch.tensor((0.5 + 0.5) / 4))
+    sharp = torch.full((1, 1, 4, 6), -1e4)
+    sharp[0, 0, 1, 2] = 0
+    torch.testing.assert_close(heatmap_loss(sharp, points[:, :1], mask[:, :1]), torch.tensor(0.0))
+
+
+def test_learning_rates() -> None:
+    paper = Optimisation(learning_rate=5e-4, steps=140, warmup=0, schedule="steps")
+    assert [learning_rate(s, paper) for s in (0, 89, 90, 119, 120, 139)] == pytest.approx(
+        [5e-4, 5e-4, 5e-5, 5e-5, 5e-6, 5e-6]
+    )
+    for schedule in ("cosine", "trapezoid"):
+        options = Optimisation(learning_rate=1.0, steps=100, warmup=10, schedule=schedule, cooldown=20)
+        rates = [learning_rate(s, options) for s in range(100)]
+        assert rates[0] == pytest.approx(0.1)
+        assert max(rates) == pytest.approx(1.0)
+        assert rates[-1] < 0.06
+        assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("3", "expected a mapping"),
+        ("sets: []", "at least one training set"),
+        ("sets: [{annotations: a, images: b}]\nmodle: {}", "unknown key 'modle'"),
+        ("sets: [{annotations: a, images: b, wieght: 1}]", "unknown key sets.'wieght'"),
+        (
+            "sets: [{annotations: a, images: b}]\noptimisation: {steps: many}",
+            "optimisation.steps: expected int",
+        ),
+        ("sets: [{annotations: a, images: b}]\noptimisation: {learning_rate: fast}", "expected a number, got 'fast'"),
+        ("sets: [{annotations: a, images: b}]\noptimisation: {schedule: linear}", "expected one of cosine"),
+        ("sets: [{annotations: $NOWHERE/a, images: b}]", "environment variable \\$NOWHERE"),
+        ("sets: [{annotations: a}]", "images"),
+        ("sets: [{annotations: a, images: b}]\nskeleton: dog", "skeleton: expected one of"),
+        ("sets: [{annotations: a, images: b}]\nskeleton: mpii", "num_keypoints is 17"),
+        ("sets: [{annotations: a, images: b}]\nmodel: {input_hw: [100, 100]}", "divisible by 32"),
+        ("sets: [", "is not YAML"),
+    ],
+)
+def test_wrong_configurations(tmp_path: Path, text: str, part: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(TrainingError, match=part):
+        read_config(path)
+
+
+def test_committed_configurations_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("POSEFIX_DATA", "POSEFIX_RUNS", "POSEFIX_WEIGHTS", "COCO"):
+        monkeypatch.setenv(name, "/somewhere")
+    folder = Path(__file__).resolve().parents[1] / "configs"
+    configs = {p.stem: read_config(p) for p in folder.glob("*.yaml")}
+    assert configs["paper_resnet152_384x288"].model == ModelConfig.paper(152, (384, 288))
+    assert {"embedded", "paper_resnet152_384x288"} <= set(configs)
+    for config in configs.values():
+        assert not any("val" in Path(s.annotations).name for s in config.sets)
+
+
+def test_wrong_data(data: Path) -> None:
+    config = make_config(data)
+    (only,) = config.sets
+    for change, part in (
+        ({"annotations": str(data / "none.json")}, "cannot read"),
+        ({"annotations": str(data / "estimates.json")}, "expected a COCO annotation file"),
+        ({"min_keypoints": 18}, "nobody has 18"),
+    ):
+        with pytest.raises(TrainingError, match=part):
+            read_people([replace(only, **change)], COCO)
+    (data / "001.jpg").write_bytes(b"")
+    stream = stream_of(config)
+    with pytest.raises(TrainingError, match="cannot read the training picture"):
+        list(stream.batches(0, 8))
+
+
+def test_imagenet_start_refuses_another_network(data: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    config = replace(make_config(data), model=ModelConfig.paper(50, (64, 64)))
+    network = trainer.build_network(config)
+    save_file({"conv1.weight": torch.ones(64, 3, 7, 7)}, tmp_path / "r.safetensors")
+    start_from_imagenet(network, tmp_path / "r.safetensors")
+    stem = network.state_dict()["trunk.stem.weight"]
+    assert (stem[:, 3:] == 0).all()
+    # torchvision's unit is its std × 255; the reference does not scale, and reads BGR.
+    np.testing.assert_allclose(stem[0, :3, 0, 0], 1 / (np.array([0.225, 0.224, 0.229]) * 255), rtol=1e-6)
+    save_file({"conv1.weight": torch.ones(64, 3, 3, 3)}, tmp_path / "r.safetensors")
+    with pytest.raises(WeightsError, match="does not fit"):
+        start_from_imagenet(network, tmp_path / "r.safetensors")
+
+
+def test_real_sets_load() -> None:
+    shared = shared_dir()
+    people = read_people([SetConfig(str(shared / "data/coco/train.json"), str(shared / "data/coco/train"))], COCO)
+    assert len(people) == 616
+    assert people.overlap.max() > 1
+    assert people.share.sum() == pytest.approx(1)
