@@ -20,7 +20,10 @@ from posefix.crops import Prepared
 from posefix.exceptions import FileFormatError, ImageError, InputError
 from posefix.geometry import boxes_xywh_to_xyxy
 from posefix.images import load_image
+from posefix.mapping import SharedKeypoints, share_keypoints
+from posefix.poses import Floats, read_poses
 from posefix.refiner import Options, Refiner
+from posefix.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
 
@@ -91,19 +94,22 @@ def refine_entries(
     options: Options | None = None,
     ranking: str = "estimator",
     use_boxes: bool = False,
+    skeleton: Skeleton | None = None,
     workers: int = 2,
     progress: bool = False,
 ) -> tuple[list[Entry], Report]:
     """Refine COCO results entries.
 
     Args:
-        refiner: with the entries' skeleton.
+        refiner: with the entries' skeleton, or with one that shares keypoints with it.
         entries: as ``read_results`` gives; not changed.
         images: folder of the pictures.
         annotations: names of the pictures; else ``file_name`` of an entry, else the padded id.
         options: how to refine.
         ranking: one of ``RANKINGS``, what becomes each person's ``score``.
         use_boxes: crop around an entry's ``bbox`` where it has one, instead of around its keypoints.
+        skeleton: the entries' keypoint set; None is the refiner's. Of another set, the keypoints that both have by
+            name are refined and counted, the others stay as they are.
         workers: threads that read pictures and cut crops while the network computes.
         progress: show a bar.
 
@@ -112,17 +118,19 @@ def refine_entries(
 
     Raises:
         InputError: an unknown ranking, or no such folder.
-        FileFormatError: no entry is a pose of the refiner's skeleton.
+        FileFormatError: no entry is a pose of the skeleton.
+        SkeletonError: the skeleton shares no keypoint with the refiner's.
     """
     if ranking not in RANKINGS:
         raise InputError(f"ranking: expected one of {', '.join(RANKINGS)}, got {ranking!r}")
     folder = Path(images)
     if not folder.is_dir():
         raise InputError(f"images: no such folder {str(folder)!r}")
-    poses, skipped = _split(entries, len(refiner.skeleton))
+    shared = share_keypoints(skeleton or refiner.skeleton, refiner.skeleton)
+    poses, skipped = _split(entries, len(shared.source))
     if skipped and len(skipped) == len(entries):
         raise FileFormatError(
-            f"results: no entry is a pose of skeleton {refiner.skeleton.name!r} "
+            f"results: no entry is a pose of skeleton {shared.source.name!r} "
             f"(entry 0: {skipped[0]}); the weights are for {len(refiner.skeleton)} keypoints"
         )
     groups: dict[str, list[int]] = {}
@@ -138,7 +146,11 @@ def refine_entries(
     def prepare(name: str, rows: list[int]) -> Prepared:
         # COCO's coordinates ignore the EXIF orientation.
         picture = load_image(folder / name, ignore_orientation=True)
-        return refiner.prepare(picture, np.stack([poses[i] for i in rows]), boxes[rows])
+        own = np.stack([poses[i] for i in rows])
+        if shared.identical:
+            return refiner.prepare(picture, own, boxes[rows])
+        around = np.where(np.isfinite(boxes[rows]).all(-1, keepdims=True), boxes[rows], shared.boxes(own))
+        return refiner.prepare(picture, shared.to_target(own), around)
 
     pending: list[tuple[list[int], Prepared]] = []
 
@@ -146,7 +158,8 @@ def refine_entries(
         results = refiner.refine_prepared([p for _, p in pending], chosen)
         for (rows, prepared), result in zip(pending, results, strict=True):
             touched[[rows[r] for r in prepared.rows]] = True
-            refined.update(zip(rows, result, strict=True))
+            back = shared.put_back(np.stack([poses[i] for i in rows]), result)
+            refined.update(zip(rows, back, strict=True))
         pending.clear()
 
     with tqdm(total=len(entries), unit="person", disable=None if progress else True) as bar:
@@ -159,7 +172,35 @@ def refine_entries(
             if sum(len(p.rows) for _, p in pending) >= chosen.batch_size:
                 flush()
         flush()
-    return _assemble(entries, poses, refined, touched, ranking, unread, skipped)
+    return _assemble(entries, poses, refined, touched, shared, ranking, unread, skipped)
+
+
+def refine_mapped(
+    refiner: Refiner, image: Any, keypoints: Any, skeleton: Skeleton, *, boxes_xyxy: Any = None, **options: Any
+) -> Floats:
+    """Refine the people of one picture whose keypoint set is not the refiner's.
+
+    Args:
+        refiner: of a keypoint set that shares names with ``skeleton``.
+        image: as for ``Refiner.refine``.
+        keypoints: (N, K, 3) or (N, K, 2) of ``skeleton``.
+        skeleton: the keypoints' set.
+        boxes_xyxy: (N, 4) person boxes; default around all of a person's keypoints, shared or not.
+        **options: as for ``Refiner.refine``.
+
+    Returns:
+        (N, K, 3) or (N, K, 2): what both sets have by name is refined, the third value of all others stays what it
+        was, the estimator's score.
+
+    Raises:
+        SkeletonError: the sets share no keypoint.
+        InputError, ImageError: as ``Refiner.refine``.
+    """
+    shared = share_keypoints(skeleton, refiner.skeleton)
+    own = read_poses(keypoints, skeleton).original
+    boxes = boxes_xyxy if boxes_xyxy is not None or shared.identical else shared.boxes(own)
+    refined = refiner.refine(image, shared.to_target(own), boxes_xyxy=boxes, **options)
+    return shared.put_back(own, refined)
 
 
 def _split(entries: Sequence[Entry], count: int) -> tuple[dict[int, npt.NDArray[np.float64]], dict[int, str]]:
@@ -203,6 +244,7 @@ def _assemble(
     poses: dict[int, npt.NDArray[np.float64]],
     refined: dict[int, npt.NDArray[np.floating]],
     touched: npt.NDArray[np.bool_],
+    shared: SharedKeypoints,
     ranking: str,
     unread: dict[str, str],
     skipped: dict[int, str],
@@ -213,18 +255,21 @@ def _assemble(
     distances: list[npt.NDArray[np.float64]] = []
     if rows:
         before, after = np.stack([poses[i] for i in rows]), np.stack([refined[i] for i in rows])
-        there = np.isfinite(before).all(-1) & (before[..., 2] > 0)
+        touches = np.isin(np.arange(before.shape[1]), shared.from_source)
+        there = np.isfinite(before).all(-1) & (before[..., 2] > 0) & touches
         distance = np.linalg.norm(np.nan_to_num(after[..., :2] - before[..., :2]), axis=-1)
         changed = there & (distance > 0)
         keypoints, moved = int(there.sum()), int(changed.sum())
-        filled = int((~there & (after[..., 2] > 0)).sum())
+        filled = int((~there & touches & (after[..., 2] > 0)).sum())
         distances.append(distance[changed])
-        scores = _ranks([entries[i] for i in rows], after, ranking)
+        scores = _ranks([entries[i] for i in rows], after[:, touches], ranking)
         new = replace_keypoints([entries[i] for i in rows], after, scores)
         for i, entry, stays in zip(rows, new, there & ~changed, strict=True):
             # What stays where it is keeps its digits.
             for k in np.flatnonzero(stays):
                 entry["keypoints"][3 * k : 3 * k + 2] = entries[i]["keypoints"][3 * k : 3 * k + 2]
+            for k in np.flatnonzero(~touches):
+                entry["keypoints"][3 * k : 3 * k + 3] = entries[i]["keypoints"][3 * k : 3 * k + 3]
             output[i] = entry
     distance_all = np.concatenate(distances) if distances else np.zeros(0)
     report = Report(len(entries), len(rows), keypoints, moved, distance_all, filled, unread, skipped)

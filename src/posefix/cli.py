@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 
 import posefix
+from posefix.commands.convert import convert
 from posefix.commands.demo import demo
+from posefix.commands.diagnose import diagnose
 from posefix.commands.evaluate import evaluate
 from posefix.commands.refine import refine
 from posefix.commands.train import train
@@ -23,5 +25,5 @@ def main() -> None:
     """
 
 
-for _command in (demo, evaluate, refine, train):
+for _command in (convert, demo, evaluate, refine, train):
     main.add_command(_command)

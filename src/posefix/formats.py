@@ -57,7 +57,11 @@ def detect_format(path: PathLike) -> str:
 
 
 def read_any(
-    path: PathLike, skeleton: Skeleton = COCO, *, format: str = "auto", images: PathLike | None = None
+    path: PathLike,
+    skeleton: Skeleton = COCO,
+    *,
+    format: str = "auto",  # noqa: A002
+    images: PathLike | None = None,
 ) -> Opened:
     """Read poses of any of ``FORMATS``.
 

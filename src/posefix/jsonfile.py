@@ -148,6 +148,10 @@ def _guess(row: Any, skeleton: Skeleton | None, count: int) -> str:
     return ""
 
 
+#: What files call a keypoint that has another name here: CrowdPose's, and mmpose's for CrowdPose.
+_OTHER_NAMES = {"head": "head_top", "top_head": "head_top"}
+
+
 def check_keypoint_names(names: Any, skeleton: Skeleton | None, source: str) -> None:
     """Tell whether a category's keypoint names are the skeleton's, spaces, hyphens and capitals aside.
 
@@ -158,6 +162,8 @@ def check_keypoint_names(names: Any, skeleton: Skeleton | None, source: str) -> 
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise FileFormatError(f"{source}: expected a list of names as a category's 'keypoints', got {kind_of(names)}")
     plain = tuple(n.strip().lower().replace(" ", "_").replace("-", "_") for n in names)
+    if skeleton is not None:
+        plain = tuple(n if n in skeleton.keypoints else _OTHER_NAMES.get(n, n) for n in plain)
     if skeleton is not None and plain != skeleton.keypoints:
         known = [s.name for s in vars(posefix.skeleton).values() if isinstance(s, Skeleton) and s.keypoints == plain]
         other = f"those of skeleton {known[0]!r}" if known else f"{len(names)}: {', '.join(names)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,15 @@ from posefix.heatmaps import (
     mirror_maps,
 )
 from posefix.images import load_image
+from posefix.network.card import CARD_NAME, model_card, write_card
 from posefix.network.config import DECODERS, POLICIES, STRIDE, ModelConfig
-from posefix.network.weights import Weights, fold_batch_norm, load_weights, save_weights
+from posefix.network.hub import upload
+from posefix.network.weights import Weights, fold_batch_norm, load_weights, save_weights, weights_files
 from posefix.poses import read_poses
 from posefix.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 Floats = npt.NDArray[np.floating]
 
@@ -133,8 +138,49 @@ class Refiner:
         return cls(weights, device=device, precision=precision)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``model.safetensors`` and ``config.json`` into a folder that ``from_pretrained`` reads."""
+        """Write ``model.safetensors``, ``config.json`` and a model card into a folder for ``from_pretrained``.
+
+        A ``README.md`` that posefix did not write stays as it is.
+        """
         save_weights(folder, self.weights)
+        write_card(folder, self.weights)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload posefix weights",
+        create_pr: bool = False,
+    ) -> CommitInfo:
+        """Publish on the Hugging Face hub: weights, configuration and model card, as one commit.
+
+        Args:
+            repo_id: ``user/name``, made where it does not exist.
+            private: only where the repository is made.
+            token: with the right to write; default the stored one.
+            revision: branch, which must exist; default ``main``.
+            commit_message: of the commit.
+            create_pr: as a pull request instead.
+
+        Returns:
+            the commit's URL, a ``str`` with ``oid`` (for ``revision=``) and ``pr_url``.
+
+        Raises:
+            WeightsError: no permission, no such branch, or the hub cannot be reached.
+        """
+        files = {**weights_files(self.weights), CARD_NAME: model_card(self.weights, repo_id).encode()}
+        return upload(
+            files,
+            repo_id,
+            private=private,
+            token=token,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+        )
 
     @property
     def skeleton(self) -> Skeleton:

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import click
 
 from posefix.batch import RANKINGS, refine_entries
 from posefix.coco import read_annotations, read_results, write_results
-from posefix.commands.common import device_option, load_refiner, speaks_plainly, weights_option
+from posefix.commands.common import device_option, load_refiner, skeleton_named, speaks_plainly, weights_option
+from posefix.datasets.posetrack import read_posetrack, write_posetrack
 from posefix.refiner import make_options
+from posefix.skeleton import POSETRACK18, SKELETONS
 
 
 @click.command()
-@click.argument("results", type=click.Path(dir_okay=False))
+@click.argument("results", type=click.Path())
 @click.option("--images", required=True, type=click.Path(file_okay=False), help="Folder of the pictures.")
-@click.option("--out", required=True, type=click.Path(dir_okay=False), help="Where the refined results go.")
+@click.option("--out", required=True, type=click.Path(), help="Where the refined results go.")
 @click.option(
     "--annotations",
     type=click.Path(dir_okay=False),
     help="Annotation file that names the pictures; else file_name of a result, else its zero-padded id.",
+)
+@click.option(
+    "--skeleton",
+    "skeleton_name",
+    type=click.Choice(sorted(SKELETONS)),
+    help="Keypoint set of the results, default that of the weights. Of another set, the keypoints that both have by "
+    "name are refined, the others stay.",
 )
 @weights_option
 @device_option
@@ -44,6 +54,7 @@ def refine(
     images: str,
     out: str,
     annotations: str | None,
+    skeleton_name: str | None,
     weights: str | None,
     device: str,
     batch_size: int,
@@ -63,11 +74,16 @@ def refine(
     \b
     Example:
       posefix refine results.json --images val2017/ --out refined.json
+      posefix refine crowdpose.json --skeleton crowdpose --images images/ --out refined.json
+      posefix refine sequences/ --skeleton posetrack18 --images posetrack/ --out refined/
     """
     options = make_options(policy=policy, flip_test=flip, fill_missing=fill, batch_size=batch_size)
-    entries = read_results(results).entries
+    skeleton = skeleton_named(skeleton_name) if skeleton_name else None
+    # PoseTrack has a file per sequence, which name their pictures themselves.
+    sequences = read_posetrack(results) if skeleton is POSETRACK18 and Path(results).is_dir() else None
+    entries = sequences.entries() if sequences else read_results(results).entries
     refiner = load_refiner(weights, device)
-    named = read_annotations(annotations, refiner.skeleton) if annotations else None
+    named = read_annotations(annotations, skeleton or refiner.skeleton) if annotations else None
     start = time.perf_counter()
     refined, report = refine_entries(
         refiner,
@@ -77,11 +93,15 @@ def refine(
         options=options,
         ranking=ranking,
         use_boxes=use_boxes,
+        skeleton=skeleton,
         workers=workers,
         progress=sys.stderr.isatty(),
     )
     seconds = time.perf_counter() - start
-    write_results(out, refined)
+    if sequences:
+        write_posetrack(out, sequences, refined)
+    else:
+        write_results(out, refined)
     click.echo(report.summary())
     click.echo(f"{out} written: {seconds:.1f} s, {report.refined / max(seconds, 1e-9):.0f} people/s")
     if strict and not report.complete:

@@ -6,13 +6,14 @@ is strict, and nothing is ever unpickled.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,9 +22,13 @@ from torch import Tensor
 
 from posefix.exceptions import SkeletonError, WeightsError
 from posefix.network.config import Calibration, ModelConfig
+from posefix.network.hub import HubSource, Snapshot, download, refuse_damaged
 from posefix.network.refinement import RefinementNetwork
 from posefix.network.resnet import ResNetUp
 from posefix.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 _FORMAT = "posefix-weights-1"
@@ -85,6 +90,29 @@ class Weights:
         return network.eval()
 
 
+def weights_files(weights: Weights, *, half: bool = False) -> dict[str, bytes]:
+    """The files of a weights folder: ``model.safetensors``, and ``config.json`` with the other one's SHA-256.
+
+    Args:
+        weights: what to write.
+        half: store parameters as float16.
+    """
+    state = {
+        k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous().clone()
+        for k, v in weights.state.items()
+    }
+    content = save(state)
+    config = {
+        "format": _FORMAT,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "model": weights.config.to_dict(),
+        "skeleton": weights.skeleton.to_dict(),
+        "calibration": weights.calibration.to_dict(),
+        "about": weights.about,
+    }
+    return {WEIGHTS_NAME: content, CONFIG_NAME: (json.dumps(config, indent=2) + "\n").encode()}
+
+
 def save_weights(folder: str | Path, weights: Weights, *, half: bool = False) -> None:
     """Write ``model.safetensors`` and ``config.json``, each whole or not at all.
 
@@ -95,21 +123,7 @@ def save_weights(folder: str | Path, weights: Weights, *, half: bool = False) ->
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous().clone()
-        for k, v in weights.state.items()
-    }
-    config = {
-        "format": _FORMAT,
-        "model": weights.config.to_dict(),
-        "skeleton": weights.skeleton.to_dict(),
-        "calibration": weights.calibration.to_dict(),
-        "about": weights.about,
-    }
-    for name, content in (
-        (WEIGHTS_NAME, save(state)),
-        (CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode()),
-    ):
+    for name, content in weights_files(weights, half=half).items():
         temporary = folder / (name + ".tmp")
         temporary.write_bytes(content)
         os.replace(temporary, folder / name)
@@ -138,7 +152,7 @@ def load_weights(
         WeightsError: they cannot be found or read, or do not fit their configuration.
     """
     if source is None:
-        folder = resources.files("posefix.network") / "pretrained"
+        folder = embedded_folder()
         return _parse(
             _read(folder / CONFIG_NAME, "the package"), _read(folder / WEIGHTS_NAME, "the package"), "embedded"
         )
@@ -147,21 +161,51 @@ def load_weights(
         return _parse(_read(path / CONFIG_NAME, str(path)), _read(path / WEIGHTS_NAME, str(path)), str(path))
     if path.exists():
         raise WeightsError(f"weights: expected a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, got the file {path}")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-        raise WeightsError(f"weights: no such folder {str(source)!r}, and not a hub repository 'user/name' either")
-    from posefix.network.hub import download
-
-    config_path, weights_path, commit = download(
-        str(source),
-        names=(CONFIG_NAME, WEIGHTS_NAME),
-        revision=revision,
-        cache_dir=cache_dir,
-        token=token,
-        local_files_only=local_files_only,
-        force_download=force_download,
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
+        name, at, rest = str(source).partition("@")
+        hint = f"; pass a revision as from_pretrained({name!r}, revision={rest!r})" if at else ""
+        raise WeightsError(
+            f"weights: no such folder {str(source)!r}, and not a hub repository 'user/name' either{hint}"
+        )
+    return _load_from_hub(
+        HubSource(
+            repository=str(source),
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
     )
-    origin = f"{source}@{commit}"
-    return _parse(_read(config_path, origin), _read(weights_path, origin), origin)
+
+
+def embedded_folder() -> Traversable:
+    """Where the package keeps its own weights."""
+    return resources.files("posefix.network") / "pretrained"
+
+
+def is_config(path: Path) -> bool:
+    """Whether a file is the configuration of posefix weights; one that cannot be read is not."""
+    try:
+        _parse_config(path.read_bytes(), "")
+    except (OSError, WeightsError):
+        return False
+    return True
+
+
+def _load_from_hub(source: HubSource) -> Weights:
+    def accept(snapshot: Snapshot) -> None:
+        # Another library's repository is refused before its weights, which may be large, are fetched.
+        content = _read(snapshot.folder / CONFIG_NAME, snapshot.origin)
+        refuse_damaged(snapshot.folder / CONFIG_NAME, content)
+        _parse_config(content, snapshot.origin)
+
+    snapshot = download(source, (CONFIG_NAME, WEIGHTS_NAME), accept)
+    contents = []
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        contents.append(_read(snapshot.folder / name, snapshot.origin))
+        refuse_damaged(snapshot.folder / name, contents[-1])
+    return _parse(contents[0], contents[1], snapshot.origin)
 
 
 def _read(path: Any, where: str) -> bytes:
@@ -173,17 +217,28 @@ def _read(path: Any, where: str) -> bytes:
         raise WeightsError(f"weights: cannot read {path.name} of {where}: {error.strerror}") from error
 
 
-def _parse(config_bytes: bytes, weights_bytes: bytes, origin: str) -> Weights:
+def _parse_config(content: bytes, origin: str) -> dict[str, Any]:
     try:
-        data = json.loads(config_bytes)
+        data = json.loads(content)
     except ValueError as error:
         raise WeightsError(f"weights {origin}: {CONFIG_NAME} is not JSON: {error}") from error
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
-        raise WeightsError(f"weights {origin}: {CONFIG_NAME} is not posefix's (expected format {_FORMAT!r})")
+        raise WeightsError(
+            f"weights {origin}: {CONFIG_NAME} is not posefix's (expected format {_FORMAT!r}); name weights that "
+            "posefix wrote"
+        )
+    return data
+
+
+def _parse(config_bytes: bytes, weights_bytes: bytes, origin: str) -> Weights:
+    data = _parse_config(config_bytes, origin)
     try:
         state = load(weights_bytes)
     except SafetensorError as error:
-        raise WeightsError(f"weights {origin}: {WEIGHTS_NAME} is damaged or no safetensors file ({error})") from error
+        raise WeightsError(
+            f"weights {origin}: {WEIGHTS_NAME} is damaged or no safetensors file ({error}); copy it again, or download "
+            "it again with force_download=True"
+        ) from error
     try:
         return Weights(
             config=ModelConfig.from_dict(data["model"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ import yaml
 from posefix.exceptions import PosefixError, TrainingError
 from posefix.network.config import ModelConfig
 from posefix.skeleton import COCO, SKELETONS, Skeleton
+from posefix.synthesis import ErrorRates
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Augmentation:
         severity: each person's error rates are multiplied by a factor between 1 / (1 + this) and 1 + this.
         precise: share of people whose good keypoints lie closer to the truth than the reference's, as those of
             strong estimators do.
+        coarse: share of people whose keypoints all shift by noise of one size in pixels, as those of estimators
+            with coarse maps do.
         person_area: radii of synthetic errors from the person's area; false is the reference's box area.
     """
 
@@ -72,6 +75,7 @@ class Augmentation:
     real_noise: float = 0.0
     severity: float = 0.0
     precise: float = 0.0
+    coarse: float = 0.0
     person_area: bool = True
 
 
@@ -167,6 +171,7 @@ class TrainingConfig:
         out: folder for checkpoints, log and final weights.
         model: the network.
         skeleton: name of a built-in keypoint set, or its data.
+        rates: of the synthetic errors, as ``ErrorRates.to_dict`` writes them; default the reference's.
         seed: of everything random; sample i of step s is the same in every run and after every resume.
         checkpoint_minutes: between two checkpoints.
         cache_gb: memory for decoded pictures.
@@ -177,6 +182,7 @@ class TrainingConfig:
     out: str = "runs/posefix"
     model: ModelConfig = field(default_factory=ModelConfig)
     skeleton: Skeleton = COCO
+    rates: ErrorRates | None = None
     start: Start = field(default_factory=Start)
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimisation: Optimisation = field(default_factory=Optimisation)
@@ -197,8 +203,9 @@ class TrainingConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the run's record."""
-        data = asdict(self)
+        data = asdict(replace(self, rates=None))
         data["skeleton"] = self.skeleton.to_dict()
+        data["rates"] = self.rates.to_dict() if self.rates else None
         return data
 
 
@@ -268,6 +275,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             _one_of(name, value, tuple(SKELETONS))
             return SKELETONS[value]
         return Skeleton.from_dict(value)
+    if hint == (ErrorRates | None):
+        return None if value is None else ErrorRates.from_dict(value)
     if is_dataclass(hint):
         return _build(typing.cast(type, hint), value, where)
     if typing.get_origin(hint) is tuple:

@@ -28,6 +28,8 @@ from posefix.training.people import People, Pictures
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
 
+#: Largest standard deviation of a coarse estimator's noise, in square roots of the person's area.
+_COARSEST = 0.08
 #: Share of keypoints that a sample with drop-out loses.
 _DROPPED_KEYPOINTS = 0.2
 
@@ -146,6 +148,8 @@ def _input_poses(
     closer = np.where(rng.random(len(rows)) < augmentation.precise, rng.uniform(0.1, 1.0, len(rows)), 1.0)
     pull = np.where(kinds == PoseError.GOOD, closer[:, None], 1.0)[..., None]
     points = centres + pull * (points - centres)
+    coarse = (rng.random(len(rows)) < augmentation.coarse) * rng.uniform(0, _COARSEST, len(rows)) * np.sqrt(area)
+    points = points + coarse[:, None, None] * rng.standard_normal(points.shape)
     valid = centre_mask
     if estimates.shape[1] and augmentation.real > 0:
         slot = rng.integers(estimates.shape[1], size=len(rows))
@@ -257,7 +261,9 @@ class BatchStream:
         rank: int = 0,
         cache_gb: float = 4.0,
         workers: int = 2,
+        rates: ErrorRates | None = None,
     ) -> None:
+        self._rates = rates
         self._people, self._skeleton, self._model = people, skeleton, model
         self._augmentation, self._batch_size = augmentation, batch_size
         self._pictures = Pictures(people.paths, cache_gb)
@@ -267,7 +273,14 @@ class BatchStream:
         """The batch of one step: the same in every run, whatever was asked for before."""
         rng = np.random.default_rng([self._seed, step, self._rank])
         return make_batch(
-            self._people, self._pictures, self._skeleton, self._model, self._augmentation, self._batch_size, rng
+            self._people,
+            self._pictures,
+            self._skeleton,
+            self._model,
+            self._augmentation,
+            self._batch_size,
+            rng,
+            self._rates,
         )
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:

@@ -121,6 +121,7 @@ def train(
         rank=rank,
         cache_gb=config.cache_gb,
         workers=config.workers,
+        rates=config.rates,
     )
     if rank == 0:
         out.mkdir(parents=True, exist_ok=True)

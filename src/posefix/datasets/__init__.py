@@ -1,0 +1,1 @@
+"""Data sets beside COCO: their files in and out, and their own measures."""

@@ -1,0 +1,95 @@
+"""What the adapters' tests share: stand-in refiners, comparison of anything with anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from posefix.adapters import refine_output
+from posefix.images import load_image
+from posefix.skeleton import COCO, Skeleton
+
+
+class StandIn:
+    """A refiner's interface: moves every keypoint that is there, fills those that are not, or does neither."""
+
+    def __init__(self, move: float = 0.0, score: float | None = None, fill: bool = False, skeleton: Skeleton = COCO):
+        self.move, self.score, self.fill, self.skeleton = move, score, fill, skeleton
+        self.images: list[Any] = []
+        self.keypoints: list[Any] = []
+        self.boxes: Any = None
+
+    def refine_batch(
+        self, images: list[Any], keypoints: list[Any], *, boxes_xyxy: Any = None, color: str = "rgb", **_: Any
+    ) -> list[Any]:
+        assert len(images) == len(keypoints)
+        self.images += [load_image(i, color=color) for i in images]
+        self.keypoints += keypoints
+        self.boxes = boxes_xyxy
+        results = []
+        for poses in keypoints:
+            assert poses.dtype == np.float64
+            assert poses.shape[1:] == (len(self.skeleton), 3)
+            new = np.array(poses)
+            there = np.isfinite(new[..., :2]).all(-1) & (new[..., 2] > 0)
+            new[there, :2] += self.move
+            if self.score is not None:
+                new[there, 2] = self.score
+            people = there.any(-1)
+            if self.fill:
+                new[people[:, None] & ~there] = (12.0, 34.0, 0.5)
+            results.append(new)
+        return results
+
+    def __call__(self, image: Any, output: Any, **options: Any) -> Any:
+        return refine_output(self, image, output, **options)
+
+
+def picture(height: int = 480, width: int = 640) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+
+
+def poses(people: int = 2, count: int = 17, seed: int = 0) -> np.ndarray[Any, Any]:
+    """(N, K, 3) float64, coordinates that no float16 holds."""
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.uniform(5, 400, (people, count, 2)), rng.uniform(0.05, 1, (people, count, 1))], -1)
+
+
+def assert_same(first: Any, second: Any, where: str = "output") -> None:
+    """Same types, dtypes, devices and values to the bit, however deep."""
+    assert type(first) is type(second), f"{where}: {type(first)} and {type(second)}"
+    if isinstance(first, torch.Tensor):
+        assert first.dtype == second.dtype, where
+        assert first.device == second.device, where
+        torch.testing.assert_close(first, second, rtol=0, atol=0, equal_nan=True, msg=lambda m: f"{where}: {m}")
+    elif isinstance(first, np.ndarray):
+        assert first.dtype == second.dtype, where
+        np.testing.assert_array_equal(first, second, err_msg=where)
+    elif isinstance(first, Mapping):
+        assert list(first) == list(second), where
+        for key in first:
+            assert_same(first[key], second[key], f"{where}[{key!r}]")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for i, (a, b) in enumerate(zip(first, second, strict=True)):
+            assert_same(a, b, f"{where}[{i}]")
+    elif isinstance(first, float) and first != first:
+        assert second != second, where
+    elif dataclasses.is_dataclass(first) or not hasattr(type(first), "__eq__") or hasattr(first, "__dict__"):
+        assert_same(vars(first), vars(second), where)
+    else:
+        assert first == second, where
+
+
+def needs(module: str) -> Any:
+    """The module, or a skip that says how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        pytest.skip(f"{module} cannot be imported ({error}); `make test-adapters` runs this test")
