@@ -14,8 +14,9 @@ from factories import random_poses
 from posefix.batch import refine_entries
 from posefix.coco import annotations_of
 from posefix.exceptions import FileFormatError, InputError
+from posefix.inference import Options
 from posefix.network.config import Calibration
-from posefix.refiner import Options, Refiner
+from posefix.refiner import Refiner
 from test_refiner import make_weights
 
 

@@ -6,19 +6,24 @@ Needs TensorFlow (``pip install posefix[tensorflow]``), which the other tests do
 from __future__ import annotations
 
 import importlib.util
+import json
 import warnings
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from posefix.cli import main
 from posefix.convert import convert, read_checkpoint
 from posefix.exceptions import WeightsError
 from posefix.heatmaps import soft_argmax
-from posefix.network.config import STRIDE, ModelConfig
+from posefix.network.config import PAPER_CALIBRATION, STRIDE, ModelConfig
 from posefix.network.refinement import RefinementNetwork
+from posefix.refiner import Refiner
 from posefix.skeleton import COCO
 
 pytestmark = [
@@ -92,3 +97,50 @@ def test_damaged_files_are_refused(snapshot: Path, tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=r"cannot read .* as a TensorFlow checkpoint") as caught:
             read_checkpoint(tmp_path / f"{name}.ckpt")
         assert "\n" not in str(caught.value)
+
+
+def test_from_checkpoint_to_refined_poses_by_commands(snapshot: Path, golden: Path, tmp_path: Path) -> None:
+    """The whole way of a user: convert, load, refine; the same numbers as the reference's own test path."""
+    command = ["convert", f"{snapshot}.index", "--backbone", "resnet50", "--input-size", "256x192"]
+    done = CliRunner().invoke(main, [*command, "--skeleton", "coco", "--out", str(tmp_path / "weights")])
+    assert done.exit_code == 0, done.output
+    assert "resnet50, 256x192, skeleton coco" in done.output
+    about = json.loads((tmp_path / "weights" / "config.json").read_text())["about"]
+    assert "snapshot_140.ckpt" in about["origin"]
+    assert str(snapshot.parent) not in str(about)
+
+    refiner = Refiner.from_pretrained(tmp_path / "weights", device="cpu", precision="float32")
+    assert refiner.weights.calibration == PAPER_CALIBRATION
+    assert refiner.config.normalisation.channels == "bgr"
+    people = sorted(json.loads((golden / "pipeline_input.json").read_text()), key=lambda r: -r["score"])
+    with np.load(golden / "reference_pipeline_resnet50_256x192.npz") as archive:
+        expected = archive["refined_plain"]
+    poses = np.array([p["keypoints"] for p in people]).reshape(-1, 17, 3)
+    refined = refiner.refine(golden / "pipeline_image.png", poses)
+    np.testing.assert_allclose(refined[..., :2], expected, atol=0.3, rtol=0)
+
+    picture = cv2.imread(str(golden / "pipeline_image.png"))
+    assert picture is not None
+    cv2.imwrite(str(tmp_path / "pipeline_image.png"), picture)
+    entries = [{**p, "image_id": 1, "file_name": "pipeline_image.png"} for p in people]
+    (tmp_path / "results.json").write_text(json.dumps(entries))
+    command = ["refine", str(tmp_path / "results.json"), "--images", str(tmp_path), "--device", "cpu"]
+    command += ["--weights", str(tmp_path / "weights"), "--out", str(tmp_path / "refined.json")]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    written = np.array([e["keypoints"] for e in json.loads((tmp_path / "refined.json").read_text())])
+    assert written.shape == (len(people), 51)
+
+
+def test_the_command_refuses_in_one_line(snapshot: Path, tmp_path: Path) -> None:
+    for options, message in (
+        (["--backbone", "resnet152"], "holds a resnet50"),
+        (["--skeleton", "mpii"], "17 keypoints, skeleton 'mpii' has 16"),
+        (["--input-size", "large"], "expected HEIGHTxWIDTH"),
+        (["--input-size", "250x190"], "divisible by 32"),
+    ):
+        done = CliRunner().invoke(main, ["convert", str(snapshot), "--out", str(tmp_path / "weights"), *options])
+        assert done.exit_code != 0
+        assert message in done.output
+        assert "Traceback" not in done.output
+        assert not (tmp_path / "weights").exists()

@@ -28,12 +28,14 @@ FLOORS = {
     "crops": 2,
     "bootstrap": 2,
     "adapters": 2,  # arrays in, arrays out: below the refiner, which calls them
+    "inference": 2.5,  # a mezzanine over network and crops
     "refiner": 3,
     "evaluation": 3,
     "matching": 3,
     "diagnosis": 4,
     "diagnosis_report": 5,
     "diagnosis_pictures": 5,
+    "calibration": 5,
     "demo": 5,
     "rates": 5,
     "training": 3,

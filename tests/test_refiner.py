@@ -13,10 +13,11 @@ import torch
 from posefix.crops import Answer, paste_back
 from posefix.exceptions import ImageError, InputError
 from posefix.geometry import flip_points
+from posefix.inference import make_options
 from posefix.network.config import Calibration, ModelConfig
 from posefix.network.refinement import RefinementNetwork
 from posefix.network.weights import Weights
-from posefix.refiner import Refiner, make_options
+from posefix.refiner import Refiner
 from posefix.skeleton import COCO
 
 Floats = npt.NDArray[np.floating]
@@ -259,5 +260,5 @@ def test_paper_network_refines(scene: tuple[Any, Floats]) -> None:
     crops = folded.prepare(image, keypoints).crops
     tensors = [torch.from_numpy(v) for v in (crops.crops, crops.crop_points, crops.valid, crops.std)]
     with torch.inference_mode():
-        plain, fast = weights.build()(*tensors), folded._network(*tensors)
+        plain, fast = weights.build()(*tensors), folded.network(*tensors)
     torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-5)

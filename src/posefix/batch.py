@@ -20,9 +20,10 @@ from posefix.crops import Prepared
 from posefix.exceptions import FileFormatError, ImageError, InputError
 from posefix.geometry import boxes_xywh_to_xyxy
 from posefix.images import load_image
+from posefix.inference import Options
 from posefix.mapping import SharedKeypoints, share_keypoints
 from posefix.poses import Floats, read_poses
-from posefix.refiner import Options, Refiner
+from posefix.refiner import Refiner
 from posefix.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)

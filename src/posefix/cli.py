@@ -25,5 +25,5 @@ def main() -> None:
     """
 
 
-for _command in (convert, demo, evaluate, refine, train):
+for _command in (convert, demo, diagnose, evaluate, refine, train):
     main.add_command(_command)

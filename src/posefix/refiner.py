@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from posefix.adapters import Extract, refine_output
 from posefix.crops import Answer, Crops, Prepared, cut_crops, paste_back
 from posefix.devices import autocast_dtype, pick_device
 from posefix.exceptions import InputError
-from posefix.heatmaps import (
-    cell_probabilities,
-    expected_position,
-    expected_similarity,
-    expected_similarity_argmax,
-    mirror_maps,
-)
 from posefix.images import load_image
+from posefix.inference import Options, answer, make_options
 from posefix.network.card import CARD_NAME, model_card, write_card
-from posefix.network.config import DECODERS, POLICIES, STRIDE, ModelConfig
+from posefix.network.config import ModelConfig
 from posefix.network.hub import upload
 from posefix.network.weights import Weights, fold_batch_norm, load_weights, save_weights, weights_files
 from posefix.poses import read_poses
@@ -37,39 +30,12 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.floating]
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to refine; None takes what the weights recommend.
-
-    Attributes:
-        policy: ``"safe"`` leaves a keypoint exactly where it is unless the picture speaks clearly against it,
-            ``"always"`` takes the network's answer.
-        decoder: ``"expected_similarity"`` or the paper's ``"soft_argmax"``.
-        flip_test: also look at the mirrored picture and average; twice the time.
-        fill_missing: give missing keypoints the network's answer; else they stay missing.
-        batch_size: people per pass through the network.
-    """
-
-    policy: str | None = None
-    decoder: str | None = None
-    flip_test: bool = False
-    fill_missing: bool = True
-    batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        for name, known in (("policy", POLICIES), ("decoder", DECODERS)):
-            value = getattr(self, name)
-            if value is not None and value not in known:
-                raise InputError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise InputError(f"batch_size: expected a positive integer, got {self.batch_size!r}")
-
-
 class Refiner:
     """Refines the keypoints of any 2D pose estimator.
 
     Attributes:
         weights: what it was made from: model, skeleton, calibration, origin.
+        network: on its device, in the precision it computes in.
         device: where it computes.
     """
 
@@ -95,7 +61,7 @@ class Refiner:
         network = network.to(self.device, autocast_dtype(self.device, choice) or torch.float32)
         if network.prior is not None:
             network.prior.float()
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
     def from_pretrained(
@@ -339,55 +305,6 @@ class Refiner:
             )
         return results
 
-    @torch.inference_mode()
     def answer(self, crops: Crops, options: Options) -> Answer:
         """The network's answer for any number of people, ``options.batch_size`` at a time."""
-        parts = [
-            self._answer_batch(crops.take(slice(i, i + options.batch_size)), options)
-            for i in range(0, len(crops), options.batch_size)
-        ]
-        shape = (0, len(self.skeleton))
-        if not parts:
-            return Answer(np.zeros((*shape, 2)), np.zeros(shape), np.zeros(shape))
-        points, confidence, input_confidence = (torch.cat(p).double().cpu().numpy() for p in zip(*parts, strict=True))
-        return Answer(points, confidence, input_confidence)
-
-    def _answer_batch(self, crops: Crops, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-        images, points, valid, std = (
-            torch.from_numpy(getattr(crops, f.name)).to(self.device, non_blocking=True) for f in fields(Crops)
-        )
-        probabilities = self._probabilities(images, points, valid, std)
-        if options.flip_test:
-            flip = torch.from_numpy(self.skeleton.flip).to(self.device)
-            mirrored = points[:, flip]
-            mirrored[..., 0] = self.config.input_hw[1] - 1 - mirrored[..., 0]
-            other = self._probabilities(images.flip(2), mirrored, valid[:, flip], std[:, flip])
-            shift = (STRIDE - 1 - 2 * self.config.cell_offset) / STRIDE
-            probabilities = (probabilities + mirror_maps(other, flip, shift)) / 2
-        cell_std = std / STRIDE
-        if (options.decoder or self.weights.calibration.decoder) == "soft_argmax":
-            cells = expected_position(probabilities)
-            confidence = expected_similarity(probabilities, cells, cell_std)
-        else:
-            cells, confidence = expected_similarity_argmax(probabilities, cell_std)
-        inputs = (points - self.config.cell_offset) / STRIDE
-        input_confidence = expected_similarity(probabilities, inputs, cell_std) * valid
-        return cells * STRIDE + self.config.cell_offset, confidence, input_confidence
-
-    def _probabilities(self, images: Tensor, points: Tensor, valid: Tensor, std: Tensor) -> Tensor:
-        temperature = self.weights.calibration.temperature
-        logits = self._network(images, points, valid, std)
-        return cell_probabilities(logits, torch.tensor(temperature, device=logits.device) if temperature else 1.0)
-
-
-def make_options(**options: Any) -> Options:
-    """``Options`` from keyword arguments.
-
-    Raises:
-        InputError: an unknown name or value.
-    """
-    unknown = sorted(set(options) - {f.name for f in fields(Options)})
-    if unknown:
-        known = ", ".join(f.name for f in fields(Options))
-        raise InputError(f"unknown option {unknown[0]!r}; known are {known}")
-    return replace(Options(), **options)
+        return answer(self.network, self.weights.calibration, self.skeleton.flip, crops, options)

@@ -135,13 +135,15 @@ def adapt(output: Any, skeleton: Skeleton, image: Any = None, adapter: Extract |
     pictures = _pictures(image)
     found = _restricted(_extract(output, pictures, skeleton, adapter), skeleton)
     images = found.images
-    if isinstance(pictures, Mapping):
+    if not found.keypoints:
+        images = []
+    elif isinstance(pictures, Mapping):
         missing = [i for i in found.ids or () if i not in pictures]
         if found.ids is None or missing:
             what = f"no picture for image {missing[0]!r}" if missing else "pictures by id, and this output has no ids"
             raise InputError(f"image: expected one picture per image of the output, got {what}")
         images = [pictures[i] for i in found.ids]
-    elif pictures is not None and len(found.keypoints):
+    elif pictures is not None:
         if len(pictures) != len(found.keypoints):
             raise InputError(
                 f"image: expected {len(found.keypoints)}, one per element of the output, got {len(pictures)}; "

@@ -12,7 +12,7 @@ from posefix.batch import RANKINGS, refine_entries
 from posefix.coco import read_annotations, read_results, write_results
 from posefix.commands.common import device_option, load_refiner, skeleton_named, speaks_plainly, weights_option
 from posefix.datasets.posetrack import read_posetrack, write_posetrack
-from posefix.refiner import make_options
+from posefix.inference import make_options
 from posefix.skeleton import POSETRACK18, SKELETONS
 
 

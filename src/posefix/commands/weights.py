@@ -43,7 +43,8 @@ class Stored:
     @property
     def recorded_sha256(self) -> str | None:
         """What ``config.json`` says that it is."""
-        return json.loads(self.config).get("sha256")
+        value = json.loads(self.config).get("sha256")
+        return None if value is None else str(value)
 
 
 @click.group()

@@ -16,9 +16,9 @@ CARD_NAME = "README.md"
 MARKER = "<!-- Written by posefix from config.json. Without this line, posefix leaves the file alone. -->"
 
 #: Of the identifiers that the hub accepts, those that weights are likely to have.
-_LICENCES = frozenset(
-    "mit apache-2.0 bsd-2-clause bsd-3-clause cc0-1.0 cc-by-4.0 cc-by-sa-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0 "
-    "gpl-3.0 lgpl-3.0 agpl-3.0 openrail unlicense unknown".split()
+_LICENCES = (
+    *("mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "unlicense", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "openrail"),
+    *("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "unknown"),
 )
 _TAGS = ("pose-estimation", "pose-refinement", "human-pose", "keypoints")
 _OWN_PLACE = ("title", "description", "licence", "license", "results", "data", "limits", "citation", "recipe")

@@ -196,7 +196,7 @@ def _transport_error() -> type[Exception]:
     from huggingface_hub.errors import HfHubHTTPError
 
     libraries = ("httpx2", "httpx", "requests")
-    return [c for c in HfHubHTTPError.__mro__ if c.__module__.partition(".")[0] in libraries][-1]  # type: ignore[return-value]
+    return [c for c in HfHubHTTPError.__mro__ if c.__module__.partition(".")[0] in libraries][-1]
 
 
 def _first_line(error: Exception) -> str:
