@@ -46,6 +46,18 @@ def test_what_is_shared(skeleton: Skeleton, count: int) -> None:
     assert not set(names) & skeleton.unannotated
 
 
+def test_ears_that_nobody_annotates_are_neither_seen_nor_made_up() -> None:
+    shared = share_keypoints(POSETRACK18, POSETRACK18)
+    assert not shared.identical
+    poses = random_poses(RNG(1), 2, POSETRACK18)
+    ears = [POSETRACK18.index(f"{side}_ear") for side in ("left", "right")]
+    assert not shared.to_target(poses)[:, ears].any()
+    np.testing.assert_array_equal(shared.put_back(poses, poses + 1)[:, ears], poses[:, ears])
+    far = poses.copy()
+    far[:, ears, :2] = 1e4
+    np.testing.assert_array_equal(shared.boxes(far), shared.boxes(poses))
+
+
 def test_there_and_back() -> None:
     shared = share_keypoints(MPII, COCO)
     poses = random_poses(RNG(1), 3, MPII)

@@ -34,8 +34,8 @@ class SharedKeypoints:
 
     @property
     def identical(self) -> bool:
-        """Whether both sets are the same keypoints in the same order."""
-        return self.source.keypoints == self.target.keypoints
+        """Whether every keypoint stays in its place, so that there is nothing to do."""
+        return self.source.keypoints == self.target.keypoints and len(self.from_source) == len(self.source)
 
     def to_target(self, keypoints: Floats) -> Floats:
         """(N, K_source, …) → (N, K_target, …): zero, which is missing, where the source has no such keypoint."""
@@ -55,21 +55,24 @@ class SharedKeypoints:
         Around all, because the head's top or the neck tell of a person's extent what shoulders do not.
         """
         poses = read_poses(keypoints, self.source)
-        boxes = boxes_around_points(poses.points, poses.valid)
+        annotated = np.array([k not in self.source.unannotated for k in self.source.keypoints])
+        boxes = boxes_around_points(poses.points, poses.valid & annotated)
         boxes[~poses.valid[:, self.from_source].any(-1)] = np.nan
         return boxes
 
 
 def share_keypoints(source: Skeleton, target: Skeleton) -> SharedKeypoints:
-    """What two sets share, by name; names that either never annotates (PoseTrack's ears) do not count.
+    """What two sets share, by name.
+
+    Names that either never annotates do not count, even where the sets are the same: no network has learnt
+    PoseTrack's ears. As in the reference it sees none, and what an estimator said of them stays.
 
     Raises:
         SkeletonError: nothing.
     """
     index = source.map_to(target)
-    if source.keypoints != target.keypoints:
-        never = source.unannotated | target.unannotated
-        index[[k in never for k in target.keypoints]] = -1
+    never = source.unannotated | target.unannotated
+    index[[k in never for k in target.keypoints]] = -1
     found = np.flatnonzero(index >= 0)
     if not len(found):
         raise SkeletonError(

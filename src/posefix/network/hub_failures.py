@@ -54,6 +54,8 @@ def explain_download(
         return f"weights: {repository} has been disabled by the hub; {_other_weights()}"
     if status == 401 and "credentials" in str(error).lower():
         return f"weights: the hub does not accept the token for {repository}; pass a valid one as token=…, or False"
+    if status == 403:
+        return f"weights: this token may not read {repository}; take one that may: {_LOGIN}"
     if isinstance(error, hub.RepositoryNotFoundError) or status in (401, 404):
         return (
             f"weights: there is no folder {repository!r} and no such repository at {constants.ENDPOINT}, or it is "
@@ -146,7 +148,7 @@ def _connection(error: Exception) -> str:
     if status == 429:
         return f"{endpoint} limits the number of requests (wait, or {_LOGIN})"
     if status is not None:
-        return f"{endpoint} answered {status} (try again later)"
+        return f"{endpoint} answered {status} (try again later)" if status == 408 or status >= 500 else ""
     if isinstance(error, hub.FileMetadataError):
         return f"{endpoint} does not answer as a hub does (check HF_ENDPOINT, the proxy and login pages)"
     if not isinstance(error, _transport_error()):
@@ -175,11 +177,11 @@ def _on_this_computer(where: str, error: Exception, cache: str) -> str:
 
 
 def _innermost(error: Exception) -> Exception:
-    """The failure behind the client's 'not in the cache' and 'force download failed'."""
+    """The failure behind the client's 'not in the cache', 'force download failed' and 'error while uploading'."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    while (isinstance(error, LocalEntryNotFoundError) or type(error) is ValueError) and isinstance(
-        error.__cause__, Exception
+    while isinstance(error.__cause__, Exception) and (
+        isinstance(error, LocalEntryNotFoundError) or type(error) in (ValueError, RuntimeError)
     ):
         error = error.__cause__
     return error

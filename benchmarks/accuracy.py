@@ -1,0 +1,292 @@
+"""Every figure of docs/accuracy.md, from the committed weights.
+
+    python benchmarks/accuracy.py ../shared/data/coco            # rewrites the generated part of docs/accuracy.md
+    python benchmarks/accuracy.py DATA --weights FOLDER --print  # other weights, to standard output
+
+DATA holds val.json, val/ and results/*.json in COCO format. About ten minutes on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from posefix.batch import RANKINGS, refine_entries
+from posefix.calibration import calibration_error, observe, predict, reliability
+from posefix.coco import Annotations, Entry, Results, read_annotations, read_results
+from posefix.diagnosis import Comparison, diagnose_results
+from posefix.evaluation import Row, compare, evaluate
+from posefix.inference import Options
+from posefix.matching import matchable, neighbours_of
+from posefix.network.config import Calibration
+from posefix.network.weights import load_weights
+from posefix.refiner import Refiner
+from posefix.similarity import keypoint_similarity
+from posefix.skeleton import COCO
+from posefix.synthesis import PoseError, synthesize
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
+BEGIN, END = "<!-- generated: begin -->\n", "<!-- generated: end -->\n"
+#: The paper's line: gain in AP points by the estimator's AP (REFERENCE §7).
+PAPER = (22.6, -0.285)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A Markdown table."""
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    yield from ("| " + " | ".join(row) + " |" for row in rows)
+    yield ""
+
+
+class Bench:
+    """Data and refiner, and what was computed from them already."""
+
+    def __init__(self, data: Path, weights: str | None, paired: int) -> None:
+        self.refiner = Refiner.from_pretrained(weights)
+        self.annotations: Annotations = read_annotations(data / "val.json", COCO)
+        self.images = data / "val"
+        self.files = {p.stem: read_results(p) for p in sorted((data / "results").glob("*.json"))}
+        self.samples = paired
+
+    def refine(self, entries: list[Entry], **options: Any) -> list[Entry]:
+        """Refined entries."""
+        extra = {k: options.pop(k) for k in ("ranking", "use_boxes") if k in options}
+        chosen = Options(**options)
+        return refine_entries(
+            self.refiner, entries, self.images, annotations=self.annotations, options=chosen, **extra
+        )[0]
+
+    def change(self, entries: list[Entry], refined: list[Entry]) -> Row:
+        """AP of the refined entries and its change."""
+        return compare(self.annotations, [entries, refined], COCO, names=["before", "after"], samples=self.samples)[1]
+
+    def ap(self, entries: list[Entry]) -> float:
+        """AP alone."""
+        return evaluate(self.annotations, entries, COCO).ap
+
+
+def interval(row: Row) -> str:
+    """Change of AP with its interval."""
+    assert row.change is not None
+    assert row.interval is not None
+    return f"{row.change:+.3f} [{row.interval[0]:+.3f}, {row.interval[1]:+.3f}]"
+
+
+def main_table(bench: Bench) -> Iterator[str]:
+    """Estimator by estimator with the defaults."""
+    rows = []
+    for name, file in bench.files.items():
+        before = evaluate(bench.annotations, file.entries, COCO)
+        start = time.perf_counter()
+        refined = bench.refine(file.entries)
+        speed = len(file) / (time.perf_counter() - start)
+        after = bench.change(file.entries, refined)
+        metrics = after.metrics
+        first = diagnose_results(bench.annotations, file, COCO)
+        second = diagnose_results(bench.annotations, Results(name, refined), COCO, like=first)
+        better, worse = better_and_worse(Comparison(first, second))
+        line = (PAPER[0] + PAPER[1] * before.ap * 100) / 100
+        rows.append(
+            [
+                name,
+                f"{before.ap:.3f} → **{metrics.ap:.3f}**",
+                interval(after),
+                f"{line:+.3f}",
+                f"{before.ap50:.3f} → {metrics.ap50:.3f}",
+                f"{before.ap75:.3f} → {metrics.ap75:.3f}",
+                f"{before.ar:.3f} → {metrics.ar:.3f}",
+                f"{100 * better:.1f} % / {100 * worse:.1f} %",
+                f"{speed:.0f}",
+            ]
+        )
+    yield "## Estimators\n"
+    yield from table(
+        ["estimator", "AP", "change [95 %]", "paper's line", "AP50", "AP75", "AR", "better / worse", "people/s"], rows
+    )
+    yield "better / worse: share of annotated keypoints whose similarity changed by more than 0.1.\n"
+
+
+def better_and_worse(pair: Comparison) -> tuple[float, float]:
+    """Shares of annotated keypoints of matched people that became better or worse by more than 0.1 similarity."""
+    seen = pair.before.kinds != PoseError.NONE
+    change = (pair.after.similarity - pair.before.similarity)[seen]
+    return float((change > 0.1).mean()), float((change < -0.1).mean())
+
+
+def kinds_table(bench: Bench) -> Iterator[str]:
+    """Better and worse by kind of error, and kinds before and after."""
+    rows = []
+    for name, file in bench.files.items():
+        first = diagnose_results(bench.annotations, file, COCO)
+        refined = Results(name, bench.refine(file.entries))
+        second = diagnose_results(bench.annotations, refined, COCO, like=first)
+        change = second.similarity - first.similarity
+        cells = [name]
+        for kind in (PoseError.GOOD, PoseError.JITTER, PoseError.INVERSION, PoseError.SWAP, PoseError.MISS):
+            mine = first.kinds == kind
+            cells.append(
+                f"{100 * mine.sum() / (first.kinds >= 0).sum():.1f} → "
+                f"{100 * (second.kinds == kind).sum() / (second.kinds >= 0).sum():.1f} % "
+                f"({100 * (change[mine] > 0.1).mean():.0f} / {100 * (change[mine] < -0.1).mean():.0f})"
+            )
+        rows.append(cells)
+    yield "## By kind of error\n"
+    yield "Share before → after refinement (of those before: made better / worse by more than 0.1, in %).\n"
+    yield from table(["estimator", "good", "jitter", "inversion", "swap", "miss"], rows)
+
+
+def lever_table(bench: Bench) -> Iterator[str]:
+    """Each choice by itself against the default."""
+    levers: list[tuple[str, dict[str, Any]]] = [
+        ("default", {}),
+        ("policy always", {"policy": "always"}),
+        ("policy safe", {"policy": "safe"}),
+        ("decoder soft_argmax, always", {"decoder": "soft_argmax", "policy": "always"}),
+        ("flip test", {"flip_test": True}),
+        ("crop around the results' boxes", {"use_boxes": True}),
+        *((f"ranking {r}", {"ranking": r}) for r in RANKINGS[1:]),
+    ]
+    rows = []
+    for name, options in levers:
+        changes = []
+        for file in bench.files.values():
+            changes.append(bench.change(file.entries, bench.refine(file.entries, **options)))
+        mean = float(np.mean([c.change for c in changes]))
+        rows.append([name, *(interval(c) for c in changes), f"{mean:+.3f}"])
+    yield "## Levers\n"
+    yield "Change of AP against the estimator alone.\n"
+    yield from table(["setting", *bench.files, "mean"], rows)
+
+
+def harm_table(bench: Bench) -> Iterator[str]:
+    """Annotated poses and already refined ones as input."""
+    yield "## No harm\n"
+    people = np.flatnonzero(matchable(bench.annotations, COCO))
+    annotated = bench.annotations.annotated[people]
+    ids = bench.annotations.image_ids[people].tolist()
+    entries: list[Entry] = [
+        {"image_id": i, "category_id": 1, "keypoints": a.reshape(-1).tolist(), "score": 1.0}
+        for i, a in zip(ids, annotated, strict=True)
+    ]
+    mask = annotated[..., 2] > 0
+    rows = []
+    for policy in ("safe", "always"):
+        refined = np.array([e["keypoints"] for e in bench.refine(entries, policy=policy)]).reshape(-1, 17, 3)
+        ks = keypoint_similarity(refined[..., :2], annotated[..., :2], bench.annotations.area[people], COCO.sigmas)[
+            mask
+        ]
+        untouched = (refined[..., :2] == annotated[..., :2]).all(-1)[mask]
+        second = []
+        for file in bench.files.values():
+            once = bench.refine(file.entries, policy=policy)
+            second.append(bench.ap(bench.refine(once, policy=policy)) - bench.ap(once))
+        rows.append(
+            [
+                policy,
+                f"{ks.mean():.3f}",
+                f"{100 * untouched.mean():.1f} %",
+                f"{100 * (ks >= 0.9).mean():.1f} %",
+                *(f"{s:+.4f}" for s in second),
+            ]
+        )
+    head = ["policy", "annotated in: mean similarity", "untouched", "similarity ≥ 0.9"]
+    yield from table([*head, *(f"second pass, {n}" for n in bench.files)], rows)
+
+
+def synthetic_table(bench: Bench) -> Iterator[str]:
+    """The gain on synthetic errors beside the gain on real ones, as mean keypoint similarity."""
+    people = np.flatnonzero(matchable(bench.annotations, COCO))
+    annotated, area = bench.annotations.annotated[people], bench.annotations.area[people]
+    mask = annotated[..., 2] > 0
+    near, overlap = neighbours_of(bench.annotations, people, 0.1)
+    rng = np.random.default_rng(0)
+    points, _ = synthesize(annotated[..., :2], mask, COCO, area, rng, neighbours=near, overlap=overlap)
+    poses = np.concatenate([np.nan_to_num(points), mask[..., None]], -1)
+    ids = bench.annotations.image_ids[people].tolist()
+    entries: list[Entry] = [
+        {"image_id": i, "category_id": 1, "keypoints": p.reshape(-1).tolist(), "score": 1.0}
+        for i, p in zip(ids, poses, strict=True)
+    ]
+    refined = np.array([e["keypoints"] for e in bench.refine(entries)]).reshape(-1, 17, 3)
+    similar = [
+        keypoint_similarity(p[..., :2], annotated[..., :2], area, COCO.sigmas)[mask].mean() for p in (poses, refined)
+    ]
+    rows = [
+        ["synthetic (reference's rates)", f"{similar[0]:.3f} → {similar[1]:.3f}", f"{similar[1] - similar[0]:+.3f}"]
+    ]
+    for name, file in bench.files.items():
+        first = diagnose_results(bench.annotations, file, COCO)
+        after = diagnose_results(bench.annotations, Results(name, bench.refine(file.entries)), COCO, like=first)
+        seen = first.kinds != PoseError.NONE
+        a, b = first.similarity[seen].mean(), after.similarity[seen].mean()
+        rows.append([name, f"{a:.3f} → {b:.3f}", f"{b - a:+.3f}"])
+    yield "## Synthetic and real errors\n"
+    yield "Mean keypoint similarity of matched people.\n"
+    yield from table(["errors", "similarity", "change"], rows)
+
+
+def calibration_table(bench: Bench) -> Iterator[str]:
+    """Reliability before and after the temperature."""
+    weights = bench.refiner.weights
+    plain = replace(weights, calibration=Calibration(policy="always"))
+    seen = observe(plain, bench.annotations, bench.images, list(bench.files.values()))
+    offset, mask = weights.config.cell_offset, seen.annotated
+    yield "## Confidence\n"
+    rows = []
+    heat = weights.calibration.temperature or (1.0,) * len(COCO)
+    bins = []
+    for name, temperature in (("before", (1.0,) * len(COCO)), ("after", heat)):
+        confidence, similarity = predict(seen, offset, COCO.sigmas, temperature)
+        rows.append([name, f"{calibration_error(confidence[mask], similarity[mask]):.3f}"])
+        bins.append(reliability(confidence[mask], similarity[mask]))
+    yield from table(["temperature", "expected calibration error"], rows)
+    for name, rows_of in zip(("before", "after"), bins, strict=True):
+        yield f"Reliability {name}:\n"
+        yield from table(
+            ["confidence", "similarity reached", "keypoints"], [[f"{c:.2f}", f"{s:.2f}", str(n)] for c, s, n in rows_of]
+        )
+
+
+def main() -> None:
+    """Write or print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--weights")
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--print", action="store_true")
+    parser.add_argument(
+        "--only", choices=sorted(SECTIONS), nargs="*", default=sorted(SECTIONS, key=list(SECTIONS).index)
+    )
+    options = parser.parse_args()
+    bench = Bench(options.data, options.weights, options.samples)
+    origin = load_weights(options.weights).origin
+    lines = [f"Weights: {origin}. Settings where not said: policy {bench.refiner.weights.calibration.policy}.\n"]
+    for name in options.only:
+        for line in SECTIONS[name](bench):
+            lines.append(line)
+            if options.print:
+                print(line, flush=True)
+    if not options.print:
+        text = DOCUMENT.read_text()
+        head, tail = text.split(BEGIN)[0], text.split(END)[1]
+        DOCUMENT.write_text(head + BEGIN + "\n".join(lines) + END + tail)
+
+
+SECTIONS = {
+    "main": main_table,
+    "kinds": kinds_table,
+    "levers": lever_table,
+    "harm": harm_table,
+    "synthetic": synthetic_table,
+    "calibration": calibration_table,
+}
+
+if __name__ == "__main__":
+    main()

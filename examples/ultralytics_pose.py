@@ -1,0 +1,51 @@
+"""ultralytics YOLO pose, refined.
+
+    pip install posefix ultralytics
+    python examples/ultralytics_pose.py photo.jpg --out refined.jpg
+
+``--random-weights`` runs without network and picture, with models that know nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from offline import drawn_picture, random_refiner
+from ultralytics import YOLO
+
+from posefix import Refiner
+
+
+def main() -> None:
+    """Estimate, refine, show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("image", nargs="?")
+    parser.add_argument("--model", default="yolo11n-pose.pt")
+    parser.add_argument("--out", help="where to save the picture with the refined poses")
+    parser.add_argument("--random-weights", action="store_true")
+    args = parser.parse_args()
+    if not (args.image or args.random_weights):
+        parser.error("give a picture, or --random-weights")
+
+    options: dict[str, Any] = {"verbose": False}
+    if args.random_weights:
+        model, refiner = YOLO("yolo11n-pose.yaml"), random_refiner()
+        options |= {"conf": 1e-12, "max_det": 2, "imgsz": 160}
+    else:
+        model, refiner = YOLO(args.model), Refiner.from_pretrained()
+
+    # An array is BGR for ultralytics.
+    source = args.image or drawn_picture()[..., ::-1].copy()
+    results = model(source, **options)
+    refined = refiner(None, results)  # results bring their picture
+
+    for before, after in zip(results, refined, strict=True):
+        moved = (after.keypoints.xy - before.keypoints.xy).norm(dim=-1)
+        print(f"{len(after)} people; moved by {moved.median():.1f} px in the median")
+        if args.out:
+            after.save(args.out)
+
+
+if __name__ == "__main__":
+    main()

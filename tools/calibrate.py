@@ -1,0 +1,44 @@
+"""Measure the temperature of a weights folder on held-out results, and write it with the policy into its config.json.
+
+    python tools/calibrate.py WEIGHTS DATA [--policy safe --margin 0.01]
+
+DATA holds val.json, val/ and results/*.json in COCO format.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from posefix.calibration import calibration_error, fit_temperature, observe, predict
+from posefix.coco import read_annotations, read_results
+from posefix.network.config import Calibration
+from posefix.network.weights import load_weights, save_weights
+
+
+def main() -> None:
+    """Fit, report, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("weights")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--policy", choices=("safe", "always"), default="safe")
+    parser.add_argument("--margin", type=float, default=0.0)
+    options = parser.parse_args()
+    weights = load_weights(options.weights)
+    skeleton, offset = weights.skeleton, weights.config.cell_offset
+    annotations = read_annotations(options.data / "val.json", skeleton)
+    files = [read_results(p) for p in sorted((options.data / "results").glob("*.json"))]
+    seen = observe(replace(weights, calibration=Calibration()), annotations, options.data / "val", files)
+    temperature = fit_temperature(seen, offset, skeleton)
+    for name, heat in (("before", (1.0,) * len(skeleton)), ("after", temperature)):
+        confidence, similarity = predict(seen, offset, skeleton.sigmas, heat)
+        error = calibration_error(confidence[seen.annotated], similarity[seen.annotated])
+        print(f"expected calibration error {name}: {error:.4f}")
+    print("temperature by part:", dict(zip(skeleton.parts, temperature, strict=True)))
+    calibration = Calibration(policy=options.policy, temperature=temperature, margin=(options.margin,) * len(skeleton))
+    save_weights(options.weights, replace(weights, calibration=calibration), half=True)
+
+
+if __name__ == "__main__":
+    main()
