@@ -222,10 +222,10 @@ def synthetic_table(bench: Bench) -> Iterator[str]:
         ["synthetic (reference's rates)", f"{similar[0]:.3f} → {similar[1]:.3f}", f"{similar[1] - similar[0]:+.3f}"]
     ]
     for name, file in bench.files.items():
-        first = diagnose_results(bench.annotations, file, COCO)
-        after = diagnose_results(bench.annotations, Results(name, bench.refine(file.entries)), COCO, like=first)
-        seen = first.kinds != PoseError.NONE
-        a, b = first.similarity[seen].mean(), after.similarity[seen].mean()
+        before = diagnose_results(bench.annotations, file, COCO)
+        after = diagnose_results(bench.annotations, Results(name, bench.refine(file.entries)), COCO, like=before)
+        seen = before.kinds != PoseError.NONE
+        a, b = before.similarity[seen].mean(), after.similarity[seen].mean()
         rows.append([name, f"{a:.3f} → {b:.3f}", f"{b - a:+.3f}"])
     yield "## Synthetic and real errors\n"
     yield "Mean keypoint similarity of matched people.\n"

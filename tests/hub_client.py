@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Forks of a process that has imported torch, but not the client.
+# Forks of a process that has imported torch and the HTTP library (where it is that one), but not the client.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["posefix.refiner", "posefix.commands.weights"])
+_CONTEXT.set_forkserver_preload(["posefix.refiner", "posefix.commands.weights", "httpx2"])
 
 
 @dataclass

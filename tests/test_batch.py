@@ -48,9 +48,11 @@ def test_everything_but_keypoints_survives(refiner: Refiner, pictures: Path) -> 
     before = copy.deepcopy(entries)
     refined, report = refine_entries(refiner, entries, pictures)
     assert entries == before
-    assert [{k: v for k, v in e.items() if k != "keypoints"} for e in refined] == [
-        {k: v for k, v in e.items() if k != "keypoints"} for e in before
+    changing = ("keypoints", "score")
+    assert [{k: v for k, v in e.items() if k not in changing} for e in refined] == [
+        {k: v for k, v in e.items() if k not in changing} for e in before
     ]
+    assert all(list(e) == list(b) and 0 < e["score"] <= 0.5 for e, b in zip(refined, before, strict=True))
     assert report.complete
     assert (report.people, report.refined, report.keypoints) == (5, 5, 85)
     assert report.moved == len(report.distance) > 0
@@ -109,6 +111,11 @@ def test_what_stays_keeps_its_digits(pictures: Path) -> None:
     before = np.array(entries[0]["keypoints"]).reshape(-1, 3)
     np.testing.assert_array_equal(np.array(refined[0]["keypoints"]).reshape(-1, 3)[:, :2], before[:, :2])
     assert report.moved == 0
+
+
+def test_estimators_ranking_leaves_scores(refiner: Refiner, pictures: Path) -> None:
+    refined, _ = refine_entries(refiner, make_entries([7, 9]), pictures, ranking="estimator")
+    assert [e["score"] for e in refined] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("ranking", ["product", "confidence"])

@@ -28,9 +28,9 @@ from posefix.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
 
-#: How people are ranked afterwards: by the estimator's score, by it times the refiner's mean confidence, or by
-#: that confidence alone.
-RANKINGS = ("estimator", "product", "confidence")
+#: How people are ranked afterwards: by the estimator's score times how far the picture bears out its pose
+#: (``Refined.agreement``), by that score alone, by it times the refiner's mean confidence, or by that confidence alone.
+RANKINGS = ("agreement", "estimator", "product", "confidence")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def refine_entries(
     *,
     annotations: Annotations | None = None,
     options: Options | None = None,
-    ranking: str = "estimator",
+    ranking: str = "agreement",
     use_boxes: bool = False,
     skeleton: Skeleton | None = None,
     workers: int = 2,
@@ -140,7 +140,7 @@ def refine_entries(
 
     boxes = _boxes(entries) if use_boxes else np.full((len(entries), 4), np.nan)
     refined: dict[int, npt.NDArray[np.floating]] = {}
-    touched = np.zeros(len(entries), bool)
+    touched, agreement = np.zeros(len(entries), bool), np.ones(len(entries))
     unread: dict[str, str] = {}
     chosen = options or Options()
 
@@ -159,8 +159,9 @@ def refine_entries(
         results = refiner.refine_prepared([p for _, p in pending], chosen)
         for (rows, prepared), result in zip(pending, results, strict=True):
             touched[[rows[r] for r in prepared.rows]] = True
-            back = shared.put_back(np.stack([poses[i] for i in rows]), result)
+            back = shared.put_back(np.stack([poses[i] for i in rows]), result.keypoints)
             refined.update(zip(rows, back, strict=True))
+            agreement[rows] = result.agreement
         pending.clear()
 
     with tqdm(total=len(entries), unit="person", disable=None if progress else True) as bar:
@@ -173,7 +174,7 @@ def refine_entries(
             if sum(len(p.rows) for _, p in pending) >= chosen.batch_size:
                 flush()
         flush()
-    return _assemble(entries, poses, refined, touched, shared, ranking, unread, skipped)
+    return _assemble(entries, poses, refined, touched, agreement, shared, ranking, unread, skipped)
 
 
 def refine_mapped(
@@ -245,6 +246,7 @@ def _assemble(
     poses: dict[int, npt.NDArray[np.float64]],
     refined: dict[int, npt.NDArray[np.floating]],
     touched: npt.NDArray[np.bool_],
+    agreement: npt.NDArray[np.float64],
     shared: SharedKeypoints,
     ranking: str,
     unread: dict[str, str],
@@ -263,7 +265,7 @@ def _assemble(
         keypoints, moved = int(there.sum()), int(changed.sum())
         filled = int((~there & touches & (after[..., 2] > 0)).sum())
         distances.append(distance[changed])
-        scores = _ranks([entries[i] for i in rows], after[:, touches], ranking)
+        scores = _ranks([entries[i] for i in rows], after[:, touches], agreement[rows], ranking)
         new = replace_keypoints([entries[i] for i in rows], after, scores)
         for i, entry, stays in zip(rows, new, there & ~changed, strict=True):
             # What stays where it is keeps its digits.
@@ -277,11 +279,15 @@ def _assemble(
     return output, report
 
 
-def _ranks(entries: list[Entry], after: npt.NDArray[np.floating], ranking: str) -> npt.NDArray[np.float64] | None:
+def _ranks(
+    entries: list[Entry], after: npt.NDArray[np.floating], agreement: npt.NDArray[np.float64], ranking: str
+) -> npt.NDArray[np.float64] | None:
     if ranking == "estimator":
         return None
     confidence = np.asarray(after[..., 2].mean(-1), np.float64)
     if ranking == "confidence":
         return confidence
-    own = np.array([e.get("score", 1.0) for e in entries], np.float64)
-    return own * confidence
+    own = [e.get("score") for e in entries]
+    if not all(isinstance(s, int | float) and not isinstance(s, bool) for s in own):
+        return None  # scores of some kind that cannot be weighed stay as they are
+    return np.array(own, np.float64) * (agreement if ranking == "agreement" else confidence)

@@ -86,6 +86,31 @@ class Answer:
     input_confidence: Floats
 
 
+@dataclass(frozen=True)
+class Refined:
+    """One picture's people after refinement.
+
+    Attributes:
+        keypoints: (N, K, 2 or 3) as the poses came.
+        agreement: (N,) how far the picture bears out the pose that was given: the mean over its valid keypoints
+            of expected similarity where they are, relative to that of the best point. 1 where nothing was
+            refined. Poses that needed much correction are right less often, so it ranks people.
+    """
+
+    keypoints: Floats
+    agreement: Floats
+
+
+def agreement_of(prepared: Prepared, answer: Answer) -> Floats:
+    """(N,) ``Refined.agreement`` of one picture's people."""
+    valid = prepared.poses.valid[prepared.rows]
+    ratio = np.where(valid, answer.input_confidence / np.maximum(answer.confidence, 1e-9), 0.0)
+    agreement = np.ones(len(prepared.poses.points))
+    counts = valid.sum(-1)
+    agreement[prepared.rows] = np.where(counts > 0, ratio.sum(-1) / np.maximum(counts, 1), 1.0)
+    return np.minimum(agreement, 1.0)
+
+
 def cut_crops(
     picture: npt.NDArray[np.uint8],
     poses: Poses,

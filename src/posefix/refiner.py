@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from posefix.adapters import Extract, refine_output
-from posefix.crops import Answer, Crops, Prepared, cut_crops, paste_back
+from posefix.crops import Answer, Crops, Prepared, Refined, agreement_of, cut_crops, paste_back
 from posefix.devices import autocast_dtype, pick_device
 from posefix.exceptions import InputError
 from posefix.images import load_image
@@ -229,7 +229,7 @@ class Refiner:
             self.prepare(image, pose, box, color=color)
             for image, pose, box in zip(images, keypoints, boxes, strict=True)
         ]
-        return self.refine_prepared(prepared, chosen)
+        return [r.keypoints for r in self.refine_prepared(prepared, chosen)]
 
     def __call__(self, image: Any, output: Any, **options: Any) -> Any:
         """``refine_output``: the line after any estimator."""
@@ -287,7 +287,7 @@ class Refiner:
             picture, poses, boxes_xyxy, self.skeleton.sigmas, self.config.input_hw, antialias=self.config.antialias
         )
 
-    def refine_prepared(self, prepared: Sequence[Prepared], options: Options) -> list[Floats]:
+    def refine_prepared(self, prepared: Sequence[Prepared], options: Options) -> list[Refined]:
         """Network, decoding and the way back for pictures from ``prepare``."""
         if not prepared:
             return []
@@ -300,9 +300,9 @@ class Refiner:
         for part, end in zip(prepared, ends, strict=True):
             own = slice(end - len(part.rows), end)
             mine = Answer(*(getattr(answer, f.name)[own] for f in fields(Answer)))
-            results.append(
-                paste_back(part, mine, margin if policy == "safe" else None, fill_missing=options.fill_missing)
-            )
+            allowed = margin if policy == "safe" else None
+            keypoints = paste_back(part, mine, allowed, fill_missing=options.fill_missing)
+            results.append(Refined(keypoints, agreement_of(part, mine)))
         return results
 
     def answer(self, crops: Crops, options: Options) -> Answer:

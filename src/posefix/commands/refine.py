@@ -41,9 +41,10 @@ from posefix.skeleton import POSETRACK18, SKELETONS
 @click.option(
     "--ranking",
     type=click.Choice(RANKINGS),
-    default="estimator",
+    default="agreement",
     show_default=True,
-    help="What becomes each person's score.",
+    help="What becomes each person's score: the estimator's times the picture's agreement with its pose, that score "
+    "as it was, that score times the refiner's confidence, or this confidence alone.",
 )
 @click.option("--fill/--no-fill", default=True, help="Give missing keypoints the network's answer.")
 @click.option("--use-boxes", is_flag=True, help="Crop around each entry's bbox instead of its keypoints.")
