@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA := ../shared/data/coco
 
-.PHONY: demo test check clean
+ADAPTERS := .venv-adapters
+TENSORFLOW := .venv-tensorflow
+
+.PHONY: demo test test-adapters test-tensorflow check accuracy clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -18,6 +21,28 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# The real packages of tests/adapters, beside a CPU-only torch: about 3 GB.
+$(ADAPTERS)/.installed: pyproject.toml constraints.txt $(wildcard tests/adapters/requirements*.txt)
+	test -x $(ADAPTERS)/bin/python || $(PYTHON) -m venv $(ADAPTERS)
+	$(ADAPTERS)/bin/python -m pip install --quiet -c constraints.txt -e . 'pytest>=8' -r tests/adapters/requirements.txt
+	$(ADAPTERS)/bin/python -m pip install --quiet --no-deps -r tests/adapters/requirements-nodeps.txt
+	touch $@
+
+test-adapters: $(ADAPTERS)/.installed
+	$(ADAPTERS)/bin/python -m pytest tests/adapters tests/test_formats.py
+
+# A real TensorFlow checkpoint, written, converted and compared: about 3 GB.
+$(TENSORFLOW)/.installed: pyproject.toml constraints.txt
+	test -x $(TENSORFLOW)/bin/python || $(PYTHON) -m venv $(TENSORFLOW)
+	$(TENSORFLOW)/bin/python -m pip install --quiet -c constraints.txt -e '.[tensorflow]' 'pytest>=8'
+	touch $@
+
+test-tensorflow: $(TENSORFLOW)/.installed
+	$(TENSORFLOW)/bin/python -m pytest tests/test_convert_tensorflow.py
+
+accuracy: $(STAMP)
+	$(BIN)/python benchmarks/accuracy.py $(DATA)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 
 from posefix.batch import RANKINGS, refine_entries
-from posefix.coco import read_annotations, read_results, write_results
+from posefix.coco import read_annotations
 from posefix.commands.common import device_option, load_refiner, skeleton_named, speaks_plainly, weights_option
 from posefix.datasets.posetrack import read_posetrack, write_posetrack
+from posefix.formats import FORMATS, read_any
 from posefix.inference import make_options
 from posefix.skeleton import POSETRACK18, SKELETONS
 
@@ -31,6 +32,14 @@ from posefix.skeleton import POSETRACK18, SKELETONS
     type=click.Choice(sorted(SKELETONS)),
     help="Keypoint set of the results, default that of the weights. Of another set, the keypoints that both have by "
     "name are refined, the others stay.",
+)
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["auto", *FORMATS]),
+    default="auto",
+    show_default=True,
+    help="Format of the results; the refined ones are written in the same.",
 )
 @weights_option
 @device_option
@@ -56,6 +65,7 @@ def refine(
     out: str,
     annotations: str | None,
     skeleton_name: str | None,
+    file_format: str,
     weights: str | None,
     device: str,
     batch_size: int,
@@ -67,7 +77,7 @@ def refine(
     use_boxes: bool,
     strict: bool,
 ) -> None:
-    """Refine a COCO results file.
+    """Refine a results file: COCO, AlphaPose, PoseTrack 2018, or a folder of OpenPose frames.
 
     Same entries, order, ids and other fields out; the third value of each keypoint becomes the refiner's
     confidence. People whose picture cannot be read pass through unchanged and are named at the end.
@@ -75,6 +85,7 @@ def refine(
     \b
     Example:
       posefix refine results.json --images val2017/ --out refined.json
+      posefix refine openpose_json/ --images frames/ --out refined_json/
       posefix refine crowdpose.json --skeleton crowdpose --images images/ --out refined.json
       posefix refine sequences/ --skeleton posetrack18 --images posetrack/ --out refined/
     """
@@ -82,8 +93,9 @@ def refine(
     skeleton = skeleton_named(skeleton_name) if skeleton_name else None
     # PoseTrack has a file per sequence, which name their pictures themselves.
     sequences = read_posetrack(results) if skeleton is POSETRACK18 and Path(results).is_dir() else None
-    entries = sequences.entries() if sequences else read_results(results).entries
     refiner = load_refiner(weights, device)
+    opened = None if sequences else read_any(results, skeleton or refiner.skeleton, format=file_format, images=images)
+    entries = sequences.entries() if sequences else opened.entries if opened else []
     named = read_annotations(annotations, skeleton or refiner.skeleton) if annotations else None
     start = time.perf_counter()
     refined, report = refine_entries(
@@ -101,8 +113,8 @@ def refine(
     seconds = time.perf_counter() - start
     if sequences:
         write_posetrack(out, sequences, refined)
-    else:
-        write_results(out, refined)
+    elif opened:
+        opened.write(out, refined)
     click.echo(report.summary())
     click.echo(f"{out} written: {seconds:.1f} s, {report.refined / max(seconds, 1e-9):.0f} people/s")
     if strict and not report.complete:
