@@ -71,12 +71,13 @@ class Hub:
     @contextmanager
     def running(self) -> Iterator[Hub]:
         handler = type("BoundHandler", (Handler,), {"hub": self})
-        # Two ports are two origins, as the hub and its storage are: tokens must not travel from one to the other.
+        # Two names are two hosts, as the hub and its storage are: tokens must not travel from one to the other.
         servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
         for server in servers:
             server.daemon_threads = True
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        self.url, self.storage_url = (f"http://127.0.0.1:{s.server_address[1]}" for s in servers)
+        ports = [server.server_address[1] for server in servers]
+        self.url, self.storage_url = f"http://127.0.0.1:{ports[0]}", f"http://localhost:{ports[1]}"
         try:
             yield self
         finally:

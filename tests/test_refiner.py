@@ -262,3 +262,18 @@ def test_paper_network_refines(scene: tuple[Any, Floats]) -> None:
     with torch.inference_mode():
         plain, fast = weights.build()(*tensors), folded.network(*tensors)
     torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-5)
+
+
+def test_keypoints_that_nobody_annotates_are_left_alone(scene: tuple[Any, Floats]) -> None:
+    image, keypoints = scene
+    skeleton = replace(COCO, unannotated=frozenset({"left_ear", "right_ear"}))
+    plain = make_weights()
+    refiner = Refiner(replace(plain, skeleton=skeleton), device="cpu", precision="float32")
+    ears = [COCO.index("left_ear"), COCO.index("right_ear")]
+    pose = keypoints.copy()
+    refined = refiner.refine(image, pose)
+    np.testing.assert_array_equal(refined[:, ears], pose[:, ears])
+    elsewhere = pose.copy()
+    elsewhere[:, ears] = [900.0, 900.0, 1.0]
+    others = np.setdiff1d(np.arange(17), ears)
+    np.testing.assert_array_equal(refiner.refine(image, elsewhere)[:, others], refined[:, others])

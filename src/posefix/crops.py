@@ -191,8 +191,9 @@ def paste_back(prepared: Prepared, answer: Answer, margin: Floats | None, *, fil
         keep = valid & (answer.input_confidence >= answer.confidence - margin)
     confidence = np.where(keep, answer.input_confidence, answer.confidence)
     given = poses.original[rows]
-    stays = np.asarray(keep if fill_missing else keep | ~valid)
+    filled = ~valid & poses.known if fill_missing else np.zeros_like(valid)
+    stays = keep | ~(valid | filled)
     result[rows, :, :2] = np.where(stays[..., None], given[..., :2], points)
     if result.shape[2] == 3:
-        result[rows, :, 2] = np.where(valid | fill_missing, confidence, given[..., 2])
+        result[rows, :, 2] = np.where(valid | filled, confidence, given[..., 2])
     return result

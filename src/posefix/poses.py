@@ -24,12 +24,15 @@ class Poses:
 
     Attributes:
         points: (N, K, 2) float64 px; 0 where not valid.
-        valid: (N, K) usable: finite, score > 0, and not (0, 0) where no scores are given.
+        valid: (N, K) usable: finite, score > 0, not (0, 0) where no scores are given, and a keypoint that the
+            skeleton's data annotates.
+        known: (K,) keypoints that are annotated somewhere; nothing can be said of the others.
         original: what was given, (N, K, 2 or 3), a copy.
     """
 
     points: npt.NDArray[np.float64]
     valid: Bools
+    known: Bools
     original: Floats
 
 
@@ -71,4 +74,6 @@ def read_poses(keypoints: Any, skeleton: Skeleton) -> Poses:
             valid &= original[..., 2] > 0
         else:
             valid &= (points != 0).any(-1)
-    return Poses(np.where(valid[..., None], points, 0.0), valid, original)
+    known = np.array([k not in skeleton.unannotated for k in skeleton.keypoints])
+    valid &= known
+    return Poses(np.where(valid[..., None], points, 0.0), valid, known, original)
