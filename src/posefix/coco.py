@@ -69,6 +69,7 @@ class Annotations:
         area: (N,) px².
         iscrowd: (N,) bool.
         num_keypoints: (N,) int64; 0 where only a box is annotated.
+        ids: N annotation ids as the file has them, None where it has none.
     """
 
     source: str
@@ -80,6 +81,7 @@ class Annotations:
     area: Doubles
     iscrowd: npt.NDArray[np.bool_]
     num_keypoints: npt.NDArray[np.int64]
+    ids: tuple[Any, ...] = ()
 
     def __len__(self) -> int:
         return len(self.annotated)
@@ -285,6 +287,7 @@ def annotations_of(data: Any, skeleton: Skeleton | None = None, *, source: str =
         area=number_field(persons, indices, "area", AREA_PER_BOX * box_area(boxes), source),
         iscrowd=number_field(persons, indices, "iscrowd", np.zeros(len(ids)), source) > 0,
         num_keypoints=number_field(persons, indices, "num_keypoints", seen.sum(-1), source).astype(np.int64),
+        ids=tuple(p.get("id") for p in persons),
     )
 
 

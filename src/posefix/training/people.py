@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,9 +13,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from posefix.coco import image_name, read_annotations, read_results
 from posefix.exceptions import TrainingError
 from posefix.geometry import box_area, box_iou, boxes_xywh_to_xyxy
-from posefix.similarity import AREA_PER_BOX
 from posefix.skeleton import Skeleton
 from posefix.training.config import SetConfig
 
@@ -83,60 +82,43 @@ def read_people(sets: Sequence[SetConfig], skeleton: Skeleton) -> People:
     )
 
 
-def _read_json(path: str) -> Any:
-    try:
-        return json.loads(Path(path).read_text())
-    except OSError as error:
-        raise TrainingError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise TrainingError(f"{path} is not JSON: {error}") from error
-
-
 def _read_set(config: SetConfig, skeleton: Skeleton) -> People:
-    data, count = _read_json(config.annotations), len(skeleton)
-    if not isinstance(data, dict) or not {"images", "annotations"} <= set(data):
-        raise TrainingError(f"{config.annotations}: expected a COCO annotation file with images and annotations")
-    entries = [a for a in data["annotations"] if not a.get("iscrowd") and "keypoints" in a]
-    wrong = next((a for a in entries if len(a["keypoints"]) != 3 * count), None)
-    if wrong is not None:
-        raise TrainingError(
-            f"{config.annotations}: annotation {wrong.get('id')} has {len(wrong['keypoints'])} keypoint values, "
-            f"skeleton {skeleton.name!r} needs {3 * count}"
-        )
-    annotated = np.array([a["keypoints"] for a in entries], np.float32).reshape(-1, count, 3)
-    boxes = boxes_xywh_to_xyxy(np.array([a["bbox"] for a in entries], np.float32).reshape(-1, 4))
-    fallback = AREA_PER_BOX * box_area(boxes)
-    area = np.array([a.get("area") or b for a, b in zip(entries, fallback, strict=True)], np.float32)
-    image_ids = [a["image_id"] for a in entries]
-    files = {i["id"]: i["file_name"] for i in data["images"]}
-    order = {image_id: i for i, image_id in enumerate(files)}
-    neighbours, overlap = _find_neighbours(annotated, boxes, image_ids)
-    usable = ((annotated[..., 2] > 0).sum(-1) >= config.min_keypoints) & (box_area(boxes) > 0) & (area > 0)
+    data = read_annotations(config.annotations, skeleton)
+    annotated, boxes = data.annotated.astype(np.float32), data.boxes_xyxy.astype(np.float32)
+    order = {image_id: i for i, image_id in enumerate(data.images)}
+    image_ids = data.image_ids.tolist()
+    neighbours, overlap = _find_neighbours(annotated, boxes, image_ids, ~data.iscrowd)
+    enough = (annotated[..., 2] > 0).sum(-1) >= config.min_keypoints
+    usable = enough & ~data.iscrowd & (box_area(boxes) > 0) & (data.area > 0)
     if not usable.any():
         raise TrainingError(f"{config.annotations}: nobody has {config.min_keypoints} annotated keypoints")
-    estimates = [_match_estimates(path, entries, boxes, count) for path in config.estimates]
-    stacked = np.stack(estimates, 1) if estimates else np.zeros((len(entries), 0, count, 3), np.float32)
+    estimates = [_match_estimates(path, skeleton, data.ids, boxes, image_ids) for path in config.estimates]
+    stacked = np.stack(estimates, 1) if estimates else np.zeros((len(data), 0, len(skeleton), 3), np.float32)
+    names = [image_name({"image_id": image_id}, data) for image_id in data.images]
     return People(
         annotated=annotated[usable],
         estimates=stacked[usable],
-        boxes_xyxy=boxes[usable].astype(np.float32),
-        area=area[usable],
+        boxes_xyxy=boxes[usable],
+        area=data.area[usable].astype(np.float32),
         neighbours=neighbours[usable],
         overlap=overlap[usable],
         picture=np.array([order[i] for i in image_ids], np.int64)[usable],
-        paths=tuple(str(Path(config.images) / name) for name in files.values()),
+        paths=tuple(str(Path(config.images) / name) for name in names),
         share=np.full(int(usable.sum()), 1.0 / usable.sum()),
     )
 
 
 def _find_neighbours(
-    annotated: npt.NDArray[np.float32], boxes: npt.NDArray[np.floating], image_ids: list[Any]
+    annotated: npt.NDArray[np.float32],
+    boxes: npt.NDArray[np.floating],
+    image_ids: list[Any],
+    people: npt.NDArray[np.bool_],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     near = np.zeros((len(annotated), MAX_NEIGHBOURS, *annotated.shape[1:]), np.float32)
     overlap = np.zeros(len(annotated), np.int64)
     groups: dict[Any, list[int]] = defaultdict(list)
-    for i, image_id in enumerate(image_ids):
-        groups[image_id].append(i)
+    for i in np.flatnonzero(people).tolist():
+        groups[image_ids[i]].append(i)
     for members in groups.values():
         iou = box_iou(boxes[members], boxes[members])
         np.fill_diagonal(iou, 0.0)
@@ -149,33 +131,27 @@ def _find_neighbours(
 
 
 def _match_estimates(
-    path: str, entries: list[dict[str, Any]], boxes: npt.NDArray[np.floating], count: int
+    path: str, skeleton: Skeleton, ids: tuple[Any, ...], boxes: npt.NDArray[np.floating], image_ids: list[Any]
 ) -> npt.NDArray[np.float32]:
     """(N, K, 3) estimates: by annotation id where the results carry it, else the best box overlap ≥ 0.5."""
-    results = _read_json(path)
-    wrong = next((r for r in results if len(r.get("keypoints", ())) != 3 * count), None)
-    if wrong is not None:
-        raise TrainingError(f"{path}: an entry of image {wrong.get('image_id')} has no {3 * count} keypoint values")
-    found = np.full((len(entries), count, 3), np.nan, np.float32)
-    by_id = {r["annotation_id"]: r for r in results if "annotation_id" in r}
-    by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for r in results:
-        by_image[r["image_id"]].append(r)
-    for i, entry in enumerate(entries):
-        match = by_id.get(entry.get("id"))
-        if match is None and not by_id:
-            match = _best_overlap(boxes[i], by_image.get(entry["image_id"], []))
+    results = read_results(path)
+    keypoints = results.keypoints(skeleton).astype(np.float32)
+    found = np.full((len(ids), len(skeleton), 3), np.nan, np.float32)
+    by_id = {e["annotation_id"]: i for i, e in enumerate(results.entries) if "annotation_id" in e}
+    by_image: dict[Any, list[int]] = defaultdict(list)
+    for i, entry in enumerate(results.entries):
+        if "bbox" in entry:
+            by_image[entry["image_id"]].append(i)
+    for row, (annotation_id, image_id) in enumerate(zip(ids, image_ids, strict=True)):
+        rivals = by_image.get(image_id, [])
+        match = by_id.get(annotation_id)
+        if match is None and not by_id and rivals:
+            candidates = np.array([results.entries[i]["bbox"] for i in rivals], np.float64)
+            iou = box_iou(boxes[row][None], boxes_xywh_to_xyxy(candidates))[0]
+            match = rivals[int(iou.argmax())] if iou.max() >= 0.5 else None
         if match is not None:
-            found[i] = np.array(match["keypoints"], np.float32).reshape(count, 3)
+            found[row] = keypoints[match]
     return found
-
-
-def _best_overlap(box: npt.NDArray[np.floating], results: list[dict[str, Any]]) -> dict[str, Any] | None:
-    boxed = [r for r in results if "bbox" in r]
-    if not boxed:
-        return None
-    iou = box_iou(box[None], boxes_xywh_to_xyxy(np.array([r["bbox"] for r in boxed], np.float64)))[0]
-    return boxed[int(iou.argmax())] if iou.max() >= 0.5 else None
 
 
 class Pictures:
