@@ -35,6 +35,7 @@ FLOORS = {
     "diagnosis": 4,
     "diagnosis_report": 5,
     "diagnosis_pictures": 5,
+    "before_after": 5,
     "calibration": 5,
     "demo": 5,
     "rates": 5,

@@ -11,6 +11,8 @@ from posefix.commands.diagnose import diagnose
 from posefix.commands.evaluate import evaluate
 from posefix.commands.refine import refine
 from posefix.commands.train import train
+from posefix.commands.weights import weights
+from posefix.commands.weights import weights
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,10 +22,17 @@ def main() -> None:
 
     \b
     Examples:
+      posefix demo
       posefix refine results.json --images val2017/ --out refined.json
       posefix evaluate val.json results.json refined.json
+
+    \b
+    Completion, in your shell's start-up file:
+      eval "$(_POSEFIX_COMPLETE=bash_source posefix)"           (bash)
+      eval "$(_POSEFIX_COMPLETE=zsh_source posefix)"            (zsh)
+      _POSEFIX_COMPLETE=fish_source posefix | source            (fish)
     """
 
 
-for _command in (convert, demo, diagnose, evaluate, refine, train):
+for _command in (convert, demo, diagnose, evaluate, refine, train, weights):
     main.add_command(_command)

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from posefix.coco import Annotations, image_name, keypoints_of
 from posefix.diagnosis import KINDS, Diagnosis, existing
-from posefix.drawing import draw_comparison
+from posefix.drawing import cut_out, draw_comparison, write_picture
 from posefix.exceptions import ImageError, InputError, MissingDependencyError
-from posefix.geometry import Doubles
 from posefix.images import Image, load_image
 from posefix.jsonfile import PathLike
 
@@ -23,10 +21,6 @@ logger = logging.getLogger(__name__)
 
 #: From Okabe and Ito's palette, apart in lightness too: good, jitter, inversion, swap, miss.
 _COLOURS = ("#009E73", "#F0E442", "#56B4E9", "#CC79A7", "#333333")
-#: Height of a person's picture.
-_HEIGHT = 480
-#: Room around a person, as a share of the person's size.
-_ROOM = 0.15
 
 
 def require_matplotlib() -> Any:
@@ -136,8 +130,7 @@ def write_worst_people(
             continue
         picture = _panels(image, index, [before] if after is None else [before, after])
         path = Path(folder) / f"{rank:03d}_{Path(name).stem}_{before.entries[index]}.png"
-        if not cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
-            raise InputError(f"{path}: the picture cannot be written")
+        write_picture(path, picture)
         written.append(path)
     return written
 
@@ -150,7 +143,7 @@ def _panels(image: Image, index: int, diagnoses: Sequence[Diagnosis]) -> Image:
     estimates = keypoints_of(entries, first.skeleton)
     # What is drawn is what exists, not what the estimator is sure of.
     poses = np.concatenate([estimates[..., :2], existing(estimates)[..., None]], axis=-1)
-    crop, scale, corner = _cut_out(image, np.concatenate([annotated, poses[0]]))
+    crop, scale, corner = cut_out(image, np.concatenate([annotated, poses[0]]))
     moved = [np.concatenate([(p[:, :2] - corner) * scale, p[:, 2:]], axis=-1)[None] for p in (annotated, *poses)]
     words = ("estimate",) if len(diagnoses) == 1 else ("before", "after")
     labels = ["annotated", *(f"{w} {d.oks[index]:.2f}" for w, d in zip(words, diagnoses, strict=True))]
@@ -161,21 +154,3 @@ def _panels(image: Image, index: int, diagnoses: Sequence[Diagnosis]) -> Image:
     alone = draw_comparison(crop, moved[0], moved[0], skeleton=first.skeleton, labels=(labels[0], ""))
     panel = alone[:, : alone.shape[1] - crop.shape[1]]
     return np.concatenate([panel, both], axis=1)
-
-
-def _cut_out(image: Image, keypoints: Doubles) -> tuple[Image, float, Doubles]:
-    """The picture around keypoints, 480 px high, with its scale and corner: new = (old − corner) · scale."""
-    inside = keypoints[keypoints[:, 2] > 0, :2]
-    limit = np.array([image.shape[1], image.shape[0]], np.float64)
-    low, high = np.clip(inside.min(0), 0, limit - 1), np.clip(inside.max(0), 0, limit - 1)
-    room = _ROOM * max(float((high - low).max()), 20.0)
-    low = np.floor(np.clip(low - room, 0, limit - 1))
-    high = np.ceil(np.clip(high + room, low + 1, limit))
-    left, top, right, bottom = np.concatenate([low, high]).astype(int).tolist()
-    part = np.ascontiguousarray(image[top:bottom, left:right])
-    # Pixel centres are integers: the corner of the scaled picture lies half a pixel before the first centre.
-    scale = _HEIGHT / part.shape[0]
-    width = max(round(part.shape[1] * scale), 1)
-    crop = cv2.resize(part, (width, _HEIGHT), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    corner = low - 0.5 + 0.5 / scale
-    return np.asarray(crop, np.uint8), scale, corner

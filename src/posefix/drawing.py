@@ -7,7 +7,9 @@ rim, so that it shows on any background.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -17,6 +19,7 @@ import numpy.typing as npt
 from posefix.exceptions import InputError, SkeletonError
 from posefix.geometry import Bools, Doubles
 from posefix.images import Image, load_image
+from posefix.jsonfile import PathLike
 from posefix.skeleton import COCO, Skeleton
 
 _COLOURS = {"left_": (230, 159, 0), "right_": (86, 180, 233), "": (0, 158, 115)}
@@ -25,6 +28,10 @@ _MOVED = (204, 121, 167)
 _WHITE = (255, 255, 255)
 #: Keypoints that move less than this share of the person's size count as unmoved.
 _MOVED_SHARE = 0.02
+#: Height of a person's picture.
+_HEIGHT = 480
+#: Room around a person, as a share of the person's size.
+_ROOM = 0.15
 #: Fractional bits of OpenCV's drawing coordinates.
 _SHIFT = 4
 #: Outlines of the markers on the unit circle: round, square, diamond.
@@ -107,6 +114,50 @@ def draw_comparison(
         _write(panel, label)
     gap = np.full((picture.shape[0], max(round(picture.shape[1] / 100), 1), 3), 255, np.uint8)
     return np.concatenate([left, gap, right], axis=1)
+
+
+def cut_out(image: Image, keypoints: Doubles) -> tuple[Image, float, Doubles]:
+    """The picture around a person, 480 px high.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        keypoints: (K, 3) [x, y, score] px, at least one with a score > 0; only those count.
+
+    Returns:
+        (480, W', 3), its scale, and (2,) its corner: a point moves to (point − corner) · scale.
+    """
+    inside = keypoints[keypoints[:, 2] > 0, :2]
+    limit = np.array([image.shape[1], image.shape[0]], np.float64)
+    low, high = np.clip(inside.min(0), 0, limit - 1), np.clip(inside.max(0), 0, limit - 1)
+    room = _ROOM * max(float((high - low).max()), 20.0)
+    low = np.floor(np.clip(low - room, 0, limit - 1))
+    high = np.ceil(np.clip(high + room, low + 1, limit))
+    left, top, right, bottom = np.concatenate([low, high]).astype(int).tolist()
+    part = np.ascontiguousarray(image[top:bottom, left:right])
+    # Pixel centres are integers: the corner of the scaled picture lies half a pixel before the first centre.
+    scale = _HEIGHT / part.shape[0]
+    width = max(round(part.shape[1] * scale), 1)
+    crop = cv2.resize(part, (width, _HEIGHT), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    corner = low - 0.5 + 0.5 / scale
+    return np.asarray(crop, np.uint8), scale, corner
+
+
+def write_picture(path: PathLike, picture: Image) -> None:
+    """Write (H, W, 3) uint8 RGB; the ending is the format (png, jpg, webp, …).
+
+    Raises:
+        InputError: the file cannot be written, or not in that format.
+    """
+    try:
+        done, data = cv2.imencode(Path(path).suffix or ".", picture[..., ::-1])
+    except cv2.error:
+        done = False
+    if not done:
+        raise InputError(f"{os.fspath(path)}: the picture cannot be written; give a path that ends in .png or .jpg")
+    try:
+        Path(path).write_bytes(data.tobytes())
+    except OSError as error:
+        raise InputError(f"{os.fspath(path)}: the picture cannot be written: {error.strerror}") from None
 
 
 def _split(name: str, keypoints: npt.ArrayLike, skeleton: Skeleton, threshold: float) -> tuple[Doubles, Bools]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -15,7 +16,10 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def speaks_plainly(command: _F) -> _F:
-    """A user's mistake becomes one line on standard error and exit status 1, without a traceback."""
+    """A user's mistake becomes one line on standard error and exit status 1, without a traceback.
+
+    Ctrl-C ends with status 130, as shells expect.
+    """
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -23,6 +27,18 @@ def speaks_plainly(command: _F) -> _F:
             return command(*args, **kwargs)
         except PosefixError as error:
             raise click.ClickException(str(error)) from error
+        except BrokenPipeError:
+            raise  # click ends quietly, as when piped into head
+        except OSError as error:
+            named = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+            raise click.ClickException(f"{named}{error.strerror or error}") from error
+        except torch.OutOfMemoryError as error:
+            raise click.ClickException(
+                "the device is out of memory; lower the batch size or use --device cpu"
+            ) from error
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted.", err=True)
+            raise click.exceptions.Exit(130) from None
 
     return wrapper  # type: ignore[return-value]
 
@@ -37,6 +53,29 @@ def skeleton_named(name: str) -> Skeleton:
         return SKELETONS[name]
     except KeyError:
         raise SkeletonError(f"skeleton: expected one of {', '.join(SKELETONS)}, got {name!r}") from None
+
+
+def check_output(path: str, *, folder: bool = False) -> None:
+    """Tell that an output cannot be written before the work, not after it.
+
+    Args:
+        path: where it goes.
+        folder: whether it is a folder, which is made where it does not exist.
+
+    Raises:
+        InputError: its folder does not exist or cannot be written to, or something else is there.
+    """
+    target = Path(os.path.realpath(path))
+    if folder:
+        if target.exists() and not target.is_dir():
+            raise InputError(f"{path}: expected a folder to write to, got a file")
+        return
+    if target.is_dir():
+        raise InputError(f"{path}: expected a file to write, got a folder")
+    if not target.parent.is_dir():
+        raise InputError(f"{path}: the folder {target.parent} does not exist; create it first")
+    if not os.access(target.parent if target.is_file() or not target.exists() else target, os.W_OK):
+        raise InputError(f"{path}: cannot be written: permission denied")
 
 
 skeleton_option = click.option(
@@ -55,9 +94,15 @@ weights_option = click.option(
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 
 
+def split_revision(where: str) -> tuple[str, str | None]:
+    """``USER/REPO@REVISION`` in two; a folder may have an @ in its name."""
+    name, at, revision = where.partition("@")
+    return (where, None) if Path(where).exists() or not at else (name, revision)
+
+
 def load_refiner(weights: str | None, device: str, precision: str = "auto") -> Any:
     """A refiner from the options ``--weights`` and ``--device``."""
     from posefix.refiner import Refiner
 
-    source, _, revision = (weights or "").partition("@")
-    return Refiner.from_pretrained(source or None, revision=revision or None, device=device, precision=precision)
+    source, revision = split_revision(weights) if weights else (None, None)
+    return Refiner.from_pretrained(source, revision=revision, device=device, precision=precision)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from posefix.commands.common import skeleton_named, skeleton_option, speaks_plainly
+from posefix.commands.common import check_output, skeleton_named, skeleton_option, speaks_plainly
 from posefix.convert import convert as convert_checkpoint
 from posefix.network.config import BACKBONES, PAPER_CALIBRATION, ModelConfig
 from posefix.network.resnet import DEPTHS
@@ -38,6 +38,7 @@ def convert(snapshot: str, out: str, backbone: str | None, input_size: str | Non
       posefix convert snapshot_140.ckpt --out posefix-r152/
       posefix refine results.json --images val2017/ --weights posefix-r152/ --flip --out refined.json
     """
+    check_output(out, folder=True)
     skeleton = skeleton_named(skeleton_name)
     config, state = convert_checkpoint(snapshot, backbone=backbone, input_hw=_size(input_size), skeleton=skeleton)
     about = _about(Path(snapshot), config)

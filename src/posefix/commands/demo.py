@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import cv2
 import numpy as np
 
 from posefix.batch import refine_entries
 from posefix.coco import read_annotations, read_results
-from posefix.commands.common import device_option, load_refiner, speaks_plainly, weights_option
+from posefix.commands.common import check_output, device_option, load_refiner, speaks_plainly, weights_option
 from posefix.demo import refine_demo, similarity_to_marked
+from posefix.drawing import write_picture
 from posefix.evaluation import compare, format_table
+from posefix.exceptions import InputError
+from posefix.refiner import Refiner
 
 
 @click.command()
@@ -35,9 +37,14 @@ def demo(out: str, data: str | None, weights: str | None, device: str) -> None:
     """Refine a pose that was spoilt on purpose, and show what changed.
 
     \b
-    Example:
-      posefix demo --out before-after.png
+    Examples:
+      posefix demo
+      posefix demo --out before-after.png --data shared/data/coco/
     """
+    check_output(out)
+    results = sorted((Path(data) / "results").glob("*.json")) if data else []
+    if data and not results:
+        raise InputError(f"--data: expected results files {Path(data) / 'results'}/*.json, found none")
     refiner = load_refiner(weights, device)
     click.echo(repr(refiner))
     scene, refined, picture = refine_demo(refiner)
@@ -48,19 +55,15 @@ def demo(out: str, data: str | None, weights: str | None, device: str) -> None:
         click.echo(f"  {name:<15} {moved[index]:6.1f} px   {refined[0, index, 2]:.2f}")
     before, after = (similarity_to_marked(scene, pose) for pose in (scene.spoilt, refined))
     click.echo(f"mean keypoint similarity to the pose marked by hand: {before:.2f} before, {after:.2f} after")
-    if not cv2.imwrite(out, picture[..., ::-1]):
-        raise click.ClickException(f"cannot write {out}; give a path that ends in .png or .jpg")
+    write_picture(out, picture)
     click.echo(f"before/after picture: {Path(out).resolve()}")
     if data:
-        _real_results(refiner, Path(data))
+        _real_results(refiner, Path(data), results)
 
 
-def _real_results(refiner: object, folder: Path) -> None:
-    from posefix.refiner import Refiner
-
-    assert isinstance(refiner, Refiner)
+def _real_results(refiner: Refiner, folder: Path, results: list[Path]) -> None:
     annotations = read_annotations(folder / "val.json", refiner.skeleton)
-    for path in sorted((folder / "results").glob("*.json")):
+    for path in results:
         entries = read_results(path).entries
         refined, report = refine_entries(refiner, entries, folder / "val", annotations=annotations)
         click.echo(f"\n{path.name}: {report.summary().splitlines()[0]}")

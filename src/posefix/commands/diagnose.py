@@ -6,7 +6,7 @@ import logging
 
 import click
 
-from posefix.commands.common import skeleton_named, skeleton_option, speaks_plainly
+from posefix.commands.common import check_output, skeleton_named, skeleton_option, speaks_plainly
 from posefix.diagnosis_pictures import plot_shares, require_matplotlib, write_worst_people
 from posefix.diagnosis_report import format_report, make_report, to_json
 from posefix.jsonfile import write_json
@@ -46,7 +46,7 @@ def diagnose(
     keypoint), swap (at another person's) or miss. AP lost to a kind is what would be won without it.
 
     \b
-    Example:
+    Examples:
       posefix diagnose val.json results.json
       posefix diagnose val.json results.json --after refined.json --plot errors.png
     """
@@ -54,6 +54,10 @@ def diagnose(
         raise click.UsageError("--pictures needs --images, the folder of the pictures")
     if plot:
         require_matplotlib()  # before the work, not after it
+    for path in filter(None, (plot, json_path)):
+        check_output(path)
+    if pictures:
+        check_output(pictures, folder=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     skeleton = skeleton_named(skeleton_name)
     truth = open_annotations(annotations, skeleton)

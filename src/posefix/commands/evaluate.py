@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from posefix.commands.common import skeleton_named, skeleton_option, speaks_plainly
+from posefix.commands.common import check_output, skeleton_named, skeleton_option, speaks_plainly
 from posefix.datasets.crowdpose import evaluate_crowdpose
 from posefix.datasets.mpii import evaluate_mpii, read_mpii
 from posefix.datasets.posetrack import read_posetrack
@@ -35,7 +35,9 @@ _METRICS = {"crowdpose": CROWDPOSE, "pckh": MPII, "poseval": POSETRACK18}
 )
 @click.option("--head-boxes", type=click.Path(dir_okay=False), help="gt_valid.mat, where MPII's annotations are JSON.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Also write the table as JSON.")
-@click.option("--samples", default=1000, show_default=True, help="Bootstrap samples of the pictures.")
+@click.option(
+    "--samples", type=click.IntRange(min=1), default=1000, show_default=True, help="Bootstrap samples of the pictures."
+)
 @speaks_plainly
 def evaluate(
     annotations: str,
@@ -51,10 +53,12 @@ def evaluate(
     The interval is a 95 % bootstrap over pictures: where it holds 0, the change may be chance.
 
     \b
-    Example:
+    Examples:
       posefix evaluate val.json before.json after.json
       posefix evaluate posetrack/val/ before/ after/ --metric poseval
     """
+    if json_path:
+        check_output(json_path)
     names, skeleton = _short_names(results), skeleton_named(skeleton_name)
     if metric == "oks":
         rows = compare(annotations, list(results), skeleton, names=names, samples=samples)

@@ -9,9 +9,18 @@ from pathlib import Path
 import click
 
 from posefix.batch import RANKINGS, refine_entries
+from posefix.before_after import write_most_moved
 from posefix.coco import read_annotations
-from posefix.commands.common import device_option, load_refiner, skeleton_named, speaks_plainly, weights_option
+from posefix.commands.common import (
+    check_output,
+    device_option,
+    load_refiner,
+    skeleton_named,
+    speaks_plainly,
+    weights_option,
+)
 from posefix.datasets.posetrack import read_posetrack, write_posetrack
+from posefix.exceptions import ImageError
 from posefix.formats import FORMATS, read_any
 from posefix.inference import make_options
 from posefix.skeleton import POSETRACK18, SKELETONS
@@ -57,6 +66,13 @@ from posefix.skeleton import POSETRACK18, SKELETONS
 )
 @click.option("--fill/--no-fill", default=True, help="Give missing keypoints the network's answer.")
 @click.option("--use-boxes", is_flag=True, help="Crop around each entry's bbox instead of its keypoints.")
+@click.option(
+    "--draw",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Also write before/after pictures of the people who moved most for their size: 001_PICTURE_ENTRY.png, …",
+)
+@click.option("--draw-count", type=click.IntRange(min=1), default=20, show_default=True, help="How many, for --draw.")
 @click.option("--strict", is_flag=True, help="Exit status 1 if anybody could not be refined.")
 @speaks_plainly
 def refine(
@@ -75,6 +91,8 @@ def refine(
     ranking: str,
     fill: bool,
     use_boxes: bool,
+    draw: str | None,
+    draw_count: int,
     strict: bool,
 ) -> None:
     """Refine a results file: COCO, AlphaPose, PoseTrack 2018, or a folder of OpenPose frames.
@@ -83,14 +101,18 @@ def refine(
     confidence. People whose picture cannot be read pass through unchanged and are named at the end.
 
     \b
-    Example:
+    Examples:
       posefix refine results.json --images val2017/ --out refined.json
+      posefix refine results.json --images val2017/ --out refined.json --flip --draw moved/
       posefix refine openpose_json/ --images frames/ --out refined_json/
       posefix refine crowdpose.json --skeleton crowdpose --images images/ --out refined.json
       posefix refine sequences/ --skeleton posetrack18 --images posetrack/ --out refined/
     """
     options = make_options(policy=policy, flip_test=flip, fill_missing=fill, batch_size=batch_size)
     skeleton = skeleton_named(skeleton_name) if skeleton_name else None
+    check_output(out, folder=Path(results).is_dir())
+    if draw:
+        check_output(draw, folder=True)
     # PoseTrack has a file per sequence, which name their pictures themselves.
     sequences = read_posetrack(results) if skeleton is POSETRACK18 and Path(results).is_dir() else None
     refiner = load_refiner(weights, device)
@@ -111,11 +133,18 @@ def refine(
         progress=sys.stderr.isatty(),
     )
     seconds = time.perf_counter() - start
+    if report.unread and not report.refined:
+        name, why = next(iter(report.unread.items()))
+        raise ImageError(f"none of the {len(report.unread)} pictures can be read, nothing is written; {name}: {why}")
     if sequences:
         write_posetrack(out, sequences, refined)
     elif opened:
         opened.write(out, refined)
     click.echo(report.summary())
     click.echo(f"{out} written: {seconds:.1f} s, {report.refined / max(seconds, 1e-9):.0f} people/s")
+    if draw:
+        chosen = skeleton or refiner.skeleton
+        pictures = write_most_moved(entries, refined, images, draw, skeleton=chosen, annotations=named, most=draw_count)
+        click.echo(f"{len(pictures)} pictures written to {draw}" if pictures else "no picture written: nothing moved")
     if strict and not report.complete:
         raise click.ClickException(f"{report.people - report.refined} of {report.people} people could not be refined")

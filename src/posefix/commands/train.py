@@ -27,7 +27,7 @@ def train(config: str, resume: bool, device: str) -> None:
     Several GPUs: torchrun --nproc-per-node=4 -m posefix train CONFIG.
 
     \b
-    Example:
+    Examples:
       posefix train configs/embedded.yaml
       posefix train configs/embedded.yaml --resume
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import torch
 
-from posefix.commands.common import speaks_plainly
+from posefix.commands.common import speaks_plainly, split_revision
 from posefix.exceptions import WeightsError
 from posefix.network.card import licence, model_card
 from posefix.network.hub import HubSource, Snapshot, cached, cached_snapshots
@@ -98,7 +98,7 @@ def download(repository: str, revision: str | None, force: bool) -> None:
       posefix weights download USER/REPO
       posefix weights download USER/REPO --revision v1.0
     """
-    name, at_revision = _split(repository)
+    name, at_revision = split_revision(repository)
     if Path(name).exists():
         raise WeightsError(f"download: expected a hub repository USER/REPO, got the folder {name}")
     loaded = load_weights(name, revision=revision or at_revision, force_download=force)
@@ -153,17 +153,11 @@ def card(where: str | None) -> None:
     click.echo(model_card(loaded, place.repository) if isinstance(place, Snapshot) else model_card(loaded), nl=False)
 
 
-def _split(where: str) -> tuple[str, str | None]:
-    """``USER/REPO@REVISION`` in two; a folder may have an @ in its name."""
-    name, at, revision = where.partition("@")
-    return (where, None) if Path(where).exists() or not at else (name, revision)
-
-
 def _place(where: str | None) -> Path | Snapshot | None:
     """Where weights are on this computer; those of the hub are fetched."""
     if where is None:
         return None
-    name, revision = _split(where)
+    name, revision = split_revision(where)
     if Path(name).exists():
         return Path(name)
     commit = load_weights(name, revision=revision).origin.rpartition("@")[2]

@@ -172,7 +172,8 @@ def train(
         if validate and rank == 0 and (last or (every and (step + 1) % every == 0)):
             figures = validate(copy.deepcopy(average).cpu())
             _append(out / "log.jsonl", {"step": step + 1, **figures})
-            tqdm.write(f"step {step + 1}: " + "  ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+            bar.clear()
+            logger.info("step %d: %s", step + 1, "  ".join(f"{k} {v:.4f}" for k, v in figures.items()))
         if last or time.monotonic() - saved > 60 * config.checkpoint_minutes:
             save(step + 1)
             saved = time.monotonic()
