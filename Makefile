@@ -7,8 +7,9 @@ DATA := ../shared/data/coco
 
 ADAPTERS := .venv-adapters
 TENSORFLOW := .venv-tensorflow
+DOCS := .venv-docs
 
-.PHONY: demo test test-adapters test-tensorflow check accuracy clean
+.PHONY: demo test test-adapters test-tensorflow docs check accuracy clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,6 +42,15 @@ $(TENSORFLOW)/.installed: pyproject.toml constraints.txt
 test-tensorflow: $(TENSORFLOW)/.installed
 	$(TENSORFLOW)/bin/python -m pytest tests/test_convert_tensorflow.py
 
+# The site, from docs/ and the docstrings, into site/: about 170 MB.
+$(DOCS)/.installed: docs/requirements.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet -r docs/requirements.txt
+	touch $@
+
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+
 accuracy: $(STAMP)
 	$(BIN)/python benchmarks/accuracy.py $(DATA)
 
@@ -50,4 +60,4 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf out build dist site .pytest_cache .mypy_cache .ruff_cache

@@ -12,7 +12,6 @@ from posefix.commands.evaluate import evaluate
 from posefix.commands.refine import refine
 from posefix.commands.train import train
 from posefix.commands.weights import weights
-from posefix.commands.weights import weights
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

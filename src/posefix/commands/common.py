@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import torch
 
-from posefix.exceptions import PosefixError, SkeletonError
+from posefix.exceptions import InputError, PosefixError, SkeletonError
 from posefix.skeleton import COCO, SKELETONS, Skeleton
 
 _F = TypeVar("_F", bound=Callable[..., Any])

@@ -134,8 +134,8 @@ def refine(
     )
     seconds = time.perf_counter() - start
     if report.unread and not report.refined:
-        name, why = next(iter(report.unread.items()))
-        raise ImageError(f"none of the {len(report.unread)} pictures can be read, nothing is written; {name}: {why}")
+        why = next(iter(report.unread.values()))
+        raise ImageError(f"none of the {len(report.unread)} pictures can be read, nothing is written; the first: {why}")
     if sequences:
         write_posetrack(out, sequences, refined)
     elif opened:
