@@ -18,7 +18,7 @@ import torch
 from posefix.coco import Annotations, Results, image_name
 from posefix.crops import Crops
 from posefix.geometry import transform_points
-from posefix.heatmaps import cell_probabilities, expected_similarity_argmax
+from posefix.heatmaps import cell_probabilities, expected_similarity, expected_similarity_argmax
 from posefix.images import load_image
 from posefix.inference import evidence
 from posefix.matching import match_people, matchable, neighbours_of
@@ -159,8 +159,9 @@ def predict(
     confidence, similarity = [], []
     for start in range(0, len(observations.std), 64):
         rows = slice(start, start + 64)
-        probabilities = cell_probabilities(observations.logits[rows].float(), heat)
-        cells, value = expected_similarity_argmax(probabilities, observations.std[rows] / STRIDE)
+        logits, std = observations.logits[rows].float(), observations.std[rows] / STRIDE
+        cells, _ = expected_similarity_argmax(cell_probabilities(logits), std)
+        value = expected_similarity(cell_probabilities(logits, heat), cells, std)
         points = cells.double().numpy() * STRIDE + offset
         confidence.append(value.double().numpy())
         similarity.append(

@@ -97,7 +97,9 @@ def answer(
     results: list[tuple[Tensor, Tensor, Tensor]] = []
     for images, points, valid, std in _batches(network, crops, options.batch_size):
         temperature = torch.tensor(calibration.temperature or (1.0,), device=std.device)
-        probabilities = cell_probabilities(network(images, points, valid, std), temperature)
+        logits = network(images, points, valid, std)
+        # The point is read from the network's own distribution, how sure it is from the calibrated one.
+        sharp, calibrated = cell_probabilities(logits), cell_probabilities(logits, temperature)
         if options.flip_test:
             order = torch.from_numpy(flip).to(std.device)
             mirrored = points[:, order]
@@ -106,15 +108,16 @@ def answer(
             shift = (STRIDE - 1 - 2 * config.cell_offset) / STRIDE
             # Mirrored keypoint k is keypoint order[k]: the temperature goes by name, not by place.
             heat = temperature[order] if len(temperature) > 1 else temperature
-            probabilities = (probabilities + mirror_maps(cell_probabilities(logits, heat), order, shift)) / 2
+            sharp = (sharp + mirror_maps(cell_probabilities(logits), order, shift)) / 2
+            calibrated = (calibrated + mirror_maps(cell_probabilities(logits, heat), order, shift)) / 2
         cell_std = std / STRIDE
         if decoder == "soft_argmax":
-            cells = expected_position(probabilities)
-            confidence = expected_similarity(probabilities, cells, cell_std)
+            cells = expected_position(sharp)
         else:
-            cells, confidence = expected_similarity_argmax(probabilities, cell_std)
+            cells, _ = expected_similarity_argmax(sharp, cell_std)
+        confidence = expected_similarity(calibrated, cells, cell_std)
         inputs = (points - config.cell_offset) / STRIDE
-        own = expected_similarity(probabilities, inputs, cell_std) * valid
+        own = expected_similarity(calibrated, inputs, cell_std) * valid
         results.append((cells * STRIDE + config.cell_offset, confidence, own))
     if not results:
         shape = (0, config.num_keypoints)

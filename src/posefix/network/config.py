@@ -146,7 +146,7 @@ class Calibration:
         decoder: ``"expected_similarity"`` or the paper's ``"soft_argmax"``.
         policy: ``"safe"`` leaves an input keypoint where it is unless the picture speaks clearly against it;
             ``"always"`` takes the network's answer, as the paper does.
-        temperature: (K,) divides the logits; empty is 1 throughout.
+        temperature: (K,) divides the logits where confidence is read from them; empty is 1 throughout.
         margin: (K,) ``"safe"`` keeps an input whose expected similarity is at least the best one's minus
             this; empty is 0 throughout.
     """
