@@ -204,7 +204,9 @@ def test_normalised_openpose(rng: np.random.Generator, tmp_path: Path) -> None:
         ("text", "got a string"),
         ({"people": [{"pose_keypoints_2d": [1, 2, 3]}]}, "expected 75 numbers"),
         ([{"image_id": 1, "keypoints": [0] * 51}, {"image_id": 1, "keypoints": [0] * 78}], None),
-        ([{"image_id": 1, "keypoints": [0] * 78}, {"image_id": 1, "keypoints": [0] * 51}], "entry 1: expected 78"),
+        ([{"image_id": 1, "keypoints": [0] * 78}, {"image_id": 1, "keypoints": [0] * 51}], None),
+        ([{"image_id": 1, "keypoints": [0] * 78}, {"image_id": 1, "keypoints": [0] * 75}], "entry 1: expected 78"),
+        ([{"image_id": 1, "keypoints": [0] * 42}], "entry 0 has 14 keypoints"),
     ],
 )
 def test_what_is_refused(data: Any, message: str | None, tmp_path: Path) -> None:

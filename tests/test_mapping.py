@@ -151,4 +151,7 @@ def test_command(refiner: Refiner, picture: Any, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out.json").read_text())[0]["keypoints"][36:] == crowd_entries(2)[0]["keypoints"][36:]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 1
-    assert "no entry is a pose of skeleton 'coco'" in done.output
+    assert (
+        "entry 0 has 14 keypoints, not the 17 of skeleton 'coco'; name the file's own set with --skeleton"
+        in done.output
+    )

@@ -1,6 +1,6 @@
 """Put the facts of a YAML file on record in a weights folder, and write its model card.
 
-    python tools/describe_weights.py WEIGHTS FACTS.yaml
+python tools/describe_weights.py WEIGHTS FACTS.yaml
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from posefix.adapters.layouts import columns
 from posefix.coco import Entry, check_entries, write_results
 from posefix.exceptions import FileFormatError, InputError, PosefixError
 from posefix.jsonfile import PathLike, kind_of, read_json, spelled_id, write_json
-from posefix.skeleton import COCO, POSETRACK18, Skeleton
+from posefix.skeleton import COCO, POSETRACK18, SKELETONS, Skeleton
 
 #: What ``read_any`` reads.
 FORMATS = ("coco", "alphapose", "openpose", "posetrack")
@@ -131,10 +131,17 @@ def _check_count(refined: Sequence[Entry], expected: int) -> None:
 def _read_list(data: Any, skeleton: Skeleton, source: str, name: str) -> Opened:
     """COCO's or AlphaPose's list of people; AlphaPose's box gets COCO's name."""
     people = check_entries(data, source=source)
-    size = len(people[0]["keypoints"]) if people else 0
-    if not people or (size == 3 * len(skeleton) and name == "coco"):
+    # One odd entry among COCO's does not stop the others; whoever refines them names it.
+    if not people or (name == "coco" and any(len(p["keypoints"]) == 3 * len(skeleton) for p in people)):
         return Opened(name, people, write_results)
-    index = columns(None, size // 3, skeleton)
+    size = len(people[0]["keypoints"])
+    try:
+        index = columns(None, size // 3, skeleton)
+    except InputError as error:
+        raise FileFormatError(
+            f"{source}: entry 0 has {size / 3:g} keypoints, not the {len(skeleton)} of skeleton {skeleton.name!r}; "
+            f"name the file's own set with --skeleton ({', '.join(SKELETONS)}) if it is one of these"
+        ) from error
     for number, person in enumerate(people):
         if len(person["keypoints"]) != size:
             raise FileFormatError(f"{source}: entry {number}: expected {size} numbers, got {len(person['keypoints'])}")
