@@ -88,7 +88,8 @@ def train(
             no longer finite (the last good checkpoint stays).
     """
     rank, world = _join_processes(device)
-    target = pick_device(device if world == 1 or device != "auto" else f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+    several_gpus = world > 1 and device == "auto" and torch.cuda.is_available()
+    target = pick_device(f"cuda:{os.environ['LOCAL_RANK']}" if several_gpus else device)
     out, optimisation = Path(config.out), config.optimisation
     path = out / "checkpoint.safetensors"
     if path.exists() and not resume:
@@ -178,6 +179,8 @@ def train(
             save(step + 1)
             saved = time.monotonic()
     bar.close()
+    if world > 1:
+        torch.distributed.destroy_process_group()
     result: RefinementNetwork = average.cpu()
     return result
 
