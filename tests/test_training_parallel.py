@@ -10,8 +10,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from factories import annotation_file
 
+from factories import annotation_file
 from posefix.network.weights import load_weights
 
 CONFIG = """
