@@ -147,9 +147,10 @@ def lever_table(bench: Bench) -> Iterator[str]:
     levers: list[tuple[str, dict[str, Any]]] = [
         ("default", {}),
         ("policy always", {"policy": "always"}),
-        ("policy safe", {"policy": "safe"}),
         ("decoder soft_argmax, always", {"decoder": "soft_argmax", "policy": "always"}),
         ("flip test", {"flip_test": True}),
+        ("trust 0.7", {"trust": 0.7}),
+        ("trust 1.5", {"trust": 1.5}),
         ("crop around the results' boxes", {"use_boxes": True}),
         *((f"ranking {r}", {"ranking": r}) for r in RANKINGS[1:]),
     ]
@@ -247,11 +248,32 @@ def calibration_table(bench: Bench) -> Iterator[str]:
         rows.append([name, f"{calibration_error(confidence[mask], similarity[mask]):.3f}"])
         bins.append(reliability(confidence[mask], similarity[mask]))
     yield from table(["temperature", "expected calibration error"], rows)
+    draw_reliability(bins)
+    yield "![reliability before and after the temperature](images/reliability.png)\n"
     for name, rows_of in zip(("before", "after"), bins, strict=True):
         yield f"Reliability {name}:\n"
         yield from table(
             ["confidence", "similarity reached", "keypoints"], [[f"{c:.2f}", f"{s:.2f}", str(n)] for c, s, n in rows_of]
         )
+
+
+def draw_reliability(bins: list[Any]) -> None:
+    """docs/images/reliability.png: similarity reached over confidence; a point's size tells how many keypoints."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(bins), figsize=(8, 4), sharey=True)
+    for axis, name, rows in zip(axes, ("before", "after"), bins, strict=True):
+        said, reached, count = np.array(rows, float).T
+        axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        axis.scatter(said, reached, s=4 + 200 * count / count.max(), color="tab:blue")
+        axis.set(xlabel="confidence", title=f"{name} calibration", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes[0].set_ylabel("keypoint similarity reached")
+    figure.tight_layout()
+    figure.savefig(DOCUMENT.parent / "images" / "reliability.png", dpi=80)
+    plt.close(figure)
 
 
 def main() -> None:

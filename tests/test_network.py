@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch import Tensor
 from factories import shared_dir
 from posefix.exceptions import WeightsError
 from posefix.network.config import BACKBONES, REFERENCE_NORMALISATION, ModelConfig, Normalisation
-from posefix.network.refinement import PosePrior, RefinementNetwork
-from posefix.training.start import start_from_movenet
+from posefix.network.prior import PosePrior
+from posefix.network.refinement import RefinementNetwork
+from posefix.training.start import start_from_movenet, start_second_opinion
 
 MAP_HW = (16, 12)
 
@@ -122,8 +124,8 @@ def test_every_parameter_learns_although_keypoints_are_missing(kind: str) -> Non
 
 
 def test_the_embedded_network_is_small() -> None:
-    network = RefinementNetwork(ModelConfig())
-    assert sum(p.numel() for p in network.parameters()) < 4_000_000
+    network = RefinementNetwork(ModelConfig(second_opinion=0.5))
+    assert sum(p.numel() for p in network.parameters()) < 5_000_000
     assert all(b.numel() <= 3 for b in network.buffers())
 
 
@@ -181,6 +183,70 @@ def test_the_start_weights_fit_other_keypoint_sets_but_no_other_network(tmp_path
     (tmp_path / "broken.npz").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="cannot read"):
         start_from_movenet(network, tmp_path / "broken.npz")
+
+
+# ---------------------------------------------------------------- the second opinion
+
+
+@torch.inference_mode()
+def test_the_second_opinion_weighs_in_and_does_not_see_the_pose() -> None:
+    network = RefinementNetwork(small(second_opinion=0.25)).eval()
+    torch.nn.init.normal_(network.pose_entry.weight)  # type: ignore[union-attr, arg-type]
+    alone = RefinementNetwork(small()).eval()
+    alone.load_state_dict(network.state_dict(), strict=False)
+    crops, points, valid, _ = inputs(network.config)
+    second = (network.evidence(crops, points, valid) - 0.75 * alone.evidence(crops, points, valid)) / 0.25
+    elsewhere = (network.evidence(crops, points + 9, valid) - 0.75 * alone.evidence(crops, points + 9, valid)) / 0.25
+    assert float(second.std()) > 0
+    torch.testing.assert_close(second, elsewhere, atol=1e-4, rtol=1e-3)
+
+
+def test_a_network_without_pose_entry_hears_of_the_pose_as_prior() -> None:
+    network = RefinementNetwork(small(pose_entry="none")).eval()
+    crops, points, valid, std = inputs(network.config)
+    assert torch.equal(network.evidence(crops, points, valid), network.evidence(crops, points + 9, valid))
+    assert not torch.allclose(network(crops, points, valid, std), network(crops, points + 9, valid, std), atol=1e-3)
+    with pytest.raises(WeightsError, match="must enter the network"):
+        small(pose_entry="none", pose_prior=False)
+
+
+@torch.inference_mode()
+def test_trust_is_the_power_of_the_prior() -> None:
+    network = RefinementNetwork(small()).eval()
+    crops, points, valid, std = inputs(network.config)
+    evidence, full = network.evidence(crops, points, valid), network(crops, points, valid, std)
+    torch.testing.assert_close(network(crops, points, valid, std, trust=0.0), evidence)
+    half = network(crops, points, valid, std, trust=0.5)
+    torch.testing.assert_close(half, (evidence + full) / 2, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1])
+def test_a_second_opinion_is_a_share(share: float) -> None:
+    with pytest.raises(WeightsError, match="second_opinion must be in"):
+        small(second_opinion=share)
+    with pytest.raises(WeightsError, match="has no second opinion"):
+        replace(ModelConfig.paper(50), second_opinion=0.5)
+
+
+@torch.inference_mode()
+def test_the_second_opinion_starts_as_movenet_and_needs_its_first_layers() -> None:
+    path = shared_dir() / "weights" / "movenet_lightning.npz"
+    config = ModelConfig(input_hw=(192, 192), pose_prior=False, second_opinion=0.5)
+    network = RefinementNetwork(config).eval()
+    start_from_movenet(network, path)
+    torch.nn.init.zeros_(network.head[2].weight)  # type: ignore[index, arg-type]
+    torch.nn.init.zeros_(network.head[2].bias)  # type: ignore[index, arg-type]
+    with np.load(path) as archive:
+        image, expected = torch.from_numpy(archive["check.image_rgb"]), torch.from_numpy(archive["check.logits"])
+    nothing = torch.zeros(1, 17, dtype=torch.bool)
+    logits = 2 * network(image[None], torch.zeros(1, 17, 2), nothing, torch.ones(1, 17))[0].permute(1, 2, 0)
+    assert float((logits - expected).norm() / expected.norm()) < 0.075
+    other = RefinementNetwork(config)
+    with pytest.raises(WeightsError, match="needs MoveNet's first layers"):
+        start_second_opinion(other, path)
+    other.trunk.load_state_dict(network.trunk.state_dict())
+    start_second_opinion(other, path)
+    torch.testing.assert_close(other.second.state_dict(), network.second.state_dict())  # type: ignore[union-attr]
 
 
 # ---------------------------------------------------------------- the prior

@@ -234,6 +234,9 @@ def test_wrong_everything_else(refiner: Refiner, scene: tuple[Any, Floats]) -> N
         refiner.refine(image, keypoints, policy="never")
     with pytest.raises(InputError, match="batch_size"):
         make_options(batch_size=0)
+    for wrong in (-0.5, float("nan"), float("inf"), "much"):
+        with pytest.raises(InputError, match="trust: expected a number of at least 0"):
+            make_options(trust=wrong)
     with pytest.raises(InputError, match="as many pictures"):
         refiner.refine_batch([image], [keypoints, keypoints])
     with pytest.raises(ImageError):

@@ -15,15 +15,16 @@ import torch
 
 from factories import annotation_file, shared_dir
 from posefix.exceptions import PosefixError, TrainingError, WeightsError
-from posefix.network.config import ModelConfig
-from posefix.network.weights import load_weights, save_weights
+from posefix.network.config import Calibration, ModelConfig
+from posefix.network.weights import Weights, load_weights, save_weights
 from posefix.refiner import Refiner
 from posefix.skeleton import COCO
 from posefix.training import trainer
-from posefix.training.config import Augmentation, Optimisation, SetConfig, TrainingConfig, read_config
+from posefix.training.company import add_company, place_beside
+from posefix.training.config import Augmentation, Optimisation, SetConfig, Start, TrainingConfig, read_config
 from posefix.training.finish import finish
 from posefix.training.losses import coordinate_loss, heatmap_loss
-from posefix.training.people import read_people
+from posefix.training.people import Pictures, read_people
 from posefix.training.samples import BatchStream
 from posefix.training.schedule import learning_rate
 from posefix.training.start import start_from_imagenet
@@ -33,6 +34,7 @@ EVERYTHING = Augmentation(
     colour=0.3,
     degrade=0.5,
     occlude=0.5,
+    company=0.5,
     drop=0.5,
     input_box=0.5,
     real=0.5,
@@ -117,6 +119,29 @@ def test_crops_and_points_share_one_frame(data: Path) -> None:
     assert (batch.crops[rows, y, x, 0] > 128).mean() > 0.98
 
 
+def test_company_is_painted_where_its_keypoints_are(data: Path) -> None:
+    people = read_people(make_config(data).sets, COCO)
+    rows, rng = np.arange(8), np.random.default_rng(1)
+    second = place_beside(people, rows, 1.0, rng)
+    assert second.there.any()
+    assert (second.annotated[~second.there] == 0).all()
+    assert np.isfinite(second.annotated).all()
+    assert not place_beside(people, rows, 0.0, rng).there.any()
+    second = replace(second, behind=np.zeros(8, bool))
+    # The first people's crops are black and nobody else's picture is: what is not black was painted.
+    crops = np.zeros((8, 64, 64, 3), np.uint8)
+    affine = np.tile(np.eye(2, 3) * 0.1, (8, 1, 1))
+    model = ModelConfig(input_hw=(64, 64))
+    add_company(crops, people, Pictures(people.paths, 1), second, rows, affine, COCO, model, rng)
+    points = second.annotated[..., :2] * 0.1
+    inside = (second.annotated[..., 2] > 0) & (points >= 1).all(-1) & (points <= 62).all(-1)
+    i, k = np.nonzero(inside)
+    assert len(i) > 10
+    x, y = points[i, k].round().astype(int).T
+    assert (crops[i, y, x].max(-1) > 0).mean() > 0.8
+    assert not crops[~second.there].any()
+
+
 def test_resumed_run_equals_unbroken_run(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trainer.train(make_config(data, "whole"), device="cpu", progress=False)
     broken = make_config(data, "broken")
@@ -182,7 +207,7 @@ def test_training_reduces_the_loss_on_one_batch(data: Path) -> None:
     batch = {k: torch.from_numpy(v) for k, v in vars(stream_of(config).batch(0)).items()}
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
     losses = []
-    for _ in range(30):
+    for _ in range(80):
         logits = network(batch["crops"], batch["crop_points"], batch["valid"], batch["std"])
         loss = heatmap_loss(logits, (batch["targets"] - 1.5) / 4, batch["target_mask"])
         optimiser.zero_grad()
@@ -271,6 +296,53 @@ def test_wrong_data(data: Path) -> None:
     stream = stream_of(config)
     with pytest.raises(TrainingError, match="cannot read the training picture"):
         list(stream.batches(0, 8))
+
+
+def test_going_on_from_weights(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = make_config(data)
+    first = trainer.build_network(config)
+    state = first.state_dict()
+    torch.nn.init.normal_(state["head.2.bias"])
+    made = Weights(config.model, COCO, Calibration(), {k: v for k, v in state.items() if k != "prior.share_logit"})
+    save_weights(tmp_path / "w", made)
+    start = replace(config.start, weights=(str(tmp_path / "w"),))
+    with caplog.at_level("INFO"):
+        second = trainer.build_network(replace(config, start=start, seed=5))
+    torch.testing.assert_close(second.state_dict()["head.2.bias"], state["head.2.bias"])
+    assert "these start anew" in caplog.text
+    assert "prior.share_logit" in caplog.text
+    # Of several, the average.
+    state["head.2.bias"] += 1
+    save_weights(tmp_path / "v", replace(made, state=dict(state)))
+    two = replace(start, weights=(str(tmp_path / "w"), str(tmp_path / "v")))
+    third = trainer.build_network(replace(config, start=two))
+    torch.testing.assert_close(third.state_dict()["head.2.bias"], state["head.2.bias"] - 0.5)
+    with pytest.raises(WeightsError, match="holds another network"):
+        trainer.build_network(replace(config, start=start, model=ModelConfig.paper(50, (64, 64))))
+
+
+def test_a_second_opinion_is_never_random(data: Path) -> None:
+    config = replace(make_config(data), model=ModelConfig(input_hw=(64, 64), second_opinion=0.5))
+    with pytest.raises(WeightsError, match=r"nothing here has its weights; give start\.second"):
+        trainer.build_network(config)
+    with_second = replace(config, start=Start(movenet=str(shared_dir() / "weights" / "movenet_lightning.npz")))
+    network = trainer.build_network(with_second)
+    save_weights(data / "w", Weights(config.model, COCO, Calibration(), network.state_dict()))
+    again = trainer.build_network(replace(config, start=Start(weights=(str(data / "w"),))))
+    assert again.second is not None
+    assert all(bool(p.isfinite().all()) for p in again.second.parameters())
+    trained = trainer.train(replace(with_second, out=str(data / "two")), device="cpu", progress=False)
+    for name, value in network.state_dict().items():
+        if name.startswith("second."):
+            assert torch.equal(trained.state_dict()[name], value)
+
+
+def test_the_prior_alone_may_learn(data: Path) -> None:
+    config = make_config(data, network_rate=0.0)
+    before = trainer.build_network(config).state_dict()
+    after = trainer.train(config, device="cpu", progress=False).state_dict()
+    changed = {k for k, v in after.items() if not torch.equal(v, before[k])}
+    assert changed == {k for k in after if k.startswith("prior.")}
 
 
 def test_imagenet_start_refuses_another_network(data: Path, tmp_path: Path) -> None:

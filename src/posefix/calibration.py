@@ -20,7 +20,7 @@ from posefix.crops import Crops
 from posefix.geometry import transform_points
 from posefix.heatmaps import cell_probabilities, expected_similarity, expected_similarity_argmax
 from posefix.images import load_image
-from posefix.inference import evidence
+from posefix.inference import read_logits
 from posefix.matching import match_people, matchable, neighbours_of
 from posefix.network.config import STRIDE
 from posefix.network.weights import Weights
@@ -132,7 +132,7 @@ def _observe(
     pictures = {str(image_id): index for index, image_id in enumerate(annotations.images)}
     group = [pictures[str(i)] for i in annotations.image_ids[who].tolist()]
     return Observations(
-        evidence(refiner.network, joined).half().cpu(),
+        read_logits(refiner.network, joined).half().cpu(),
         torch.from_numpy(joined.std),
         transform_points(matrices, annotated[..., :2]),
         annotated[..., 2] > 0,

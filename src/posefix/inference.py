@@ -35,6 +35,8 @@ class Options:
         flip_test: also look at the mirrored picture and average; twice the time.
         fill_missing: give missing keypoints the network's answer; else they stay missing.
         batch_size: people per pass through the network.
+        trust: how far the input pose is trusted, as the power of the pose prior: below 1 for weak estimators, above
+            1 for strong ones (docs/accuracy.md). Networks without a prior know no trust.
     """
 
     policy: str | None = None
@@ -42,6 +44,7 @@ class Options:
     flip_test: bool = False
     fill_missing: bool = True
     batch_size: int = 32
+    trust: float = 1.0
 
     def __post_init__(self) -> None:
         for name, known in (("policy", POLICIES), ("decoder", DECODERS)):
@@ -50,6 +53,8 @@ class Options:
                 raise InputError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise InputError(f"batch_size: expected a positive integer, got {self.batch_size!r}")
+        if not isinstance(self.trust, int | float) or not 0 <= self.trust < float("inf"):
+            raise InputError(f"trust: expected a number of at least 0, got {self.trust!r}")
 
 
 def make_options(**options: Any) -> Options:
@@ -66,7 +71,7 @@ def make_options(**options: Any) -> Options:
 
 
 @torch.inference_mode()
-def evidence(network: RefinementNetwork, crops: Crops, batch_size: int = 32) -> Tensor:
+def read_logits(network: RefinementNetwork, crops: Crops, batch_size: int = 32) -> Tensor:
     """(B, K, h, w) float32 logits of any number of people."""
     parts = [network(*batch).float() for batch in _batches(network, crops, batch_size)]
     return torch.cat(parts) if parts else torch.zeros(0, network.config.num_keypoints, *network.config.map_hw)
@@ -97,14 +102,14 @@ def answer(
     results: list[tuple[Tensor, Tensor, Tensor]] = []
     for images, points, valid, std in _batches(network, crops, options.batch_size):
         temperature = torch.tensor(calibration.temperature or (1.0,), device=std.device)
-        logits = network(images, points, valid, std)
+        logits = network(images, points, valid, std, trust=options.trust)
         # The point is read from the network's own distribution, how sure it is from the calibrated one.
         sharp, calibrated = cell_probabilities(logits), cell_probabilities(logits, temperature)
         if options.flip_test:
             order = torch.from_numpy(flip).to(std.device)
             mirrored = points[:, order]
             mirrored[..., 0] = config.input_hw[1] - 1 - mirrored[..., 0]
-            logits = network(images.flip(2), mirrored, valid[:, order], std[:, order])
+            logits = network(images.flip(2), mirrored, valid[:, order], std[:, order], trust=options.trust)
             shift = (STRIDE - 1 - 2 * config.cell_offset) / STRIDE
             # Mirrored keypoint k is keypoint order[k]: the temperature goes by name, not by place.
             heat = temperature[order] if len(temperature) > 1 else temperature

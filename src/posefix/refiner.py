@@ -177,7 +177,7 @@ class Refiner:
             boxes_xyxy: (N, 4) person boxes; default the keypoints' extent × 1.2. NaN rows take the default.
             color: channel order of an array: ``"rgb"`` or ``"bgr"``.
             **options: the fields of ``Options``: ``policy``, ``decoder``, ``flip_test``, ``fill_missing``,
-                ``batch_size``.
+                ``batch_size``, ``trust``.
 
         Returns:
             a new float32 array (float64 for float64 input), same people, same order: (N, K, 3)

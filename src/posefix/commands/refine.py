@@ -65,6 +65,13 @@ from posefix.skeleton import POSETRACK18, SKELETONS
     "as it was, that score times the refiner's confidence, or this confidence alone.",
 )
 @click.option("--fill/--no-fill", default=True, help="Give missing keypoints the network's answer.")
+@click.option(
+    "--trust",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="How far the poses are trusted: 0.7 suits weak estimators (AP below 0.4), 1.5 the strongest.",
+)
 @click.option("--use-boxes", is_flag=True, help="Crop around each entry's bbox instead of its keypoints.")
 @click.option(
     "--draw",
@@ -90,6 +97,7 @@ def refine(
     policy: str | None,
     ranking: str,
     fill: bool,
+    trust: float,
     use_boxes: bool,
     draw: str | None,
     draw_count: int,
@@ -108,7 +116,7 @@ def refine(
       posefix refine crowdpose.json --skeleton crowdpose --images images/ --out refined.json
       posefix refine sequences/ --skeleton posetrack18 --images posetrack/ --out refined/
     """
-    options = make_options(policy=policy, flip_test=flip, fill_missing=fill, batch_size=batch_size)
+    options = make_options(policy=policy, flip_test=flip, fill_missing=fill, batch_size=batch_size, trust=trust)
     skeleton = skeleton_named(skeleton_name) if skeleton_name else None
     check_output(out, folder=Path(results).is_dir())
     if draw:

@@ -52,8 +52,11 @@ class ModelConfig:
         num_keypoints: K.
         heatmap_std: Gaussian of the input heatmaps, in pixels of the crop.
         heatmap_scale: their height.
-        pose_entry: where they enter: ``"input"``, concatenated with the picture as in the paper, or
-            ``"stride4"``, drawn at a quarter of the resolution and added to the features there.
+        pose_entry: where they enter: ``"input"``, concatenated with the picture as in the paper; ``"stride4"``,
+            drawn at a quarter of the resolution and added to the features there; or ``"none"``: the network
+            looks at the picture alone, and the pose speaks as the prior.
+        second_opinion: share of a second branch, which sees the picture without the pose, in the logits; 0 is no
+            such branch (MobileNetV2).
         pose_prior: whether the input pose is a prior over the output's cells.
         adaptive_prior: whether its width and weight adapt to each person.
         cell_offset: crop pixel of cell c is 4 · c + cell_offset.
@@ -70,6 +73,7 @@ class ModelConfig:
     heatmap_std: float = 7.0
     heatmap_scale: float = 1.0
     pose_entry: str = "stride4"
+    second_opinion: float = 0.0
     pose_prior: bool = True
     adaptive_prior: bool = True
     cell_offset: float = 1.5
@@ -82,10 +86,16 @@ class ModelConfig:
             raise WeightsError(f"model: backbone must be one of {', '.join(BACKBONES)}, got {self.backbone!r}")
         if len(self.input_hw) != 2 or any(s <= 0 or s % 32 for s in self.input_hw):
             raise WeightsError(f"model: input_hw must be (height, width), both divisible by 32, got {self.input_hw}")
-        if self.pose_entry not in ("input", "stride4"):
-            raise WeightsError(f"model: pose_entry must be 'input' or 'stride4', got {self.pose_entry!r}")
-        if (self.pose_entry == "stride4") != (self.backbone == "mobilenet_v2"):
+        if self.pose_entry not in ("input", "stride4", "none"):
+            raise WeightsError(f"model: pose_entry must be 'input', 'stride4' or 'none', got {self.pose_entry!r}")
+        if self.pose_entry == "none" and not self.pose_prior:
+            raise WeightsError("model: the pose must enter the network (pose_entry) or be its prior (pose_prior)")
+        if (self.pose_entry == "input") == (self.backbone == "mobilenet_v2"):
             raise WeightsError(f"model: {self.backbone} does not take the pose at {self.pose_entry!r}")
+        if not 0 <= self.second_opinion < 1:
+            raise WeightsError(f"model: second_opinion must be in [0, 1), got {self.second_opinion}")
+        if self.second_opinion and self.backbone != "mobilenet_v2":
+            raise WeightsError(f"model: {self.backbone} has no second opinion")
         if self.num_keypoints < 1 or self.heatmap_std <= 0 or not 0 <= self.cell_offset < STRIDE:
             raise WeightsError(
                 "model: expected num_keypoints ≥ 1, heatmap_std > 0 and cell_offset in [0, 4), got "

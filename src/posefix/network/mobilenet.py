@@ -80,17 +80,23 @@ class Merge(nn.Module):
 class MobileNetFpn(nn.Module):
     """MobileNetV2 1.0 and a three-level pyramid.
 
-    Input (B, 3, H, W); the features at stride 4 may receive an addition (B, 24, H/4, W/4), which is where the
-    pose enters. Output (B, 24, H/4, W/4).
+    Input (B, 3, H, W); output (B, 24, H/4, W/4). ``shared`` is the part below stride 4, ``pyramid`` the rest: what
+    several branches look at differently. The features between them may receive an addition (B, 24, H/4, W/4),
+    which is where the pose enters.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool = True) -> None:
+        """``whole=False`` has the pyramid alone, under the same names."""
         super().__init__()
-        self.stem = Conv(3, 32, 3, stride=2, act="relu6")
-        blocks, inputs = [], 32
+        if whole:
+            self.stem = Conv(3, 32, 3, stride=2, act="relu6")
+        blocks: list[nn.Module] = []
+        inputs = 32
         for outputs, count, stride, expansion in _GROUPS:
             for i in range(count):
-                blocks.append(InvertedResidual(inputs, outputs, stride if i == 0 else 1, expansion))
+                above = len(blocks) > _TAPS[0]
+                block = InvertedResidual(inputs, outputs, stride if i == 0 else 1, expansion)
+                blocks.append(block if whole or above else nn.Identity())
                 inputs = outputs
         self.blocks = nn.ModuleList(blocks)
         self.lateral4, self.lateral8, self.lateral16 = Conv(24, 24), Conv(32, 32), Conv(64, 64)
@@ -105,11 +111,19 @@ class MobileNetFpn(nn.Module):
         return [p for m in modules for p in m.parameters()]
 
     def forward(self, x: Tensor, addition: Tensor | None = None) -> Tensor:
+        fine = self.shared(x)
+        return self.pyramid(fine if addition is None else fine + addition)
+
+    def shared(self, x: Tensor) -> Tensor:
+        """(B, 24, H/4, W/4) features of the picture."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_stem):
             x = self.stem(x)
             for block in list(self.blocks)[: _TAPS[0] + 1]:
                 x = block(x)
-        fine = x if addition is None else x + addition
+        return x
+
+    def pyramid(self, fine: Tensor) -> Tensor:
+        """(B, 24, H/4, W/4) from the features at stride 4."""
         x, taps = fine, []
         for i, block in enumerate(list(self.blocks)[_TAPS[0] + 1 :], start=_TAPS[0] + 1):
             x = block(x)
@@ -118,4 +132,31 @@ class MobileNetFpn(nn.Module):
         x = self.merge16(self.top(x), self.lateral16(taps[1]))
         x = self.merge8(x, self.lateral8(taps[0]))
         out: Tensor = self.merge4(x, self.lateral4(fine))
+        return out
+
+
+class Head(nn.Sequential):
+    """Features to one map of logits per keypoint."""
+
+    def __init__(self, num_keypoints: int) -> None:
+        super().__init__(
+            Conv(FEATURES, FEATURES, 3, groups=FEATURES), Conv(FEATURES, 96, act="relu"), Conv(96, num_keypoints)
+        )
+
+
+class SecondOpinion(nn.Module):
+    """A branch that sees the picture alone, above the layers it shares with the trunk.
+
+    It stays as its makers trained it, on far more pictures than we have: what fine-tuning gains on the training
+    sets costs elsewhere, and the two together beat each (docs/accuracy.md).
+    """
+
+    def __init__(self, num_keypoints: int) -> None:
+        super().__init__()
+        self.trunk = MobileNetFpn(whole=False)
+        self.head = Head(num_keypoints)
+
+    def forward(self, fine: Tensor) -> Tensor:
+        """(B, K, H/4, W/4) logits from the shared features."""
+        out: Tensor = self.head(self.trunk.pyramid(fine))
         return out

@@ -48,7 +48,8 @@ class Augmentation:
         mirror: share of samples mirrored left to right.
         colour: strength of brightness, contrast, saturation and hue changes; 0 is none.
         degrade: share of samples blurred, lowered in resolution or made noisy.
-        occlude: share of samples with a grey rectangle over part of the person.
+        occlude: share of samples with a rectangle over part of the person.
+        company: share of samples with a second person of the sets pasted beside, before or behind the first.
         drop: share of samples that lose keypoints; each then loses 1 in 5 of them.
         input_box: share of samples cropped around the input pose, as at test time; else the annotated box.
         real: share of samples whose input is a real estimate, where there is one.
@@ -69,6 +70,7 @@ class Augmentation:
     colour: float = 0.0
     degrade: float = 0.0
     occlude: float = 0.0
+    company: float = 0.0
     drop: float = 0.0
     input_box: float = 0.0
     real: float = 0.0
@@ -98,6 +100,7 @@ class Optimisation:
         clip: largest gradient norm; 0 is none.
         bfloat16: autocast, ``"auto"`` where the device has it.
         freeze_stem: keep the layers below the pose entry (MobileNetV2 only).
+        network_rate: learning rate of all but the prior, as a share; 0 trains the prior alone.
         heatmap_loss: weight of the cross-entropy L_H (PoseFix eq. 2).
         coordinate_loss: weight of the soft-argmax distance L_C (PoseFix eq. 5), in cells.
     """
@@ -115,6 +118,7 @@ class Optimisation:
     clip: float = 1.0
     bfloat16: str = "auto"
     freeze_stem: bool = False
+    network_rate: float = 1.0
     heatmap_loss: float = 1.0
     coordinate_loss: float = 1.0
 
@@ -145,17 +149,19 @@ class Validation:
 
 @dataclass(frozen=True)
 class Start:
-    """Where the weights come from, at most one of them; else they are random.
+    """Where the weights come from, at most one of the first three; else they are random.
 
     Attributes:
         movenet: ``movenet_lightning.npz`` (MobileNetV2).
         imagenet: torchvision ResNet state as safetensors.
-        weights: a posefix weights folder, or ``"embedded"``.
+        weights: posefix weights folders, or ``"embedded"``; of several, the average (Wortsman et al., ICML 2022).
+        second: ``movenet_lightning.npz`` for the second branch, where ``weights`` has none.
     """
 
     movenet: str = ""
     imagenet: str = ""
-    weights: str = ""
+    weights: tuple[str, ...] = ()
+    second: str = ""
 
     def __post_init__(self) -> None:
         if sum(bool(v) for v in (self.movenet, self.imagenet, self.weights)) > 1:
@@ -235,7 +241,7 @@ def read_config(path: str | Path) -> TrainingConfig:
         raise TrainingError(f"{path}: {error}") from error
 
 
-_PATH_KEYS = {"annotations", "images", "estimates", "results", "out", "movenet", "imagenet", "weights"}
+_PATH_KEYS = {"annotations", "images", "estimates", "results", "out", "movenet", "imagenet", "weights", "second"}
 
 
 def _with_paths(value: Any, folder: Path, key: str = "") -> Any:

@@ -22,6 +22,7 @@ from posefix.network.config import ModelConfig
 from posefix.similarity import AREA_PER_BOX, keypoint_std
 from posefix.skeleton import Skeleton
 from posefix.synthesis import ErrorRates, PoseError, synthesize
+from posefix.training.company import Company, add_company, place_beside
 from posefix.training.config import Augmentation
 from posefix.training.people import People, Pictures
 
@@ -81,7 +82,8 @@ def make_batch(
         the batch.
     """
     rows = rng.choice(len(people), batch_size, p=people.share)
-    points, valid = _input_poses(people, rows, skeleton, augmentation, rng, rates)
+    second = place_beside(people, rows, augmentation.company, rng)
+    points, valid = _input_poses(people, rows, second, skeleton, augmentation, rng, rates)
     boxes = _boxes(people, rows, points, valid, augmentation, rng)
     affine, mirror = _affine(boxes, model, augmentation, rng)
 
@@ -99,6 +101,7 @@ def make_batch(
     crops = np.stack(
         [warp_crop(i, a, model.input_hw, antialias=model.antialias) for i, a in zip(images, affine, strict=True)]
     )
+    add_company(crops, people, pictures, second, rows, affine, skeleton, model, rng)
     _colour(crops, augmentation, rng)
     _degrade(crops, augmentation, rng)
     _occlude(crops, augmentation, rng)
@@ -117,6 +120,7 @@ def make_batch(
 def _input_poses(
     people: People,
     rows: npt.NDArray[np.int64],
+    second: Company,
     skeleton: Skeleton,
     augmentation: Augmentation,
     rng: np.random.Generator,
@@ -139,8 +143,8 @@ def _input_poses(
         skeleton,
         area,
         rng,
-        neighbours=people.neighbours[rows],
-        overlap=people.overlap[rows],
+        neighbours=np.concatenate([people.neighbours[rows], second.annotated[:, None]], axis=1),
+        overlap=people.overlap[rows] + second.there,
         centre_mask=centre_mask,
         rates=rates,
         severity=severity,

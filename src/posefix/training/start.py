@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,9 @@ from torch import Tensor
 
 from posefix.exceptions import WeightsError
 from posefix.network.refinement import RefinementNetwork
+from posefix.network.weights import load_weights
+
+logger = logging.getLogger(__name__)
 
 _HEAD = {"depthwise": "0", "pointwise": "1", "logits": "2"}
 _TOP = {"expand": "0", "project": "1"}
@@ -39,13 +44,32 @@ def start_from_movenet(network: RefinementNetwork, path: str | Path) -> None:
     except (OSError, ValueError) as error:
         raise WeightsError(f"cannot read the start weights {path}: {error}") from error
     state = {_our_name(k): torch.from_numpy(v) for k, v in arrays.items()}
+    if network.second is not None:
+        state |= {"second." + k: v for k, v in state.items() if "second." + k in network.state_dict()}
     own = network.state_dict()
     if network.config.num_keypoints != 17:
-        state = {k: v for k, v in state.items() if not k.startswith("head.2.")}
+        state = {k: v for k, v in state.items() if "head.2." not in k}
     for name, tensor in state.items():
         if name not in own or own[name].shape != tensor.shape:
             raise WeightsError(f"start weights {path}: {name} {tuple(tensor.shape)} does not fit this network")
     network.load_state_dict(state, strict=False)
+
+
+def start_second_opinion(network: RefinementNetwork, path: str | Path) -> None:
+    """Fill the second branch from MoveNet Lightning; all else stays.
+
+    Raises:
+        WeightsError: as ``start_from_movenet``; or the layers below are no longer MoveNet's.
+    """
+    source = RefinementNetwork(network.config)
+    start_from_movenet(source, path)
+    theirs, own = source.state_dict(), network.state_dict()
+    below = ("trunk.stem.", "trunk.blocks.0.", "trunk.blocks.1.", "trunk.blocks.2.")
+    # Half-precision weights that never moved are MoveNet's up to rounding.
+    moved = [k for k in own if k.startswith(below) and not torch.allclose(own[k], theirs[k], rtol=2e-3, atol=1e-4)]
+    if moved:
+        raise WeightsError(f"start.second: the second branch needs MoveNet's first layers, but {moved[0]} was trained")
+    network.load_state_dict({k: v for k, v in theirs.items() if k.startswith(("second.", *below))}, strict=False)
 
 
 def start_from_imagenet(network: RefinementNetwork, path: str | Path) -> None:
@@ -75,6 +99,60 @@ def start_from_imagenet(network: RefinementNetwork, path: str | Path) -> None:
             raise WeightsError(f"start weights {path}: {name} {tuple(tensor.shape)} does not fit this network")
         own[ours] = tensor
     network.load_state_dict(own)
+
+
+def start_from_weights(network: RefinementNetwork, sources: Sequence[str]) -> None:
+    """Go on from a refiner's weights, or from the average of several that were trained from one start.
+
+    The prior, the second branch, and head and pose entry for another keypoint set start anew where they do not fit.
+
+    Args:
+        network: is filled.
+        sources: weights folders, or ``"embedded"``.
+
+    Raises:
+        WeightsError: trunk or head are another network's.
+    """
+    own = network.state_dict()
+    loaded = [load_weights(None if s == "embedded" else s) for s in sources]
+    fits: dict[str, Tensor] = {}
+    for name, tensor in own.items():
+        found = [w.state[name].float() for w in loaded if name in w.state and w.state[name].shape == tensor.shape]
+        if len(found) == len(loaded):
+            fits[name] = torch.stack(found).mean(0)
+    # Half an adaptive prior is none.
+    if any(k.startswith("prior.adapt.") and k not in fits for k in own):
+        fits = {k: v for k, v in fits.items() if not k.startswith("prior.adapt.")}
+    for weights in loaded:
+        anew = ["prior.", "second."]
+        if weights.config.num_keypoints != network.config.num_keypoints:
+            anew += ["head.", "pose_entry."]
+        missing = [k for k in own if k not in fits and not k.startswith(tuple(anew))]
+        if missing or weights.config.backbone != network.config.backbone:
+            raise WeightsError(
+                f"start.weights: {weights.origin} holds another network ({weights.config.backbone}) than the "
+                f"configuration ({network.config.backbone}){f': {missing[0]} does not fit' if missing else ''}"
+            )
+    left = [k for k in own if k not in fits]
+    if left:
+        modules = sorted({".".join(k.split(".")[:2]) for k in left})
+        logger.info("these start anew, they are not in %s: %s", ", ".join(sources), ", ".join(modules))
+    network.load_state_dict(fits, strict=False)
+
+
+def empty_second(network: RefinementNetwork) -> None:
+    """Marks that nobody has filled the second branch: it is never trained, and must not stay random."""
+    for tensor in network.second.parameters() if network.second else ():
+        tensor.data.fill_(torch.nan)
+
+
+def refuse_empty_second(network: RefinementNetwork) -> None:
+    """Raises WeightsError where the second branch has no weights from anywhere."""
+    if network.second is not None and not all(bool(p.isfinite().all()) for p in network.second.parameters()):
+        raise WeightsError(
+            "model.second_opinion: that branch is not trained, and nothing here has its weights; give start.second "
+            "(movenet_lightning.npz, COCO's 17 keypoints), or leave model.second_opinion at 0"
+        )
 
 
 def _resnet_name(name: str) -> str | None:

@@ -30,7 +30,14 @@ from posefix.training.losses import coordinate_loss, heatmap_loss
 from posefix.training.people import read_people
 from posefix.training.samples import Batch, BatchStream
 from posefix.training.schedule import learning_rate
-from posefix.training.start import start_from_imagenet, start_from_movenet
+from posefix.training.start import (
+    empty_second,
+    refuse_empty_second,
+    start_from_imagenet,
+    start_from_movenet,
+    start_from_weights,
+    start_second_opinion,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -45,18 +52,16 @@ def build_network(config: TrainingConfig) -> RefinementNetwork:
     """A network with its start weights; random ones depend on the configuration's seed alone."""
     torch.manual_seed(config.seed)
     network = RefinementNetwork(config.model)
+    empty_second(network)
     if config.start.movenet:
         start_from_movenet(network, config.start.movenet)
     elif config.start.imagenet:
         start_from_imagenet(network, config.start.imagenet)
     elif config.start.weights:
-        from posefix.network.weights import load_weights
-
-        source = None if config.start.weights == "embedded" else config.start.weights
-        weights = load_weights(source)
-        if weights.config != config.model:
-            raise TrainingError(f"start.weights: {config.start.weights} holds another model than the configuration")
-        network.load_state_dict(weights.state)
+        start_from_weights(network, config.start.weights)
+    if config.start.second:
+        start_second_opinion(network, config.start.second)
+    refuse_empty_second(network)
     return network
 
 
@@ -102,6 +107,11 @@ def train(
         network.trunk.frozen_stem = True
         for parameter in network.trunk.stem_parameters():
             parameter.requires_grad_(False)
+    if network.second is not None:
+        network.second.requires_grad_(False)
+    if optimisation.network_rate == 0:
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name.startswith("prior."))
     average = copy.deepcopy(network).requires_grad_(False).eval()
     optimiser = _make_optimiser(network, optimisation)
     start = 0
@@ -197,17 +207,17 @@ def _join_processes(device: str) -> tuple[int, int]:
 
 
 def _make_optimiser(network: RefinementNetwork, optimisation: Optimisation) -> torch.optim.Optimizer:
-    trained = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
-    prior = [p for n, p in trained if n.startswith("prior.")]
-    filters = [p for n, p in trained if not n.startswith("prior.") and p.ndim > 1]
-    offsets = [p for n, p in trained if not n.startswith("prior.") and p.ndim <= 1]
-    groups = [
-        {"params": filters, "factor": 1.0, "weight_decay": optimisation.weight_decay},
-        {"params": offsets, "factor": 1.0, "weight_decay": 0.0},
-        {"params": prior, "factor": _PRIOR_RATE, "weight_decay": 0.0},
-    ]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        prior = name.startswith("prior.")
+        factor = _PRIOR_RATE if prior else optimisation.network_rate
+        decay = optimisation.weight_decay if parameter.ndim > 1 and not prior else 0.0
+        groups.setdefault((factor, decay), []).append(parameter)
     cls = torch.optim.AdamW if optimisation.optimiser == "adamw" else torch.optim.Adam
-    return cls([g for g in groups if g["params"]], lr=optimisation.learning_rate)
+    options = [{"params": p, "factor": factor, "weight_decay": decay} for (factor, decay), p in groups.items()]
+    return cls(options, lr=optimisation.learning_rate)
 
 
 @torch.no_grad()

@@ -1,0 +1,74 @@
+"""The input pose as a prior over the output's cells, and how far to trust it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from posefix.heatmaps import cell_probabilities, draw_gaussians, expected_similarity
+
+#: Widths, in units of the similarity's, at which evidence and input pose are compared.
+_SCALES = (0.5, 1.0, 2.0, 4.0)
+#: Largest change of share logit and log spread by the adaptive prior.
+_LIMIT = 3.0
+
+
+class PosePrior(nn.Module):
+    """log(π · N(cell; input point, s²) + (1 − π) / cells) for each keypoint, s = std · exp(a).
+
+    The network then starts as "picture evidence times input pose" and learns the evidence. π and a are learned
+    per keypoint; a missing keypoint has π = 0. The adaptive prior corrects both for each person by how well the
+    evidence agrees with the whole input pose: where a few keypoints of a person lie beside the evidence, the
+    others deserve less trust too, and a precise estimator more.
+    """
+
+    def __init__(self, num_keypoints: int, *, adaptive: bool, share: float = 0.9) -> None:
+        super().__init__()
+        self.share_logit = nn.Parameter(torch.full((num_keypoints,), math.log(share / (1 - share))))
+        self.log_spread = nn.Parameter(torch.zeros(num_keypoints))
+        self.adapt: nn.Sequential | None = None
+        if adaptive:
+            inputs = (len(_SCALES) + 3) * num_keypoints
+            last = nn.Linear(64, 2 * num_keypoints)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.adapt = nn.Sequential(nn.Linear(inputs, 64), nn.ReLU(), last)
+
+    def forward(self, evidence: Tensor, cell_points: Tensor, valid: Tensor, std: Tensor) -> Tensor:
+        """Log prior over cells.
+
+        Args:
+            evidence: (B, K, h, w) the picture's logits.
+            cell_points: (B, K, 2) input pose in cells.
+            valid: (B, K) bool.
+            std: (B, K) length scale of keypoint similarity in cells.
+
+        Returns:
+            (B, K, h, w).
+        """
+        height, width = evidence.shape[-2:]
+        share_logit, log_spread = self.share_logit.expand_as(std), self.log_spread.expand_as(std)
+        if self.adapt is not None:
+            agreement = _agreement(evidence.detach(), cell_points, valid, std).to(self.share_logit.dtype)
+            change = self.adapt(agreement).view(*std.shape, 2)
+            change = _LIMIT * torch.tanh(change / _LIMIT)
+            share_logit, log_spread = share_logit + change[..., 0], log_spread + change[..., 1]
+        # A person without area has no spread, and must not divide by it.
+        spread = (std * torch.exp(log_spread)).clamp_min(1e-3)
+        density = draw_gaussians(cell_points, valid, (height, width), spread)
+        share = (torch.sigmoid(share_logit) * valid)[..., None, None]
+        density = density / (2 * math.pi * spread**2)[..., None, None]
+        return torch.log(share * density + (1 - share) / (height * width))
+
+
+def _agreement(evidence: Tensor, cell_points: Tensor, valid: Tensor, std: Tensor) -> Tensor:
+    """(B, 7K) how much of the evidence lies near the input points at several widths, how peaked it is, and
+    which points are valid: a precise estimator differs from a coarse one where the evidence is sharp."""
+    probabilities = cell_probabilities(evidence.float())
+    points = torch.where(valid.unsqueeze(-1), cell_points, torch.zeros_like(cell_points))
+    near = [expected_similarity(probabilities, points, std * scale) for scale in _SCALES]
+    peaked = [probabilities.amax((-1, -2)), probabilities.square().sum((-1, -2))]
+    values = [torch.log(n + 1e-4) * valid for n in (*near, *peaked)]
+    return torch.cat([*values, valid.to(values[0].dtype)], dim=-1)
