@@ -20,7 +20,7 @@ from posefix.network.weights import Weights, load_weights, save_weights
 from posefix.refiner import Refiner
 from posefix.skeleton import COCO
 from posefix.training import trainer
-from posefix.training.company import add_company, place_beside
+from posefix.training.company import add_company, draw_masks, place_beside
 from posefix.training.config import Augmentation, Optimisation, SetConfig, Start, TrainingConfig, read_config
 from posefix.training.finish import finish
 from posefix.training.losses import coordinate_loss, heatmap_loss
@@ -132,7 +132,8 @@ def test_company_is_painted_where_its_keypoints_are(data: Path) -> None:
     crops = np.zeros((8, 64, 64, 3), np.uint8)
     affine = np.tile(np.eye(2, 3) * 0.1, (8, 1, 1))
     model = ModelConfig(input_hw=(64, 64))
-    add_company(crops, people, Pictures(people.paths, 1), second, rows, affine, COCO, model, rng)
+    masks = draw_masks(people, second, rows, affine, COCO, model, rng)
+    add_company(crops, people, Pictures(people.paths, 1), masks, model)
     points = second.annotated[..., :2] * 0.1
     inside = (second.annotated[..., 2] > 0) & (points >= 1).all(-1) & (points <= 62).all(-1)
     i, k = np.nonzero(inside)

@@ -42,6 +42,23 @@ class Company:
     behind: npt.NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class Masks:
+    """The M second people that show in a batch of crops.
+
+    Attributes:
+        crops: (M,) int64, in which crop.
+        rows: (M,) int64, who it is.
+        affine: (M, 2, 3) their own picture → crop.
+        alpha: (M, H, W) uint8, 255 where they cover the crop.
+    """
+
+    crops: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    affine: Floats
+    alpha: npt.NDArray[np.uint8]
+
+
 def place_beside(people: People, rows: npt.NDArray[np.int64], share: float, rng: np.random.Generator) -> Company:
     """Choose second people and where they stand.
 
@@ -78,23 +95,19 @@ def _outline(people: People, rows: npt.NDArray[np.int64]) -> Floats:
     return np.where(known, annotated[..., :2], other)
 
 
-def add_company(
-    crops: npt.NDArray[np.uint8],
+def draw_masks(
     people: People,
-    pictures: Pictures,
     company: Company,
     rows: npt.NDArray[np.int64],
     affine: Floats,
     skeleton: Skeleton,
     model: ModelConfig,
     rng: np.random.Generator,
-) -> None:
-    """Paint second people into crops, in place, cut out along their limbs.
+) -> Masks:
+    """Cut second people out along their limbs.
 
     Args:
-        crops: (B, H, W, 3) of the first people.
         people: all.
-        pictures: theirs.
         company: from ``place_beside``.
         rows: (B,) the first people.
         affine: (B, 2, 3) image → crop of the first people.
@@ -106,20 +119,30 @@ def add_company(
     zoom = np.sqrt(np.abs(np.linalg.det(affine[:, :, :2])))
     ours = transform_points(affine, _outline(people, rows))
     theirs = transform_points(affine, company.outline)
+    crops, alpha = [], []
     for i in np.flatnonzero(company.there):
         size = zoom[i] * company.to_image[i, 0, 0] * np.sqrt(people.area[company.rows[i]])
         mask = _silhouette(theirs[i], limbs, size, model.input_hw)
         if company.behind[i]:
             own = _silhouette(ours[i], limbs, zoom[i] * np.sqrt(people.area[rows[i]]), model.input_hw)
             mask = np.minimum(mask, 255 - own)
-        if not mask.any():
-            continue
-        full = np.eye(3)
-        full[:2] = company.to_image[i]
-        crop = warp_crop(
-            pictures[int(people.picture[company.rows[i]])], affine[i] @ full, model.input_hw, antialias=model.antialias
-        )
-        soft = cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.8, 2.0))[..., None].astype(np.float32) / 255
+        if mask.any():
+            crops.append(i)
+            alpha.append(np.asarray(cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.8, 2.0)), np.uint8))
+    index = np.array(crops, np.int64)
+    full = np.tile(np.eye(3), (len(index), 1, 1))
+    full[:, :2] = company.to_image[index]
+    stacked = np.stack(alpha) if alpha else np.zeros((0, *model.input_hw), np.uint8)
+    return Masks(index, company.rows[index], affine[index] @ full, stacked)
+
+
+def add_company(
+    crops: npt.NDArray[np.uint8], people: People, pictures: Pictures, masks: Masks, model: ModelConfig
+) -> None:
+    """Paint second people into (B, H, W, 3) crops of the first, in place."""
+    for i, row, affine, alpha in zip(masks.crops, masks.rows, masks.affine, masks.alpha, strict=True):
+        crop = warp_crop(pictures[int(people.picture[row])], affine, model.input_hw, antialias=model.antialias)
+        soft = alpha[..., None].astype(np.float32) / 255
         crops[i] = (crop * soft + crops[i] * (1 - soft)).astype(np.uint8)
 
 

@@ -18,7 +18,7 @@ from posefix.synthesis import ErrorRates
 
 @dataclass(frozen=True)
 class SetConfig:
-    """One COCO-format set.
+    """One COCO-format set, or the same packed by ``tools/pack_shards.py``.
 
     Attributes:
         annotations: COCO annotation file.
@@ -27,13 +27,22 @@ class SetConfig:
         estimates: COCO results of real estimators on it; the first gives centres for keypoints that are not
             annotated, all may be drawn as input. Matched by ``annotation_id``, else by picture and overlap.
         min_keypoints: people with fewer annotated keypoints are left out.
+        shards: folder of packed ``.npz`` files, or a pattern of their names, in place of ``annotations``,
+            ``images`` and ``estimates``.
     """
 
-    annotations: str
-    images: str
+    annotations: str = ""
+    images: str = ""
     weight: float = 1.0
     estimates: tuple[str, ...] = ()
     min_keypoints: int = 1
+    shards: str = ""
+
+    def __post_init__(self) -> None:
+        if self.shards and (self.annotations or self.images or self.estimates):
+            raise TrainingError("sets: shards hold annotations, images and estimates; give either shards or those")
+        if not self.shards and not (self.annotations and self.images):
+            raise TrainingError("sets: expected annotations and images, or shards")
 
 
 @dataclass(frozen=True)
@@ -180,8 +189,10 @@ class TrainingConfig:
         rates: of the synthetic errors, as ``ErrorRates.to_dict`` writes them; default the reference's.
         seed: of everything random; sample i of step s is the same in every run and after every resume.
         checkpoint_minutes: between two checkpoints.
-        cache_gb: memory for decoded pictures.
+        cache_gb: memory for decoded pictures; with ``feeding: device``, the device's.
         workers: threads that prepare batches ahead.
+        feeding: where crops are cut and augmented: ``"cpu"``; ``"device"``, all pictures decoded onto it once;
+            ``"auto"``, on the device when training with CUDA and the pictures fit into ``cache_gb``.
     """
 
     sets: tuple[SetConfig, ...]
@@ -197,8 +208,10 @@ class TrainingConfig:
     checkpoint_minutes: float = 5.0
     cache_gb: float = 4.0
     workers: int = 2
+    feeding: str = "auto"
 
     def __post_init__(self) -> None:
+        _one_of("feeding", self.feeding, ("auto", "cpu", "device"))
         if not self.sets:
             raise TrainingError("sets: expected at least one training set, got none")
         if self.model.num_keypoints != len(self.skeleton):
@@ -241,7 +254,8 @@ def read_config(path: str | Path) -> TrainingConfig:
         raise TrainingError(f"{path}: {error}") from error
 
 
-_PATH_KEYS = {"annotations", "images", "estimates", "results", "out", "movenet", "imagenet", "weights", "second"}
+_SET_PATHS = {"annotations", "images", "estimates", "shards"}
+_PATH_KEYS = {*_SET_PATHS, "results", "out", "movenet", "imagenet", "weights", "second"}
 
 
 def _with_paths(value: Any, folder: Path, key: str = "") -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from posefix.exceptions import TrainingError
 from posefix.geometry import box_area, box_iou, boxes_xywh_to_xyxy
 from posefix.skeleton import Skeleton
 from posefix.training.config import SetConfig
+from posefix.training.shards import read_shards
 
 #: Neighbours kept per person, nearest first.
 MAX_NEIGHBOURS = 4
@@ -36,9 +37,10 @@ class People:
         area: (N,) px² of the person.
         neighbours: (N, M, K, 3) [x, y, v] of other people near, zero-padded.
         overlap: (N,) how many there are.
-        picture: (N,) index into ``paths``.
+        picture: (N,) index into ``paths``; with shards each person has their own.
         paths: picture files.
         share: (N,) probability of being drawn; sums to 1.
+        codes: encoded picture by index, of those that come from shards; the others are files.
     """
 
     annotated: npt.NDArray[np.float32]
@@ -50,6 +52,7 @@ class People:
     picture: npt.NDArray[np.int64]
     paths: tuple[str, ...]
     share: npt.NDArray[np.float64]
+    codes: Mapping[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.annotated)
@@ -61,13 +64,15 @@ def read_people(sets: Sequence[SetConfig], skeleton: Skeleton) -> People:
     Raises:
         TrainingError: a file cannot be read, does not fit the skeleton, or has nobody to train on.
     """
-    parts = [_read_set(s, skeleton) for s in sets]
+    parts = [_read_packed(s, skeleton) if s.shards else _read_set(s, skeleton) for s in sets]
     total = sum(s.weight for s in sets)
     slots = max(p.estimates.shape[1] for p in parts)
     offset, joined = 0, []
+    codes: dict[int, npt.NDArray[np.uint8]] = {}
     for part in parts:
         pad = ((0, 0), (0, slots - part.estimates.shape[1]), (0, 0), (0, 0))
         joined.append((part, np.pad(part.estimates, pad, constant_values=np.nan), part.picture + offset))
+        codes |= {offset + i: code for i, code in part.codes.items()}
         offset += len(part.paths)
     return People(
         annotated=np.concatenate([p.annotated for p in parts]),
@@ -79,6 +84,7 @@ def read_people(sets: Sequence[SetConfig], skeleton: Skeleton) -> People:
         picture=np.concatenate([i for _, _, i in joined]),
         paths=tuple(path for p in parts for path in p.paths),
         share=np.concatenate([p.share * s.weight / total for p, s in zip(parts, sets, strict=True)]),
+        codes=codes,
     )
 
 
@@ -105,6 +111,25 @@ def _read_set(config: SetConfig, skeleton: Skeleton) -> People:
         picture=np.array([order[i] for i in image_ids], np.int64)[usable],
         paths=tuple(str(Path(config.images) / name) for name in names),
         share=np.full(int(usable.sum()), 1.0 / usable.sum()),
+    )
+
+
+def _read_packed(config: SetConfig, skeleton: Skeleton) -> People:
+    shards = read_shards(config.shards, skeleton)
+    rows = np.flatnonzero((shards.annotated[..., 2] > 0).sum(-1) >= config.min_keypoints)
+    if not len(rows):
+        raise TrainingError(f"{config.shards}: nobody has {config.min_keypoints} annotated keypoints")
+    return People(
+        annotated=shards.annotated[rows],
+        estimates=shards.estimates[rows],
+        boxes_xyxy=shards.boxes_xyxy[rows],
+        area=shards.area[rows],
+        neighbours=shards.neighbours[rows],
+        overlap=shards.overlap[rows],
+        picture=np.arange(len(rows)),
+        paths=tuple(f"person {i} of {config.shards}" for i in rows),
+        share=np.full(len(rows), 1.0 / len(rows)),
+        codes={i: shards.codes[row] for i, row in enumerate(rows)},
     )
 
 
@@ -157,8 +182,10 @@ def _match_estimates(
 class Pictures:
     """Pictures by index, decoded once and kept while they fit into the memory given."""
 
-    def __init__(self, paths: Sequence[str], cache_gb: float) -> None:
-        self._paths = paths
+    def __init__(
+        self, paths: Sequence[str], cache_gb: float, codes: Mapping[int, npt.NDArray[np.uint8]] | None = None
+    ) -> None:
+        self._paths, self._codes = paths, codes or {}
         self._budget = int(cache_gb * 2**30)
         self._kept: dict[int, npt.NDArray[np.uint8]] = {}
         self._lock = threading.Lock()
@@ -172,13 +199,18 @@ class Pictures:
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        path = self._paths[index]
-        bgr = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        if bgr is None:
-            raise TrainingError(f"cannot read the training picture {path}")
-        picture = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+        picture = self.decode(index)
         with self._lock:
             if index not in self._kept and self._budget >= picture.nbytes:
                 self._budget -= picture.nbytes
                 self._kept[index] = picture
         return picture
+
+    def decode(self, index: int) -> npt.NDArray[np.uint8]:
+        """The same without keeping it."""
+        path, code = self._paths[index], self._codes.get(index)
+        mode = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        bgr = cv2.imread(path, mode) if code is None else cv2.imdecode(code, mode)
+        if bgr is None:
+            raise TrainingError(f"cannot read the training picture {path}")
+        return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)

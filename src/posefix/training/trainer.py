@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from posefix.network.mobilenet import MobileNetFpn
 from posefix.network.refinement import RefinementNetwork
 from posefix.training.checkpoint import load_checkpoint, save_checkpoint
 from posefix.training.config import Optimisation, TrainingConfig
+from posefix.training.device import pictures_for
 from posefix.training.losses import coordinate_loss, heatmap_loss
 from posefix.training.people import read_people
 from posefix.training.samples import Batch, BatchStream
@@ -133,6 +134,14 @@ def train(
         cache_gb=config.cache_gb,
         workers=config.workers,
         rates=config.rates,
+        pictures=pictures_for(
+            people,
+            config.model,
+            target,
+            feeding=config.feeding,
+            cache_gb=config.cache_gb,
+            workers=config.workers,
+        ),
     )
     if rank == 0:
         out.mkdir(parents=True, exist_ok=True)
@@ -146,12 +155,12 @@ def train(
     network.train()
     saved = time.monotonic()
     bar = tqdm(total=optimisation.steps, initial=start, unit="step", disable=None if progress and rank == 0 else True)
-    meter = _Meter(optimisation.batch_size * world)
-    for step, batch in enumerate(stream.batches(start, optimisation.steps), start=start):
+    meter = _Meter(optimisation.batch_size * world, target)
+    for step, batch in enumerate(meter.timed(stream.batches(start, optimisation.steps)), start=start):
         rate = learning_rate(step, optimisation)
         for group in optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        tensors = {k: torch.from_numpy(v).to(target, non_blocking=True) for k, v in vars(batch).items()}
+        tensors = {k: torch.as_tensor(v).to(target, non_blocking=True) for k, v in vars(batch).items()}
         with torch.autocast(target.type, dtype or torch.bfloat16, enabled=dtype is not None):
             logits = model(tensors["crops"], tensors["crop_points"], tensors["valid"], tensors["std"])
         cell_targets = (tensors["targets"] - config.model.cell_offset) / STRIDE
@@ -230,16 +239,32 @@ def _update_average(average: nn.Module, network: nn.Module, decay: float) -> Non
 
 
 class _Meter:
-    """Loss, input and output error in crop pixels, and speed, since the last ``take``."""
+    """Loss, input and output error in crop pixels, speed and waiting, since the last ``take``."""
 
-    def __init__(self, samples_per_step: int) -> None:
-        self._samples = samples_per_step
+    def __init__(self, samples_per_step: int, device: torch.device) -> None:
+        self._samples, self._device = samples_per_step, device
         self._reset()
 
     def _reset(self) -> None:
         self._since, self._steps, self._loss = time.monotonic(), 0, 0.0
+        self._waits: list[float] = []
         self._input: list[float] = []
         self._output: list[float] = []
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; how long each lets the device wait is measured."""
+        while True:
+            # A GPU waits only once its queue is empty; emptying it at every step would itself slow training down.
+            measured = self._device.type != "cuda" or self._steps % 10 == 0
+            if measured and self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            began = time.monotonic()
+            batch = next(batches, None)
+            if measured:
+                self._waits.append(time.monotonic() - began)
+            if batch is None:
+                return
+            yield batch
 
     def add(self, loss: float, batch: Batch, logits: Tensor, offset: float) -> None:
         self._steps += 1
@@ -262,6 +287,7 @@ class _Meter:
             "input_px": sum(self._input) / max(len(self._input), 1),
             "output_px": sum(self._output) / max(len(self._output), 1),
             "samples_per_s": self._steps * self._samples / seconds,
+            "wait": sum(self._waits) / max(len(self._waits), 1) * self._steps / seconds,
         }
         self._reset()
         return {k: round(v, 4) for k, v in record.items()}
@@ -270,7 +296,7 @@ class _Meter:
 def _describe(record: dict[str, Any]) -> str:
     return (
         f"loss {record['loss']:.3f}, error {record['input_px']:.1f} → {record['output_px']:.1f} px, "
-        f"{record['samples_per_s']:.0f} samples/s"
+        f"{record['samples_per_s']:.0f} samples/s, waiting {record['wait']:.0%}"
     )
 
 
