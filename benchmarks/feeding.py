@@ -4,7 +4,7 @@
     python benchmarks/feeding.py packed/config.yaml --device cuda --batch-size 256 --threads 1 4 16
 
 CONFIG is a training configuration, best of packed sets (tools/pack_shards.py). Its model and augmentation count, its
-start weights do not: they are random. Training warms up for 50 steps, which do not count.
+start weights do not: they are random, unless it has a second opinion. Training warms up for 50 steps, not counted.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def training(config: TrainingConfig, steps: int, device: str) -> tuple[float, fl
     """Samples per second of training, and the share of time it waits for batches."""
     with tempfile.TemporaryDirectory() as out:
         optimisation = replace(config.optimisation, steps=WARM_UP + -(-steps // WARM_UP) * WARM_UP)
-        run = replace(config, out=out, start=Start(), optimisation=optimisation, checkpoint_minutes=1e6)
+        # The second branch is never random.
+        start = config.start if config.model.second_opinion else Start()
+        run = replace(config, out=out, start=start, optimisation=optimisation, checkpoint_minutes=1e6)
         train(run, device=device, progress=False)
         lines = (Path(out) / "log.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines][1:]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from factories import FOUR, annotation_file
+from factories import FOUR, annotation_file, draw_dots
 from posefix.exceptions import TrainingError
 from posefix.network.config import ModelConfig
 from posefix.skeleton import COCO
@@ -74,19 +74,6 @@ def pack(tool: ModuleType, data: Path, *options: str) -> TrainingConfig:
     return read_config(data / "packed" / "config.yaml")
 
 
-def dots(data: Path) -> None:
-    """White dots at the annotated keypoints on black pictures."""
-    content = json.loads((data / "train.json").read_text())
-    for image in content["images"]:
-        canvas = np.zeros((480, 640, 3), np.uint8)
-        for person in content["annotations"]:
-            if person["image_id"] == image["id"]:
-                for x, y, v in np.array(person["keypoints"]).reshape(-1, 3):
-                    if v:
-                        cv2.circle(canvas, (round(x), round(y)), 4, (255, 255, 255), -1)
-        cv2.imwrite(str(data / image["file_name"]), canvas)
-
-
 def share_on_dots(batch: Batch) -> float:
     """Share of the targets at which the crop is white."""
     rows, keypoints = np.nonzero(batch.target_mask)
@@ -120,7 +107,7 @@ def test_shards_hold_the_same_people(data: Path, tool: ModuleType) -> None:
 
 
 def test_shards_share_the_frame_of_their_pictures(data: Path, tool: ModuleType) -> None:
-    dots(data)
+    draw_dots(data)
     config = pack(tool, data, "--side", "300")
     people = read_people(config.sets, COCO)
     plain = Augmentation(shift=0.1, input_box=0.5)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from factories import annotation_file, shared_dir
+from factories import annotation_file, draw_dots, shared_dir
 from posefix.exceptions import PosefixError, TrainingError, WeightsError
 from posefix.network.config import Calibration, ModelConfig
 from posefix.network.weights import Weights, load_weights, save_weights
@@ -103,15 +103,7 @@ def test_batches_are_sound_and_reproducible(data: Path) -> None:
 
 def test_crops_and_points_share_one_frame(data: Path) -> None:
     # A white dot at every annotated keypoint of a black picture must lie at the target, whatever the augmentation.
-    content = json.loads((data / "train.json").read_text())
-    for image in content["images"]:
-        canvas = np.zeros((480, 640, 3), np.uint8)
-        for person in content["annotations"]:
-            if person["image_id"] == image["id"]:
-                for x, y, v in np.array(person["keypoints"]).reshape(-1, 3):
-                    if v:
-                        cv2.circle(canvas, (round(x), round(y)), 4, (255, 255, 255), -1)
-        cv2.imwrite(str(data / image["file_name"]), canvas)
+    draw_dots(data)
     config = replace(make_config(data), augmentation=Augmentation(shift=0.1, input_box=0.5), model=ModelConfig())
     batch = stream_of(config).batch(0)
     rows, keypoints = np.nonzero(batch.target_mask)

@@ -35,8 +35,8 @@ class Options:
         flip_test: also look at the mirrored picture and average; twice the time.
         fill_missing: give missing keypoints the network's answer; else they stay missing.
         batch_size: people per pass through the network.
-        trust: how far the input pose is trusted, as the power of the pose prior: below 1 for weak estimators, above
-            1 for strong ones (docs/accuracy.md). Networks without a prior know no trust.
+        trust: how far the input pose is trusted, as the power of the pose prior: below 1 for weak estimators; above 1
+            moves less (docs/accuracy.md). Networks without a prior know no trust.
     """
 
     policy: str | None = None

@@ -58,6 +58,10 @@ def start_from_movenet(network: RefinementNetwork, path: str | Path) -> None:
 def start_second_opinion(network: RefinementNetwork, path: str | Path) -> None:
     """Fill the second branch from MoveNet Lightning; all else stays.
 
+    Args:
+        network: with a second branch, over MoveNet's own first layers.
+        path: ``movenet_lightning.npz``.
+
     Raises:
         WeightsError: as ``start_from_movenet``; or the layers below are no longer MoveNet's.
     """
