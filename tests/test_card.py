@@ -52,7 +52,7 @@ def test_everything_on_record_has_its_place() -> None:
         MARKER,
         "# Small one",
         'refiner = Refiner.from_pretrained("ann/poses")',
-        "| Network | mobilenet_v2, pose enters at stride4 |",
+        "| Network | mobilenet_v2, pose enters as correction |",
         "| Input | 256 × 192 (height × width) |",
         "| Keypoints | 17 (coco) |",
         "|  | AP before | AP after | note |",

@@ -12,9 +12,11 @@ from torch import Tensor
 from factories import shared_dir
 from posefix.exceptions import WeightsError
 from posefix.network.config import BACKBONES, REFERENCE_NORMALISATION, ModelConfig, Normalisation
+from posefix.network.correction import Correction
 from posefix.network.prior import PosePrior
 from posefix.network.refinement import RefinementNetwork
-from posefix.training.start import start_from_movenet, start_second_opinion
+from posefix.network.weights import load_weights
+from posefix.training.start import start_from_movenet
 
 MAP_HW = (16, 12)
 
@@ -42,9 +44,9 @@ def networks() -> dict[str, RefinementNetwork]:
     """One of each kind with random weights that let the pose through."""
     torch.manual_seed(1)
     both = {"mobilenet": RefinementNetwork(small()).eval(), "resnet": RefinementNetwork(paper()).eval()}
-    entry = both["mobilenet"].pose_entry
-    assert entry is not None
-    torch.nn.init.normal_(entry.weight)  # type: ignore[arg-type]
+    correction = both["mobilenet"].correction
+    assert correction is not None
+    torch.nn.init.normal_(correction.out.weight, std=0.1)
     torch.nn.init.normal_(both["resnet"].head.weight, std=0.1)  # type: ignore[arg-type]
     return both
 
@@ -124,8 +126,9 @@ def test_every_parameter_learns_although_keypoints_are_missing(kind: str) -> Non
 
 
 def test_the_embedded_network_is_small() -> None:
-    network = RefinementNetwork(ModelConfig(second_opinion=0.5))
-    assert sum(p.numel() for p in network.parameters()) < 5_000_000
+    network = RefinementNetwork(load_weights().config)
+    # 12 MB in float16.
+    assert sum(p.numel() for p in network.parameters()) < 6_000_000
     assert all(b.numel() <= 3 for b in network.buffers())
 
 
@@ -150,13 +153,35 @@ def test_channel_order_and_normalisation() -> None:
     torch.testing.assert_close(bgr(*batch), rgb(*batch), atol=1e-4, rtol=1e-4)
 
 
-def test_a_frozen_stem_gets_no_gradient() -> None:
+def test_a_frozen_trunk_gets_no_gradient() -> None:
     network = RefinementNetwork(small())
-    network.trunk.frozen_stem = True  # type: ignore[assignment]
-    network(*inputs(network.config)).sum().backward()
-    frozen = {id(p) for p in network.trunk.stem_parameters()}  # type: ignore[operator]
-    for parameter in network.parameters():
-        assert (parameter.grad is None) == (id(parameter) in frozen)
+    network.frozen = True
+    network(*inputs(network.config)).logsumexp((-1, -2)).sum().backward()
+    for name, parameter in network.named_parameters():
+        assert (parameter.grad is None) == name.startswith(("trunk.", "head.")), name
+
+
+@pytest.mark.parametrize("people", [1, 4, 5, 9])
+def test_the_trunk_takes_a_few_crops_at_a_time(people: int, networks: dict[str, RefinementNetwork]) -> None:
+    network = networks["mobilenet"]
+    batch = inputs(network.config, people)
+    with torch.inference_mode():
+        parts = network(*batch)
+    torch.testing.assert_close(parts, network(*batch).detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_width_and_last_channels() -> None:
+    wide = RefinementNetwork(small(width=1.75)).trunk
+    narrow = RefinementNetwork(small(width=1.75, last_channels=72)).trunk
+    # MobileNetV2 1.75: every number of channels is a multiple of 8 near 1.75 times the base's.
+    outputs = [b.project.out_channels for b in wide.blocks]  # type: ignore[union-attr]
+    assert [outputs[i] for i in (0, 2, 5, 9, 12, 15, 16)] == [32, 40, 56, 112, 168, 280, 560]
+    assert wide.stem.out_channels == 56  # type: ignore[union-attr]
+    assert narrow.blocks[-1].project.out_channels == narrow.top[0].in_channels == 72  # type: ignore[union-attr, index]
+    with pytest.raises(WeightsError, match="expected width > 0"):
+        small(width=0)
+    with pytest.raises(WeightsError, match="resnet50 has none"):
+        replace(ModelConfig.paper(50), last_channels=8)
 
 
 @torch.inference_mode()
@@ -185,20 +210,28 @@ def test_the_start_weights_fit_other_keypoint_sets_but_no_other_network(tmp_path
         start_from_movenet(network, tmp_path / "broken.npz")
 
 
-# ---------------------------------------------------------------- the second opinion
+# ---------------------------------------------------------------- the correction
 
 
 @torch.inference_mode()
-def test_the_second_opinion_weighs_in_and_does_not_see_the_pose() -> None:
-    network = RefinementNetwork(small(second_opinion=0.25)).eval()
-    torch.nn.init.normal_(network.pose_entry.weight)  # type: ignore[union-attr, arg-type]
-    alone = RefinementNetwork(small()).eval()
+def test_the_correction_starts_as_nothing() -> None:
+    network = RefinementNetwork(small()).eval()
+    alone = RefinementNetwork(small(pose_entry="none")).eval()
     alone.load_state_dict(network.state_dict(), strict=False)
     crops, points, valid, _ = inputs(network.config)
-    second = (network.evidence(crops, points, valid) - 0.75 * alone.evidence(crops, points, valid)) / 0.25
-    elsewhere = (network.evidence(crops, points + 9, valid) - 0.75 * alone.evidence(crops, points + 9, valid)) / 0.25
-    assert float(second.std()) > 0
-    torch.testing.assert_close(second, elsewhere, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(network.evidence(crops, points, valid), alone.evidence(crops, points, valid))
+
+
+@torch.inference_mode()
+def test_the_correction_moves_with_the_picture_and_the_pose() -> None:
+    correction = Correction(24, 5).eval()
+    torch.nn.init.normal_(correction.out.weight, std=0.1)
+    features, evidence = torch.randn(1, 24, 80, 80), torch.randn(1, 5, 80, 80)
+    points, valid = torch.rand(1, 5, 2) * 8 + 36, torch.ones(1, 5, dtype=torch.bool)
+    before = correction(features, evidence, points, valid)
+    moved = correction(features.roll(4, -1), evidence.roll(4, -1), points + torch.tensor([4.0, 0.0]), valid)
+    # Far from the border, where rolled pixels come back in.
+    torch.testing.assert_close(moved[..., 39:42, 41:46], before[..., 39:42, 37:42], atol=1e-4, rtol=1e-4)
 
 
 def test_a_network_without_pose_entry_hears_of_the_pose_as_prior() -> None:
@@ -218,35 +251,6 @@ def test_trust_is_the_power_of_the_prior() -> None:
     torch.testing.assert_close(network(crops, points, valid, std, trust=0.0), evidence)
     half = network(crops, points, valid, std, trust=0.5)
     torch.testing.assert_close(half, (evidence + full) / 2, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("share", [1.0, -0.1])
-def test_a_second_opinion_is_a_share(share: float) -> None:
-    with pytest.raises(WeightsError, match="second_opinion must be in"):
-        small(second_opinion=share)
-    with pytest.raises(WeightsError, match="has no second opinion"):
-        replace(ModelConfig.paper(50), second_opinion=0.5)
-
-
-@torch.inference_mode()
-def test_the_second_opinion_starts_as_movenet_and_needs_its_first_layers() -> None:
-    path = shared_dir() / "weights" / "movenet_lightning.npz"
-    config = ModelConfig(input_hw=(192, 192), pose_prior=False, second_opinion=0.5)
-    network = RefinementNetwork(config).eval()
-    start_from_movenet(network, path)
-    torch.nn.init.zeros_(network.head[2].weight)  # type: ignore[index, arg-type]
-    torch.nn.init.zeros_(network.head[2].bias)  # type: ignore[index, arg-type]
-    with np.load(path) as archive:
-        image, expected = torch.from_numpy(archive["check.image_rgb"]), torch.from_numpy(archive["check.logits"])
-    nothing = torch.zeros(1, 17, dtype=torch.bool)
-    logits = 2 * network(image[None], torch.zeros(1, 17, 2), nothing, torch.ones(1, 17))[0].permute(1, 2, 0)
-    assert float((logits - expected).norm() / expected.norm()) < 0.075
-    other = RefinementNetwork(config)
-    with pytest.raises(WeightsError, match="needs MoveNet's first layers"):
-        start_second_opinion(other, path)
-    other.trunk.load_state_dict(network.trunk.state_dict())
-    start_second_opinion(other, path)
-    torch.testing.assert_close(other.second.state_dict(), network.second.state_dict())  # type: ignore[union-attr]
 
 
 # ---------------------------------------------------------------- the prior

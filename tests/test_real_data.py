@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from factories import shared_dir
+from posefix.batch import refine_entries
 from posefix.bootstrap import resampled_ap
 from posefix.coco import image_name, read_annotations, read_results, write_results
 from posefix.evaluation import _run, compare, evaluate
 from posefix.images import load_image
+from posefix.refiner import Refiner
 from posefix.skeleton import COCO
 
 
@@ -68,3 +70,15 @@ def test_every_picture_is_found_and_has_its_size() -> None:
     for image_id, info in annotations.images.items():
         image = load_image(coco / "val" / image_name({"image_id": image_id}, annotations), ignore_orientation=True)
         assert image.shape == (info.height, info.width, 3)
+
+
+@pytest.mark.parametrize("estimator", ["tinypose_256", "simplepose", "movenet", "posenet"])
+def test_the_weights_in_the_package_help(estimator: str) -> None:
+    coco = shared_dir() / "data" / "coco"
+    truth = read_annotations(coco / "val.json", COCO)
+    entries = read_results(coco / "results" / f"{estimator}.json").entries
+    refined, _ = refine_entries(Refiner.from_pretrained(device="cpu"), entries, coco / "val", annotations=truth)
+    before, after = evaluate(truth, entries), evaluate(truth, refined)
+    assert after.ap > before.ap + 0.005
+    assert after.ap75 >= before.ap75
+    assert after.ar >= before.ar

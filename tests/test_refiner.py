@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from posefix.crops import Answer, paste_back
-from posefix.exceptions import ImageError, InputError
+from posefix.exceptions import ImageError, InputError, WeightsError
 from posefix.geometry import flip_points
 from posefix.inference import make_options
 from posefix.network.config import Calibration, ModelConfig
@@ -222,6 +222,17 @@ def test_bfloat16_is_close(scene: tuple[Any, Floats]) -> None:
 def test_wrong_keypoints(refiner: Refiner, scene: tuple[Any, Floats], keypoints: Any, part: str) -> None:
     with pytest.raises(InputError, match=part):
         refiner.refine(scene[0], keypoints)
+
+
+def test_the_weights_trust_multiplies_the_users(scene: tuple[Any, Floats]) -> None:
+    image, keypoints = scene
+    plain = Refiner(make_weights(), device="cpu")
+    half = Refiner(make_weights(Calibration(policy="always", trust=0.5)), device="cpu")
+    np.testing.assert_array_equal(half.refine(image, keypoints), plain.refine(image, keypoints, trust=0.5))
+    np.testing.assert_array_equal(half.refine(image, keypoints, trust=2.0), plain.refine(image, keypoints))
+    assert not np.array_equal(half.refine(image, keypoints), plain.refine(image, keypoints))
+    with pytest.raises(WeightsError, match="trust must be a positive number"):
+        Calibration(trust=0.0)
 
 
 def test_wrong_everything_else(refiner: Refiner, scene: tuple[Any, Floats]) -> None:

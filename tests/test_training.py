@@ -15,13 +15,14 @@ import torch
 
 from factories import annotation_file, draw_dots, shared_dir
 from posefix.exceptions import PosefixError, TrainingError, WeightsError
+from posefix.heatmaps import cell_probabilities, expected_similarity_argmax
 from posefix.network.config import Calibration, ModelConfig
 from posefix.network.weights import Weights, load_weights, save_weights
 from posefix.refiner import Refiner
 from posefix.skeleton import COCO
 from posefix.training import trainer
 from posefix.training.company import add_company, draw_masks, place_beside
-from posefix.training.config import Augmentation, Optimisation, SetConfig, Start, TrainingConfig, read_config
+from posefix.training.config import Augmentation, Optimisation, SetConfig, TrainingConfig, read_config
 from posefix.training.finish import finish
 from posefix.training.losses import coordinate_loss, heatmap_loss
 from posefix.training.people import Pictures, read_people
@@ -41,6 +42,8 @@ EVERYTHING = Augmentation(
     real_noise=0.2,
     severity=1.0,
     precise=0.5,
+    stronger=0.5,
+    again=0.5,
 )
 
 
@@ -314,20 +317,44 @@ def test_going_on_from_weights(data: Path, tmp_path: Path, caplog: pytest.LogCap
         trainer.build_network(replace(config, start=start, model=ModelConfig.paper(50, (64, 64))))
 
 
-def test_a_second_opinion_is_never_random(data: Path) -> None:
-    config = replace(make_config(data), model=ModelConfig(input_hw=(64, 64), second_opinion=0.5))
-    with pytest.raises(WeightsError, match=r"nothing here has its weights; give start\.second"):
-        trainer.build_network(config)
-    with_second = replace(config, start=Start(movenet=str(shared_dir() / "weights" / "movenet_lightning.npz")))
-    network = trainer.build_network(with_second)
-    save_weights(data / "w", Weights(config.model, COCO, Calibration(), network.state_dict()))
-    again = trainer.build_network(replace(config, start=Start(weights=(str(data / "w"),))))
-    assert again.second is not None
-    assert all(bool(p.isfinite().all()) for p in again.second.parameters())
-    trained = trainer.train(replace(with_second, out=str(data / "two")), device="cpu", progress=False)
-    for name, value in network.state_dict().items():
-        if name.startswith("second."):
-            assert torch.equal(trained.state_dict()[name], value)
+def test_a_frozen_trunk_stays_as_it_came(data: Path) -> None:
+    config = make_config(data, freeze_trunk=True)
+    before = trainer.build_network(config).state_dict()
+    after = trainer.train(config, device="cpu", progress=False).state_dict()
+    same = {k for k, v in after.items() if torch.equal(v, before[k])}
+    assert same == {k for k in after if k.startswith(("trunk.", "head."))}
+
+
+def test_stronger_estimators_make_the_same_errors_but_smaller(data: Path) -> None:
+    still = Augmentation(scale=0, rotation=0, mirror=0, real=1.0)
+    offs = []
+    for stronger in (0.0, 1.0):
+        config = replace(make_config(data), augmentation=replace(still, stronger=stronger))
+        batch = stream_of(config).batch(0)
+        offs.append(np.where((batch.valid & batch.target_mask)[..., None], batch.crop_points - batch.targets, 0))
+    # Per person one factor below 1; where the crop follows the pose, its scale changes a little too.
+    sizes = [np.linalg.norm(o.reshape(len(o), -1), axis=1) for o in offs]
+    assert (sizes[1] < sizes[0]).all()
+    cosine = (offs[0] * offs[1]).reshape(len(offs[0]), -1).sum(1) / (sizes[0] * sizes[1])
+    assert (cosine > 0.99).all()
+
+
+@torch.inference_mode()
+def test_some_samples_come_again_with_the_networks_own_answer(data: Path) -> None:
+    config = make_config(data)
+    network = trainer.build_network(config).eval()
+    batch = stream_of(config).batch(0)
+    before = {k: torch.as_tensor(v) for k, v in vars(batch).items()}
+    after = dict(before)
+    trainer.answer_again(network, after, 0.25)
+    assert after["valid"][:2].all()
+    for name in ("crop_points", "valid"):
+        torch.testing.assert_close(after[name][2:], before[name][2:])
+    logits = network(*(before[k][:2] for k in ("crops", "crop_points", "valid", "std")))
+    points, _ = expected_similarity_argmax(cell_probabilities(logits), before["std"][:2] / 4)
+    torch.testing.assert_close(after["crop_points"][:2], points * 4 + config.model.cell_offset)
+    trainer.answer_again(network, before, 0.0)
+    assert torch.equal(before["crop_points"], torch.as_tensor(batch.crop_points))
 
 
 def test_the_prior_alone_may_learn(data: Path) -> None:

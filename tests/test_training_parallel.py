@@ -18,7 +18,7 @@ CONFIG = """
 out: run
 model: {input_hw: [64, 64]}
 sets: [{annotations: train.json, images: .}]
-optimisation: {steps: 4, batch_size: 2, warmup: 2, freeze_stem: true, bfloat16: "off"}
+optimisation: {steps: 4, batch_size: 2, warmup: 2, freeze_trunk: true, bfloat16: "off"}
 validation: {annotations: train.json, images: ., results: [results.json], every: 2}
 """
 

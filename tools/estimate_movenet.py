@@ -1,7 +1,9 @@
-"""Run MoveNet Lightning (shared/weights) over annotated boxes: a second estimator's view of a training set.
+"""Run MoveNet over annotated boxes: another estimator's view of a training set.
 
-    python tools/estimate_movenet.py ANNOTATIONS.json IMAGES_DIR WEIGHTS.npz OUT.json
+    python tools/estimate_movenet.py ANNOTATIONS.json IMAGES_DIR WEIGHTS.npz OUT.json [HEIGHT WIDTH]
 
+WEIGHTS is shared/weights/movenet_lightning.npz, or what tools/import_movenet.py writes without --last. Crops of 256 ×
+192 pixels, or HEIGHT × WIDTH: small ones make a weak estimator, whose errors are real ones all the same.
 Writes COCO results, one entry per annotated person in file order. Used for the centres of keypoints that are
 not annotated, for real errors as training input, and to check labels (tools/prepare_lspet.py).
 """
@@ -31,9 +33,11 @@ from posefix.network.refinement import RefinementNetwork
 from posefix.training.start import start_from_movenet
 
 
-def main(annotations: str, images: str, weights: str, out: str) -> None:
+def main(annotations: str, images: str, weights: str, out: str, height: str = "256", width: str = "192") -> None:
     """Estimate every annotated person."""
-    config = ModelConfig(pose_prior=False)
+    with np.load(weights) as arrays:
+        multiplier = arrays["stem.bias"].size / 32
+    config = ModelConfig(width=multiplier, input_hw=(int(height), int(width)), pose_entry="none")
     network = RefinementNetwork(config).eval()
     start_from_movenet(network, weights)
     data = json.loads(Path(annotations).read_text())
@@ -51,7 +55,7 @@ def main(annotations: str, images: str, weights: str, out: str) -> None:
             crops.append(warp_crop(np.ascontiguousarray(picture), matrix, config.input_hw, antialias=True))
         count = len(chunk)
         nobody = torch.zeros(count, 17, 2), torch.zeros(count, 17, dtype=torch.bool), torch.ones(count, 17)
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             logits = network(torch.from_numpy(np.stack(crops)), *nobody)
             # MoveNet's own likelihood is a sigmoid per cell; the best cell is refined between its neighbours.
             points, _ = expected_similarity_argmax(cell_probabilities(logits), torch.ones(count, 17))
@@ -73,6 +77,6 @@ def main(annotations: str, images: str, weights: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 5:
+    if len(sys.argv) not in (5, 7):
         sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -132,7 +132,7 @@ def _observe(
     pictures = {str(image_id): index for index, image_id in enumerate(annotations.images)}
     group = [pictures[str(i)] for i in annotations.image_ids[who].tolist()]
     return Observations(
-        read_logits(refiner.network, joined).half().cpu(),
+        read_logits(refiner.network, joined, trust=refiner.weights.calibration.trust).half().cpu(),
         torch.from_numpy(joined.std),
         transform_points(matrices, annotated[..., :2]),
         annotated[..., 2] > 0,

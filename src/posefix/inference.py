@@ -35,8 +35,8 @@ class Options:
         flip_test: also look at the mirrored picture and average; twice the time.
         fill_missing: give missing keypoints the network's answer; else they stay missing.
         batch_size: people per pass through the network.
-        trust: how far the input pose is trusted, as the power of the pose prior: below 1 for weak estimators; above 1
-            moves less (docs/accuracy.md). Networks without a prior know no trust.
+        trust: how far the input pose is trusted: multiplies the power of the pose prior. Below 1 for weak estimators,
+            above 1 for strong ones (docs/accuracy.md). Networks without a prior know no trust.
     """
 
     policy: str | None = None
@@ -71,9 +71,9 @@ def make_options(**options: Any) -> Options:
 
 
 @torch.inference_mode()
-def read_logits(network: RefinementNetwork, crops: Crops, batch_size: int = 32) -> Tensor:
+def read_logits(network: RefinementNetwork, crops: Crops, batch_size: int = 32, trust: float = 1.0) -> Tensor:
     """(B, K, h, w) float32 logits of any number of people."""
-    parts = [network(*batch).float() for batch in _batches(network, crops, batch_size)]
+    parts = [network(*batch, trust=trust).float() for batch in _batches(network, crops, batch_size)]
     return torch.cat(parts) if parts else torch.zeros(0, network.config.num_keypoints, *network.config.map_hw)
 
 
@@ -99,17 +99,18 @@ def answer(
     """
     config = network.config
     decoder = options.decoder or calibration.decoder
+    trust = options.trust * calibration.trust
     results: list[tuple[Tensor, Tensor, Tensor]] = []
     for images, points, valid, std in _batches(network, crops, options.batch_size):
         temperature = torch.tensor(calibration.temperature or (1.0,), device=std.device)
-        logits = network(images, points, valid, std, trust=options.trust)
+        logits = network(images, points, valid, std, trust=trust)
         # The point is read from the network's own distribution, how sure it is from the calibrated one.
         sharp, calibrated = cell_probabilities(logits), cell_probabilities(logits, temperature)
         if options.flip_test:
             order = torch.from_numpy(flip).to(std.device)
             mirrored = points[:, order]
             mirrored[..., 0] = config.input_hw[1] - 1 - mirrored[..., 0]
-            logits = network(images.flip(2), mirrored, valid[:, order], std[:, order], trust=options.trust)
+            logits = network(images.flip(2), mirrored, valid[:, order], std[:, order], trust=trust)
             shift = (STRIDE - 1 - 2 * config.cell_offset) / STRIDE
             # Mirrored keypoint k is keypoint order[k]: the temperature goes by name, not by place.
             heat = temperature[order] if len(temperature) > 1 else temperature

@@ -95,7 +95,7 @@ def _model(weights: Weights) -> str:
     height, width = config.input_hw
     count = sum(t.numel() for t in weights.state.values() if t.is_floating_point())
     rows = {
-        "Network": f"{config.backbone}, pose enters at {config.pose_entry}",
+        "Network": f"{config.backbone}, pose enters as {config.pose_entry}",
         "Input": f"{height} × {width} (height × width)",
         "Keypoints": f"{len(weights.skeleton)} ({weights.skeleton.name})",
         "Numbers stored": f"{count / 1e6:.2f} million",

@@ -48,15 +48,15 @@ class ModelConfig:
 
     Attributes:
         backbone: one of ``BACKBONES``.
+        width: multiplies the channels of MobileNetV2's blocks.
+        last_channels: of MobileNetV2's last block; 0 is its own number, 320 · width.
         input_hw: crop size (h, w), divisible by 32.
         num_keypoints: K.
         heatmap_std: Gaussian of the input heatmaps, in pixels of the crop.
         heatmap_scale: their height.
-        pose_entry: where they enter: ``"input"``, concatenated with the picture as in the paper; ``"stride4"``,
-            drawn at a quarter of the resolution and added to the features there; or ``"none"``: the network
-            looks at the picture alone, and the pose speaks as the prior.
-        second_opinion: share of a second branch, which sees the picture without the pose, in the logits; 0 is no
-            such branch (MobileNetV2).
+        pose_entry: where the pose enters: ``"input"``, its heatmaps concatenated with the picture as in the paper;
+            ``"correction"``, a small network that sees the pose and corrects what a larger one says of the
+            picture; or ``"none"``: the network looks at the picture alone, and the pose speaks as the prior.
         pose_prior: whether the input pose is a prior over the output's cells.
         adaptive_prior: whether its width and weight adapt to each person.
         cell_offset: crop pixel of cell c is 4 · c + cell_offset.
@@ -68,12 +68,13 @@ class ModelConfig:
     """
 
     backbone: str = "mobilenet_v2"
+    width: float = 1.0
+    last_channels: int = 0
     input_hw: tuple[int, int] = (256, 192)
     num_keypoints: int = 17
     heatmap_std: float = 7.0
     heatmap_scale: float = 1.0
-    pose_entry: str = "stride4"
-    second_opinion: float = 0.0
+    pose_entry: str = "correction"
     pose_prior: bool = True
     adaptive_prior: bool = True
     cell_offset: float = 1.5
@@ -86,16 +87,16 @@ class ModelConfig:
             raise WeightsError(f"model: backbone must be one of {', '.join(BACKBONES)}, got {self.backbone!r}")
         if len(self.input_hw) != 2 or any(s <= 0 or s % 32 for s in self.input_hw):
             raise WeightsError(f"model: input_hw must be (height, width), both divisible by 32, got {self.input_hw}")
-        if self.pose_entry not in ("input", "stride4", "none"):
-            raise WeightsError(f"model: pose_entry must be 'input', 'stride4' or 'none', got {self.pose_entry!r}")
+        if self.pose_entry not in ("input", "correction", "none"):
+            raise WeightsError(f"model: pose_entry must be 'input', 'correction' or 'none', got {self.pose_entry!r}")
         if self.pose_entry == "none" and not self.pose_prior:
             raise WeightsError("model: the pose must enter the network (pose_entry) or be its prior (pose_prior)")
         if (self.pose_entry == "input") == (self.backbone == "mobilenet_v2"):
             raise WeightsError(f"model: {self.backbone} does not take the pose at {self.pose_entry!r}")
-        if not 0 <= self.second_opinion < 1:
-            raise WeightsError(f"model: second_opinion must be in [0, 1), got {self.second_opinion}")
-        if self.second_opinion and self.backbone != "mobilenet_v2":
-            raise WeightsError(f"model: {self.backbone} has no second opinion")
+        if (self.width, self.last_channels) != (1.0, 0) and self.backbone != "mobilenet_v2":
+            raise WeightsError(f"model: width and last_channels are MobileNetV2's, {self.backbone} has none")
+        if self.width <= 0 or self.last_channels < 0:
+            raise WeightsError(f"model: expected width > 0, last_channels ≥ 0, got {self.width}, {self.last_channels}")
         if self.num_keypoints < 1 or self.heatmap_std <= 0 or not 0 <= self.cell_offset < STRIDE:
             raise WeightsError(
                 "model: expected num_keypoints ≥ 1, heatmap_std > 0 and cell_offset in [0, 4), got "
@@ -157,6 +158,8 @@ class Calibration:
         policy: ``"safe"`` leaves an input keypoint where it is unless the picture speaks clearly against it;
             ``"always"`` takes the network's answer, as the paper does.
         temperature: (K,) divides the logits where confidence is read from them; empty is 1 throughout.
+        trust: power of the pose prior where the user's ``trust`` is 1. Training pictures and their labels are not
+            those of the world, so how far to believe the pose is measured, too.
         margin: (K,) ``"safe"`` keeps an input whose expected similarity is at least the best one's minus
             this; empty is 0 throughout.
     """
@@ -164,6 +167,7 @@ class Calibration:
     decoder: str = "expected_similarity"
     policy: str = "safe"
     temperature: tuple[float, ...] = ()
+    trust: float = 1.0
     margin: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -171,6 +175,8 @@ class Calibration:
             raise WeightsError(f"calibration: decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r}")
         if self.policy not in POLICIES:
             raise WeightsError(f"calibration: policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
+        if not isinstance(self.trust, int | float) or not 0 < self.trust < float("inf"):
+            raise WeightsError(f"calibration: trust must be a positive number, got {self.trust!r}")
         for name in ("temperature", "margin"):
             values = tuple(float(v) for v in getattr(self, name))
             if any(v <= 0 if name == "temperature" else v < 0 for v in values):

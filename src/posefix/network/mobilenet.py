@@ -7,7 +7,6 @@ of ``movenet_lightning.npz``), where folding halves the memory traffic of traini
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +24,13 @@ _GROUPS = (
 _TAPS = (2, 5, 9)
 #: Channels that the pyramid hands to the head.
 FEATURES = 24
+
+
+def channels(base: int, width: float) -> int:
+    """``base`` · ``width`` to the nearest multiple of 8, never less than 9/10 of it (MobileNetV2's rule)."""
+    wanted = base * width
+    nearest = max(8, int(wanted + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * wanted else nearest
 
 
 class Conv(nn.Conv2d):
@@ -78,60 +84,40 @@ class Merge(nn.Module):
 
 
 class MobileNetFpn(nn.Module):
-    """MobileNetV2 1.0 and a three-level pyramid.
+    """MobileNetV2 and a three-level pyramid.
 
-    Input (B, 3, H, W); output (B, 24, H/4, W/4). ``shared`` is the part below stride 4, ``pyramid`` the rest: what
-    several branches look at differently. The features between them may receive an addition (B, 24, H/4, W/4),
-    which is where the pose enters.
+    Input (B, 3, H, W); output (B, 24, H/4, W/4).
     """
 
-    def __init__(self, *, whole: bool = True) -> None:
-        """``whole=False`` has the pyramid alone, under the same names."""
+    def __init__(self, width: float = 1.0, last_channels: int = 0) -> None:
+        """``width`` multiplies the blocks' channels, ``last_channels`` replaces those of the last block."""
         super().__init__()
-        if whole:
-            self.stem = Conv(3, 32, 3, stride=2, act="relu6")
+        inputs = channels(32, width)
+        self.stem = Conv(3, inputs, 3, stride=2, act="relu6")
         blocks: list[nn.Module] = []
-        inputs = 32
-        for outputs, count, stride, expansion in _GROUPS:
+        for base, count, stride, expansion in _GROUPS:
+            outputs = channels(base, width)
             for i in range(count):
-                above = len(blocks) > _TAPS[0]
-                block = InvertedResidual(inputs, outputs, stride if i == 0 else 1, expansion)
-                blocks.append(block if whole or above else nn.Identity())
+                blocks.append(InvertedResidual(inputs, outputs, stride if i == 0 else 1, expansion))
                 inputs = outputs
+        if last_channels:
+            blocks[-1] = InvertedResidual(channels(160, width), last_channels, 1, 6)
+            inputs = last_channels
         self.blocks = nn.ModuleList(blocks)
-        self.lateral4, self.lateral8, self.lateral16 = Conv(24, 24), Conv(32, 32), Conv(64, 64)
-        self.top = nn.Sequential(Conv(320, 1280, act="relu6"), Conv(1280, 64))
+        fine, middle, coarse = (channels(c, width) for c in (24, 32, 64))
+        self.lateral4, self.lateral8, self.lateral16 = Conv(fine, 24), Conv(middle, 32), Conv(coarse, 64)
+        self.top = nn.Sequential(Conv(inputs, 1280, act="relu6"), Conv(1280, 64))
         self.merge16, self.merge8, self.merge4 = Merge(64, 32), Merge(32, 24), Merge(24, FEATURES)
-        #: Set by the trainer: stem and first blocks keep their weights and build no graph.
-        self.frozen_stem = False
 
-    def stem_parameters(self) -> list[nn.Parameter]:
-        """Parameters below stride 4, which see the picture alone."""
-        modules = [self.stem, *list(self.blocks)[: _TAPS[0] + 1]]
-        return [p for m in modules for p in m.parameters()]
-
-    def forward(self, x: Tensor, addition: Tensor | None = None) -> Tensor:
-        fine = self.shared(x)
-        return self.pyramid(fine if addition is None else fine + addition)
-
-    def shared(self, x: Tensor) -> Tensor:
-        """(B, 24, H/4, W/4) features of the picture."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_stem):
-            x = self.stem(x)
-            for block in list(self.blocks)[: _TAPS[0] + 1]:
-                x = block(x)
-        return x
-
-    def pyramid(self, fine: Tensor) -> Tensor:
-        """(B, 24, H/4, W/4) from the features at stride 4."""
-        x, taps = fine, []
-        for i, block in enumerate(list(self.blocks)[_TAPS[0] + 1 :], start=_TAPS[0] + 1):
+    def forward(self, x: Tensor) -> Tensor:
+        x, taps = self.stem(x), []
+        for i, block in enumerate(self.blocks):
             x = block(x)
             if i in _TAPS:
                 taps.append(x)
-        x = self.merge16(self.top(x), self.lateral16(taps[1]))
-        x = self.merge8(x, self.lateral8(taps[0]))
-        out: Tensor = self.merge4(x, self.lateral4(fine))
+        x = self.merge16(self.top(x), self.lateral16(taps[2]))
+        x = self.merge8(x, self.lateral8(taps[1]))
+        out: Tensor = self.merge4(x, self.lateral4(taps[0]))
         return out
 
 
@@ -142,21 +128,3 @@ class Head(nn.Sequential):
         super().__init__(
             Conv(FEATURES, FEATURES, 3, groups=FEATURES), Conv(FEATURES, 96, act="relu"), Conv(96, num_keypoints)
         )
-
-
-class SecondOpinion(nn.Module):
-    """A branch that sees the picture alone, above the layers it shares with the trunk.
-
-    It stays as its makers trained it, on far more pictures than we have: what fine-tuning gains on the training
-    sets costs elsewhere, and the two together beat each (docs/accuracy.md).
-    """
-
-    def __init__(self, num_keypoints: int) -> None:
-        super().__init__()
-        self.trunk = MobileNetFpn(whole=False)
-        self.head = Head(num_keypoints)
-
-    def forward(self, fine: Tensor) -> Tensor:
-        """(B, K, H/4, W/4) logits from the shared features."""
-        out: Tensor = self.head(self.trunk.pyramid(fine))
-        return out

@@ -7,11 +7,14 @@ from torch import Tensor, nn
 
 from posefix.heatmaps import draw_gaussians
 from posefix.network.config import STRIDE, ModelConfig
-from posefix.network.mobilenet import FEATURES as PYRAMID_FEATURES
-from posefix.network.mobilenet import Head, MobileNetFpn, SecondOpinion
+from posefix.network.correction import Correction
+from posefix.network.mobilenet import FEATURES, Head, MobileNetFpn
 from posefix.network.prior import PosePrior
 from posefix.network.resnet import FEATURES as RESNET_FEATURES
 from posefix.network.resnet import ResNetUp
+
+#: Crops that go through the trunk at once on a CPU.
+_CPU_BATCH = 4
 
 
 class RefinementNetwork(nn.Module):
@@ -27,22 +30,16 @@ class RefinementNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(config.normalisation.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.normalisation.std).view(3, 1, 1), persistent=False)
         if config.backbone == "mobilenet_v2":
-            self.trunk: nn.Module = MobileNetFpn()
-            self.pose_entry: nn.Module | None = None
-            if config.pose_entry == "stride4":
-                self.pose_entry = nn.Conv2d(keypoints, PYRAMID_FEATURES, 3, padding=1, bias=False)
-                # Zero: the network starts as the one its trunk comes from.
-                nn.init.zeros_(self.pose_entry.weight)
+            self.trunk: nn.Module = MobileNetFpn(config.width, config.last_channels)
             self.head: nn.Module = Head(keypoints)
         else:
             self.trunk = ResNetUp(config.backbone, 3 + keypoints)
-            self.pose_entry = None
             self.head = nn.Conv2d(RESNET_FEATURES, keypoints, 1)
             nn.init.normal_(self.head.weight, std=0.001)
-        self.second: SecondOpinion | None = None
-        if config.second_opinion:
-            self.second = SecondOpinion(keypoints)
+        self.correction = Correction(FEATURES, keypoints) if config.pose_entry == "correction" else None
         self.prior = PosePrior(keypoints, adaptive=config.adaptive_prior) if config.pose_prior else None
+        #: Set by the trainer: trunk and head keep their weights and build no graph.
+        self.frozen = False
 
     def forward(self, crops: Tensor, crop_points: Tensor, valid: Tensor, std: Tensor, *, trust: float = 1.0) -> Tensor:
         """Logits for each keypoint's place.
@@ -74,17 +71,23 @@ class RefinementNetwork(nn.Module):
             images = images.flip(1)
         images = (images - self.mean) / self.std
         if isinstance(self.trunk, MobileNetFpn):
-            fine = features = self.trunk.shared(images)
-            if self.pose_entry is not None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+                features, logits = self._look(images)
+            if self.correction is not None:
                 cell_points = (crop_points - config.cell_offset) / STRIDE
-                heat = draw_gaussians(cell_points, valid, config.map_hw, config.heatmap_std / STRIDE)
-                features = fine + self.pose_entry((heat * config.heatmap_scale).to(images.dtype))
-            logits: Tensor = self.head(self.trunk.pyramid(features)).float()
-            if self.second is not None:
-                share = config.second_opinion
-                second: Tensor = self.second(fine)
-                logits = (1 - share) * logits + share * second.float()
-            return logits
+                logits = self.correction(features, logits, cell_points, valid)
+            return logits.float()
         heat = draw_gaussians(crop_points, valid, config.input_hw, config.heatmap_std) * config.heatmap_scale
         out: Tensor = self.head(self.trunk(torch.cat([images, heat.to(images.dtype)], dim=1)))
         return out.float()
+
+    def _look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 24, H/4, W/4) features and (B, K, H/4, W/4) logits of the picture alone."""
+        if torch.is_grad_enabled() or images.device.type != "cpu":
+            parts = [images]
+        else:
+            # A few crops at a time, so that what one layer writes is in the cache when the next one reads it.
+            parts = list(torch.split(images, _CPU_BATCH)) or [images]
+        features = [self.trunk(part) for part in parts]
+        logits = [self.head(f) for f in features]
+        return torch.cat(features), torch.cat(logits)

@@ -63,6 +63,10 @@ class Augmentation:
         input_box: share of samples cropped around the input pose, as at test time; else the annotated box.
         real: share of samples whose input is a real estimate, where there is one.
         real_noise: share of those real estimates' keypoints that get a synthetic error instead.
+        stronger: share of those real estimates whose errors all shrink by one random factor, as those of a stronger
+            estimator, which is wrong about the same people in the same directions.
+        again: share of samples whose input is the network's own answer to them, as on a second pass: it shall learn to
+            leave alone what it has refined.
         severity: each person's error rates are multiplied by a factor between 1 / (1 + this) and 1 + this.
         precise: share of people whose good keypoints lie closer to the truth than the reference's, as those of
             strong estimators do.
@@ -84,6 +88,8 @@ class Augmentation:
     input_box: float = 0.0
     real: float = 0.0
     real_noise: float = 0.0
+    stronger: float = 0.0
+    again: float = 0.0
     severity: float = 0.0
     precise: float = 0.0
     coarse: float = 0.0
@@ -108,7 +114,8 @@ class Optimisation:
         average: decay of the weights' moving average that is evaluated and saved; 0 is none.
         clip: largest gradient norm; 0 is none.
         bfloat16: autocast, ``"auto"`` where the device has it.
-        freeze_stem: keep the layers below the pose entry (MobileNetV2 only).
+        freeze_trunk: keep what sees the picture alone, trunk and head, as it came (MobileNetV2 only): the
+            correction and the prior are trained, which needs no gradients of the trunk.
         network_rate: learning rate of all but the prior, as a share; 0 trains the prior alone.
         heatmap_loss: weight of the cross-entropy L_H (PoseFix eq. 2).
         coordinate_loss: weight of the soft-argmax distance L_C (PoseFix eq. 5), in cells.
@@ -126,7 +133,7 @@ class Optimisation:
     average: float = 0.999
     clip: float = 1.0
     bfloat16: str = "auto"
-    freeze_stem: bool = False
+    freeze_trunk: bool = False
     network_rate: float = 1.0
     heatmap_loss: float = 1.0
     coordinate_loss: float = 1.0
@@ -158,19 +165,17 @@ class Validation:
 
 @dataclass(frozen=True)
 class Start:
-    """Where the weights come from, at most one of the first three; else they are random.
+    """Where the weights come from, at most one of the three; else they are random.
 
     Attributes:
-        movenet: ``movenet_lightning.npz`` (MobileNetV2).
+        movenet: MoveNet's weights in the layout of ``movenet_lightning.npz`` (MobileNetV2; tools/import_movenet.py).
         imagenet: torchvision ResNet state as safetensors.
         weights: posefix weights folders, or ``"embedded"``; of several, the average (Wortsman et al., ICML 2022).
-        second: ``movenet_lightning.npz`` for the second branch, where ``weights`` has none.
     """
 
     movenet: str = ""
     imagenet: str = ""
     weights: tuple[str, ...] = ()
-    second: str = ""
 
     def __post_init__(self) -> None:
         if sum(bool(v) for v in (self.movenet, self.imagenet, self.weights)) > 1:
@@ -255,7 +260,7 @@ def read_config(path: str | Path) -> TrainingConfig:
 
 
 _SET_PATHS = {"annotations", "images", "estimates", "shards"}
-_PATH_KEYS = {*_SET_PATHS, "results", "out", "movenet", "imagenet", "weights", "second"}
+_PATH_KEYS = {*_SET_PATHS, "results", "out", "movenet", "imagenet", "weights"}
 
 
 def _with_paths(value: Any, folder: Path, key: str = "") -> Any:

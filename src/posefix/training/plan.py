@@ -141,9 +141,12 @@ def _input_poses(
         slot = rng.integers(estimates.shape[1], size=len(rows))
         chosen = estimates[np.arange(len(rows)), slot]
         usable = np.isfinite(chosen[..., 0])
+        left = np.where(rng.random(len(rows)) < augmentation.stronger, rng.random(len(rows)), 1.0)
+        error = np.where(mask[..., None], chosen[..., :2] - annotated[..., :2], 0.0)
+        found = chosen[..., :2] - (1 - left)[:, None, None] * error
         real = usable & (rng.random(len(rows)) < augmentation.real)[:, None]
         real &= rng.random(real.shape) >= augmentation.real_noise
-        points = np.where(real[..., None], chosen[..., :2], points)
+        points = np.where(real[..., None], found, points)
         valid = valid | real
     lossy = rng.random(len(rows)) < augmentation.drop
     valid = valid & ~(lossy[:, None] & (rng.random(valid.shape) < _DROPPED_KEYPOINTS))

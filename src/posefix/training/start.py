@@ -44,8 +44,6 @@ def start_from_movenet(network: RefinementNetwork, path: str | Path) -> None:
     except (OSError, ValueError) as error:
         raise WeightsError(f"cannot read the start weights {path}: {error}") from error
     state = {_our_name(k): torch.from_numpy(v) for k, v in arrays.items()}
-    if network.second is not None:
-        state |= {"second." + k: v for k, v in state.items() if "second." + k in network.state_dict()}
     own = network.state_dict()
     if network.config.num_keypoints != 17:
         state = {k: v for k, v in state.items() if "head.2." not in k}
@@ -53,27 +51,6 @@ def start_from_movenet(network: RefinementNetwork, path: str | Path) -> None:
         if name not in own or own[name].shape != tensor.shape:
             raise WeightsError(f"start weights {path}: {name} {tuple(tensor.shape)} does not fit this network")
     network.load_state_dict(state, strict=False)
-
-
-def start_second_opinion(network: RefinementNetwork, path: str | Path) -> None:
-    """Fill the second branch from MoveNet Lightning; all else stays.
-
-    Args:
-        network: with a second branch, over MoveNet's own first layers.
-        path: ``movenet_lightning.npz``.
-
-    Raises:
-        WeightsError: as ``start_from_movenet``; or the layers below are no longer MoveNet's.
-    """
-    source = RefinementNetwork(network.config)
-    start_from_movenet(source, path)
-    theirs, own = source.state_dict(), network.state_dict()
-    below = ("trunk.stem.", "trunk.blocks.0.", "trunk.blocks.1.", "trunk.blocks.2.")
-    # Half-precision weights that never moved are MoveNet's up to rounding.
-    moved = [k for k in own if k.startswith(below) and not torch.allclose(own[k], theirs[k], rtol=2e-3, atol=1e-4)]
-    if moved:
-        raise WeightsError(f"start.second: the second branch needs MoveNet's first layers, but {moved[0]} was trained")
-    network.load_state_dict({k: v for k, v in theirs.items() if k.startswith(("second.", *below))}, strict=False)
 
 
 def start_from_imagenet(network: RefinementNetwork, path: str | Path) -> None:
@@ -108,7 +85,7 @@ def start_from_imagenet(network: RefinementNetwork, path: str | Path) -> None:
 def start_from_weights(network: RefinementNetwork, sources: Sequence[str]) -> None:
     """Go on from a refiner's weights, or from the average of several that were trained from one start.
 
-    The prior, the second branch, and head and pose entry for another keypoint set start anew where they do not fit.
+    The prior, and head and correction for another keypoint set, start anew where they do not fit.
 
     Args:
         network: is filled.
@@ -128,9 +105,9 @@ def start_from_weights(network: RefinementNetwork, sources: Sequence[str]) -> No
     if any(k.startswith("prior.adapt.") and k not in fits for k in own):
         fits = {k: v for k, v in fits.items() if not k.startswith("prior.adapt.")}
     for weights in loaded:
-        anew = ["prior.", "second."]
+        anew = ["prior."]
         if weights.config.num_keypoints != network.config.num_keypoints:
-            anew += ["head.", "pose_entry."]
+            anew += ["head.", "correction."]
         missing = [k for k in own if k not in fits and not k.startswith(tuple(anew))]
         if missing or weights.config.backbone != network.config.backbone:
             raise WeightsError(
@@ -142,21 +119,6 @@ def start_from_weights(network: RefinementNetwork, sources: Sequence[str]) -> No
         modules = sorted({".".join(k.split(".")[:2]) for k in left})
         logger.info("these start anew, they are not in %s: %s", ", ".join(sources), ", ".join(modules))
     network.load_state_dict(fits, strict=False)
-
-
-def empty_second(network: RefinementNetwork) -> None:
-    """Marks that nobody has filled the second branch: it is never trained, and must not stay random."""
-    for tensor in network.second.parameters() if network.second else ():
-        tensor.data.fill_(torch.nan)
-
-
-def refuse_empty_second(network: RefinementNetwork) -> None:
-    """Raises WeightsError where the second branch has no weights from anywhere."""
-    if network.second is not None and not all(bool(p.isfinite().all()) for p in network.second.parameters()):
-        raise WeightsError(
-            "model.second_opinion: that branch is not trained, and nothing here has its weights; give start.second "
-            "(movenet_lightning.npz, COCO's 17 keypoints), or leave model.second_opinion at 0"
-        )
 
 
 def _resnet_name(name: str) -> str | None:

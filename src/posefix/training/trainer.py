@@ -32,12 +32,9 @@ from posefix.training.people import read_people
 from posefix.training.samples import Batch, BatchStream
 from posefix.training.schedule import learning_rate
 from posefix.training.start import (
-    empty_second,
-    refuse_empty_second,
     start_from_imagenet,
     start_from_movenet,
     start_from_weights,
-    start_second_opinion,
 )
 
 logger = logging.getLogger(__name__)
@@ -53,16 +50,12 @@ def build_network(config: TrainingConfig) -> RefinementNetwork:
     """A network with its start weights; random ones depend on the configuration's seed alone."""
     torch.manual_seed(config.seed)
     network = RefinementNetwork(config.model)
-    empty_second(network)
     if config.start.movenet:
         start_from_movenet(network, config.start.movenet)
     elif config.start.imagenet:
         start_from_imagenet(network, config.start.imagenet)
     elif config.start.weights:
         start_from_weights(network, config.start.weights)
-    if config.start.second:
-        start_second_opinion(network, config.start.second)
-    refuse_empty_second(network)
     return network
 
 
@@ -104,12 +97,10 @@ def train(
         raise TrainingError(f"nothing to resume: {path} does not exist")
 
     network = build_network(config).to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if isinstance(network.trunk, MobileNetFpn) and optimisation.freeze_stem:
-        network.trunk.frozen_stem = True
-        for parameter in network.trunk.stem_parameters():
-            parameter.requires_grad_(False)
-    if network.second is not None:
-        network.second.requires_grad_(False)
+    if isinstance(network.trunk, MobileNetFpn) and optimisation.freeze_trunk:
+        network.frozen = True
+        network.trunk.requires_grad_(False)
+        network.head.requires_grad_(False)
     if optimisation.network_rate == 0:
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name.startswith("prior."))
@@ -161,6 +152,9 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = rate * group["factor"]
         tensors = {k: torch.as_tensor(v).to(target, non_blocking=True) for k, v in vars(batch).items()}
+        # Apart: weights that autocast has cast without a graph must not be reused where there is one.
+        with torch.autocast(target.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            answer_again(network, tensors, config.augmentation.again)
         with torch.autocast(target.type, dtype or torch.bfloat16, enabled=dtype is not None):
             logits = model(tensors["crops"], tensors["crop_points"], tensors["valid"], tensors["std"])
         cell_targets = (tensors["targets"] - config.model.cell_offset) / STRIDE
@@ -202,6 +196,27 @@ def train(
         torch.distributed.destroy_process_group()
     result: RefinementNetwork = average.cpu()
     return result
+
+
+@torch.no_grad()
+def answer_again(network: RefinementNetwork, tensors: dict[str, Tensor], share: float) -> None:
+    """Replace the input poses of the first samples of a batch by the network's answer to them.
+
+    Args:
+        network: as it is now.
+        tensors: a ``Batch``; gets new ``crop_points`` and ``valid``.
+        share: of the samples (their order is random already).
+    """
+    some = slice(0, round(share * len(tensors["crops"])))
+    if some.stop == 0:
+        return
+    crops, points, valid, std = (tensors[k][some] for k in ("crops", "crop_points", "valid", "std"))
+    logits = network(crops, points, valid, std)
+    cells, _ = expected_similarity_argmax(cell_probabilities(logits), std / STRIDE)
+    answered = cells * STRIDE + network.config.cell_offset
+    # What was missing is filled.
+    for name, new in (("crop_points", answered), ("valid", torch.ones_like(valid))):
+        tensors[name] = torch.cat([new, tensors[name][some.stop :]])
 
 
 def _join_processes(device: str) -> tuple[int, int]:

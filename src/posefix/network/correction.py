@@ -1,0 +1,72 @@
+"""What the whole input pose says about the picture's evidence: a small network on top of a larger one.
+
+The trunk sees everybody in the crop. Whose joints are meant, and which of two hypotheses fits the rest of the
+pose, is decided here, at half the trunk's resolution and from its answer, so that the trunk may stay as it was
+trained on far more pictures.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from posefix.heatmaps import draw_gaussians
+
+#: Channels, and the dilation of each block's filter: together they see 37 cells of stride 8, the whole crop.
+_CHANNELS = 64
+_DILATIONS = (1, 2, 2, 1)
+#: Standard deviations, in cells of stride 8, at which the input pose is drawn.
+_STDS = (1.0, 3.0)
+#: Evidence this far below the best cell, in nats, is nothing.
+_DEPTH = 8.0
+
+
+class _Block(nn.Module):
+    """A wide depthwise filter, then two layers over channels, with a shortcut."""
+
+    def __init__(self, dilation: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(_CHANNELS, _CHANNELS, 7, padding=3 * dilation, dilation=dilation, groups=_CHANNELS)
+        self.expand = nn.Conv2d(_CHANNELS, 2 * _CHANNELS, 1)
+        self.project = nn.Conv2d(2 * _CHANNELS, _CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.project(F.relu(self.expand(self.depthwise(x)), inplace=True))
+        return out
+
+
+class Correction(nn.Module):
+    """Features, evidence and input pose → what to add to the evidence; starts as "nothing"."""
+
+    def __init__(self, features: int, num_keypoints: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(features + (1 + len(_STDS)) * num_keypoints, _CHANNELS, 1)
+        self.blocks = nn.Sequential(*(_Block(d) for d in _DILATIONS))
+        self.out = nn.Conv2d(_CHANNELS, num_keypoints, 1)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
+        #: How far the evidence is believed, per keypoint (log).
+        self.log_gain = nn.Parameter(torch.zeros(num_keypoints))
+
+    def forward(self, features: Tensor, evidence: Tensor, cell_points: Tensor, valid: Tensor) -> Tensor:
+        """Corrected evidence.
+
+        Args:
+            features: (B, C, h, w) of the trunk.
+            evidence: (B, K, h, w) its logits.
+            cell_points: (B, K, 2) input pose in their cells.
+            valid: (B, K) bool.
+
+        Returns:
+            (B, K, h, w) float32 logits.
+        """
+        evidence = evidence.float()
+        relative = (evidence - evidence.amax((-1, -2), keepdim=True)).clamp_min(-_DEPTH) / _DEPTH + 1
+        coarse = torch.cat([F.avg_pool2d(features, 2), F.max_pool2d(relative.to(features.dtype), 2)], dim=1)
+        points = (cell_points - 0.5) / 2
+        size = (coarse.shape[-2], coarse.shape[-1])
+        pose = [draw_gaussians(points, valid, size, std).to(features.dtype) for std in _STDS]
+        change = self.out(self.blocks(F.relu(self.mix(torch.cat([coarse, *pose], dim=1)))))
+        change = F.interpolate(change.float(), scale_factor=2, mode="bilinear", align_corners=False)
+        return evidence * torch.exp(self.log_gain.float())[:, None, None] + change
