@@ -23,7 +23,7 @@ from posefix.coco import Annotations, Entry, Results, read_annotations, read_res
 from posefix.diagnosis import Comparison, diagnose_results
 from posefix.evaluation import Row, compare, evaluate
 from posefix.inference import Options
-from posefix.matching import matchable, neighbours_of
+from posefix.matching import match_people, matchable, neighbours_of
 from posefix.network.config import Calibration
 from posefix.network.weights import load_weights
 from posefix.refiner import Refiner
@@ -149,8 +149,9 @@ def lever_table(bench: Bench) -> Iterator[str]:
         ("policy always", {"policy": "always"}),
         ("decoder soft_argmax, always", {"decoder": "soft_argmax", "policy": "always"}),
         ("flip test", {"flip_test": True}),
-        ("trust 0.7", {"trust": 0.7}),
+        ("trust 0.6", {"trust": 0.6}),
         ("trust 1.5", {"trust": 1.5}),
+        ("trust 3", {"trust": 3.0}),
         ("crop around the results' boxes", {"use_boxes": True}),
         *((f"ranking {r}", {"ranking": r}) for r in RANKINGS[1:]),
     ]
@@ -201,6 +202,37 @@ def harm_table(bench: Bench) -> Iterator[str]:
     yield from table([*head, *(f"second pass, {n}" for n in bench.files)], rows)
 
 
+def stronger(bench: Bench, file: Results, share: float) -> list[Entry]:
+    """What an estimator with smaller errors of the same kind would have found: the rest of the way to the annotation.
+
+    ``share`` of each error stays. The annotators' own error goes with the rest, so the strongest of these know the
+    annotation better than any estimator can.
+    """
+    rows, people = match_people(bench.annotations, file, COCO)
+    entries = [dict(e) for e in file.entries]
+    for row, person in zip(rows.tolist(), people.tolist(), strict=True):
+        pose = np.array(entries[row]["keypoints"], float).reshape(-1, 3)
+        annotated = bench.annotations.annotated[person]
+        seen = annotated[:, 2] > 0
+        pose[seen, :2] = annotated[seen, :2] + share * (pose[seen, :2] - annotated[seen, :2])
+        entries[row]["keypoints"] = pose.reshape(-1).tolist()
+    return entries
+
+
+def stronger_table(bench: Bench) -> Iterator[str]:
+    """Does it harm estimators that are stronger than any of the files?"""
+    name, file = max(bench.files.items(), key=lambda item: bench.ap(item[1].entries))
+    settings: tuple[dict[str, Any], ...] = ({}, {"trust": 3.0}, {"policy": "always"})
+    rows = []
+    for share in (0.75, 0.5, 0.25):
+        entries = stronger(bench, file, share)
+        changes = [interval(bench.change(entries, bench.refine(entries, **options))) for options in settings]
+        rows.append([f"{share}", f"{bench.ap(entries):.3f}", *changes])
+    yield "## Stronger estimators, simulated\n"
+    yield f"Results of {name} with only a share of each error left: change of AP.\n"
+    yield from table(["error left", "AP before", "default", "trust 3", "policy always"], rows)
+
+
 def synthetic_table(bench: Bench) -> Iterator[str]:
     """The gain on synthetic errors beside the gain on real ones, as mean keypoint similarity."""
     people = np.flatnonzero(matchable(bench.annotations, COCO))
@@ -236,7 +268,7 @@ def synthetic_table(bench: Bench) -> Iterator[str]:
 def calibration_table(bench: Bench) -> Iterator[str]:
     """Reliability before and after the temperature."""
     weights = bench.refiner.weights
-    plain = replace(weights, calibration=Calibration(policy="always"))
+    plain = replace(weights, calibration=Calibration(policy="always", trust=weights.calibration.trust))
     seen = observe(plain, bench.annotations, bench.images, list(bench.files.values()))
     offset, mask = weights.config.cell_offset, seen.annotated
     yield "## Confidence\n"
@@ -306,6 +338,7 @@ SECTIONS = {
     "kinds": kinds_table,
     "levers": lever_table,
     "harm": harm_table,
+    "stronger": stronger_table,
     "synthetic": synthetic_table,
     "calibration": calibration_table,
 }

@@ -57,9 +57,7 @@ def training(config: TrainingConfig, steps: int, device: str) -> tuple[float, fl
     """Samples per second of training, and the share of time it waits for batches."""
     with tempfile.TemporaryDirectory() as out:
         optimisation = replace(config.optimisation, steps=WARM_UP + -(-steps // WARM_UP) * WARM_UP)
-        # The second branch is never random.
-        start = config.start if config.model.second_opinion else Start()
-        run = replace(config, out=out, start=start, optimisation=optimisation, checkpoint_minutes=1e6)
+        run = replace(config, out=out, start=Start(), optimisation=optimisation, checkpoint_minutes=1e6)
         train(run, device=device, progress=False)
         lines = (Path(out) / "log.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines][1:]

@@ -43,7 +43,8 @@ def rate(run: Callable[[], object], crops: int, seconds: float, device: str) -> 
 
 def networks(paper: bool) -> dict[str, Weights]:
     """Name → weights; the paper's are random."""
-    found = {"embedded 256x192": load_weights()}
+    embedded = load_weights()
+    found = {"embedded {}x{}".format(*embedded.config.input_hw): embedded}
     for depth, hw in ((50, (256, 192)), (152, (384, 288))) if paper else ():
         config = ModelConfig.paper(depth, hw)
         state = RefinementNetwork(config).state_dict()
