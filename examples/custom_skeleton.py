@@ -84,7 +84,7 @@ def main() -> None:
             out=str(folder / "run"),
             skeleton=KITE,
             rates=RATES,
-            model=ModelConfig(input_hw=(64, 64), num_keypoints=len(KITE), heatmap_std=3.0, pose_prior=False),
+            model=ModelConfig(input_hw=(64, 64), num_keypoints=len(KITE), pose_prior=False),
             augmentation=Augmentation(rotation=180.0, rotation_share=1.0, input_box=0.7, scale=0.2),
             optimisation=Optimisation(
                 learning_rate=2e-3, batch_size=16, steps=steps, warmup=min(20, steps - 1), average=0.98

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -20,6 +22,16 @@ def shared_dir() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"needs the real data in {folder}, which is not part of the project")
     return folder
+
+
+def load_tool(name: str) -> ModuleType:
+    """A script of ``tools/`` as a module."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().parents[1] / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 #: A small keypoint set with both sides and a middle.

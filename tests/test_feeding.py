@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from factories import FOUR, annotation_file, draw_dots
+from factories import FOUR, annotation_file, draw_dots, load_tool
 from posefix.exceptions import TrainingError
 from posefix.network.config import ModelConfig
 from posefix.skeleton import COCO
@@ -59,13 +58,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tool() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "tools" / "pack_shards.py"
-    spec = importlib.util.spec_from_file_location("pack_shards", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("pack_shards")
 
 
 def pack(tool: ModuleType, data: Path, *options: str) -> TrainingConfig:

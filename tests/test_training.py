@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from factories import annotation_file, draw_dots, shared_dir
+from factories import FOUR, annotation_file, draw_dots, shared_dir
 from posefix.exceptions import PosefixError, TrainingError, WeightsError
 from posefix.heatmaps import cell_probabilities, expected_similarity_argmax
 from posefix.network.config import Calibration, ModelConfig
@@ -22,7 +22,7 @@ from posefix.refiner import Refiner
 from posefix.skeleton import COCO
 from posefix.training import trainer
 from posefix.training.company import add_company, draw_masks, place_beside
-from posefix.training.config import Augmentation, Optimisation, SetConfig, TrainingConfig, read_config
+from posefix.training.config import Augmentation, Optimisation, SetConfig, Start, TrainingConfig, read_config
 from posefix.training.finish import finish
 from posefix.training.losses import coordinate_loss, heatmap_loss
 from posefix.training.people import Pictures, read_people
@@ -318,11 +318,37 @@ def test_going_on_from_weights(data: Path, tmp_path: Path, caplog: pytest.LogCap
 
 
 def test_a_frozen_trunk_stays_as_it_came(data: Path) -> None:
-    config = make_config(data, freeze_trunk=True)
+    config = make_config(data)
+    made = Weights(config.model, COCO, Calibration(), trainer.build_network(config).state_dict())
+    save_weights(data / "w", made)
+    config = replace(make_config(data, freeze_trunk=True), start=Start(weights=(str(data / "w"),)))
     before = trainer.build_network(config).state_dict()
     after = trainer.train(config, device="cpu", progress=False).state_dict()
     same = {k for k, v in after.items() if torch.equal(v, before[k])}
     assert same == {k for k in after if k.startswith(("trunk.", "head."))}
+
+
+def test_nothing_random_is_frozen(data: Path) -> None:
+    frozen = make_config(data, freeze_trunk=True)
+    with pytest.raises(TrainingError, match=r"freeze_trunk: trunk\.stem\.weight has no start weights"):
+        trainer.build_network(frozen)
+    # A head of another keypoint set starts anew, and must learn.
+    config = make_config(data)
+    made = Weights(config.model, COCO, Calibration(), trainer.build_network(config).state_dict())
+    save_weights(data / "w", made)
+    start = Start(weights=(str(data / "w"),))
+    other = replace(frozen, start=start, skeleton=FOUR, model=replace(config.model, num_keypoints=4))
+    with pytest.raises(TrainingError, match=r"freeze_trunk: head\."):
+        trainer.build_network(other)
+
+
+def test_weights_of_another_network_say_what_to_set(data: Path) -> None:
+    config = make_config(data)
+    model = replace(config.model, width=0.5, pose_entry="none")
+    network = trainer.build_network(replace(config, model=model))
+    save_weights(data / "w", Weights(model, COCO, Calibration(), network.state_dict()))
+    with pytest.raises(WeightsError, match=r"to go on from it, set model: \{width: 0\.5, pose_entry: none\}"):
+        trainer.build_network(replace(config, start=Start(weights=(str(data / "w"),))))
 
 
 def test_stronger_estimators_make_the_same_errors_but_smaller(data: Path) -> None:

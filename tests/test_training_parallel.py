@@ -12,11 +12,15 @@ import cv2
 import numpy as np
 
 from factories import annotation_file
-from posefix.network.weights import load_weights
+from posefix.network.config import Calibration, ModelConfig
+from posefix.network.refinement import RefinementNetwork
+from posefix.network.weights import Weights, load_weights, save_weights
+from posefix.skeleton import COCO
 
 CONFIG = """
 out: run
 model: {input_hw: [64, 64]}
+start: {weights: start}
 sets: [{annotations: train.json, images: .}]
 optimisation: {steps: 4, batch_size: 2, warmup: 2, freeze_trunk: true, bfloat16: "off"}
 validation: {annotations: train.json, images: ., results: [results.json], every: 2}
@@ -35,6 +39,8 @@ def test_two_processes(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(json.dumps(content))
     (tmp_path / "results.json").write_text(json.dumps(results))
     (tmp_path / "config.yaml").write_text(CONFIG)
+    model = ModelConfig(input_hw=(64, 64))
+    save_weights(tmp_path / "start", Weights(model, COCO, Calibration(), RefinementNetwork(model).state_dict()))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "posefix", "train", str(tmp_path / "config.yaml"), "--device", "cpu"]
     done = subprocess.run(

@@ -52,8 +52,8 @@ class ModelConfig:
         last_channels: of MobileNetV2's last block; 0 is its own number, 320 · width.
         input_hw: crop size (h, w), divisible by 32.
         num_keypoints: K.
-        heatmap_std: Gaussian of the input heatmaps, in pixels of the crop.
-        heatmap_scale: their height.
+        heatmap_std: Gaussian of the input heatmaps, in pixels of the crop; where the pose enters as ``"input"``.
+        heatmap_scale: their height; likewise.
         pose_entry: where the pose enters: ``"input"``, its heatmaps concatenated with the picture as in the paper;
             ``"correction"``, a small network that sees the pose and corrects what a larger one says of the
             picture; or ``"none"``: the network looks at the picture alone, and the pose speaks as the prior.

@@ -30,10 +30,13 @@ def _our_name(name: str) -> str:
     return "trunk." + re.sub(r"^block(\d+)", lambda m: f"blocks.{int(m[1])}", name)
 
 
-def start_from_movenet(network: RefinementNetwork, path: str | Path) -> None:
+def start_from_movenet(network: RefinementNetwork, path: str | Path) -> set[str]:
     """Fill trunk and head from MoveNet Lightning with batch norm folded (``movenet_lightning.npz``).
 
     The head's last layer is taken only if the network has 17 keypoints.
+
+    Returns:
+        the names of the tensors that were filled.
 
     Raises:
         WeightsError: the file is not of that layout or the network is not MobileNetV2's.
@@ -51,6 +54,7 @@ def start_from_movenet(network: RefinementNetwork, path: str | Path) -> None:
         if name not in own or own[name].shape != tensor.shape:
             raise WeightsError(f"start weights {path}: {name} {tuple(tensor.shape)} does not fit this network")
     network.load_state_dict(state, strict=False)
+    return set(state)
 
 
 def start_from_imagenet(network: RefinementNetwork, path: str | Path) -> None:
@@ -82,7 +86,7 @@ def start_from_imagenet(network: RefinementNetwork, path: str | Path) -> None:
     network.load_state_dict(own)
 
 
-def start_from_weights(network: RefinementNetwork, sources: Sequence[str]) -> None:
+def start_from_weights(network: RefinementNetwork, sources: Sequence[str]) -> set[str]:
     """Go on from a refiner's weights, or from the average of several that were trained from one start.
 
     The prior, and head and correction for another keypoint set, start anew where they do not fit.
@@ -90,6 +94,9 @@ def start_from_weights(network: RefinementNetwork, sources: Sequence[str]) -> No
     Args:
         network: is filled.
         sources: weights folders, or ``"embedded"``.
+
+    Returns:
+        the names of the tensors that were filled.
 
     Raises:
         WeightsError: trunk or head are another network's.
@@ -110,15 +117,19 @@ def start_from_weights(network: RefinementNetwork, sources: Sequence[str]) -> No
             anew += ["head.", "correction."]
         missing = [k for k in own if k not in fits and not k.startswith(tuple(anew))]
         if missing or weights.config.backbone != network.config.backbone:
+            names = ("backbone", "width", "last_channels", "pose_entry")
+            theirs = {n: getattr(weights.config, n) for n in names}
+            differ = ", ".join(f"{n}: {v}" for n, v in theirs.items() if v != getattr(network.config, n))
             raise WeightsError(
-                f"start.weights: {weights.origin} holds another network ({weights.config.backbone}) than the "
-                f"configuration ({network.config.backbone}){f': {missing[0]} does not fit' if missing else ''}"
+                f"start.weights: {weights.origin} holds another network than the configuration"
+                + (f"; to go on from it, set model: {{{differ}}}" if differ else f": {missing[0]} does not fit")
             )
     left = [k for k in own if k not in fits]
     if left:
         modules = sorted({".".join(k.split(".")[:2]) for k in left})
         logger.info("these start anew, they are not in %s: %s", ", ".join(sources), ", ".join(modules))
     network.load_state_dict(fits, strict=False)
+    return set(fits)
 
 
 def _resnet_name(name: str) -> str | None:

@@ -47,15 +47,27 @@ _PRIOR_RATE = 10.0
 
 
 def build_network(config: TrainingConfig) -> RefinementNetwork:
-    """A network with its start weights; random ones depend on the configuration's seed alone."""
+    """A network with its start weights; random ones depend on the configuration's seed alone.
+
+    Raises:
+        WeightsError: start weights that cannot be read or do not fit.
+        TrainingError: a frozen trunk or head that would be random.
+    """
     torch.manual_seed(config.seed)
     network = RefinementNetwork(config.model)
+    filled: set[str] = set()
     if config.start.movenet:
-        start_from_movenet(network, config.start.movenet)
+        filled = start_from_movenet(network, config.start.movenet)
     elif config.start.imagenet:
         start_from_imagenet(network, config.start.imagenet)
     elif config.start.weights:
-        start_from_weights(network, config.start.weights)
+        filled = start_from_weights(network, config.start.weights)
+    random = [n for n in network.state_dict() if n.startswith(("trunk.", "head.")) and n not in filled]
+    if config.optimisation.freeze_trunk and isinstance(network.trunk, MobileNetFpn) and random:
+        raise TrainingError(
+            f"optimisation.freeze_trunk: {random[0]} has no start weights and would stay random; give start.movenet or "
+            "start.weights of this keypoint set, or leave freeze_trunk away"
+        )
     return network
 
 
