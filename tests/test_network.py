@@ -256,9 +256,9 @@ def test_trust_is_the_power_of_the_prior() -> None:
 # ---------------------------------------------------------------- the prior
 
 
-@pytest.fixture(params=[False, True], ids=["fixed", "adaptive"])
+@pytest.fixture(params=["fixed", "adaptive", "scored"])
 def prior(request: Any) -> PosePrior:
-    return PosePrior(5, adaptive=request.param)
+    return PosePrior(5, adaptive=request.param != "fixed", scored=request.param == "scored")
 
 
 def pose() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -310,6 +310,41 @@ def test_an_adaptive_prior_starts_as_the_fixed_one_and_stays_bounded() -> None:
     assert torch.isfinite(changed).all()
     # At most all trust is lost or the floor is e³ lower.
     assert (changed >= float(np.log(0.1 / (MAP_HW[0] * MAP_HW[1]))) - 3.1).all()
+
+
+def test_a_scored_prior_hears_of_each_keypoints_score() -> None:
+    prior = PosePrior(5, adaptive=True, scored=True)
+    batch = pose()
+    torch.testing.assert_close(prior(*batch, torch.rand(2, 5)), PosePrior(5, adaptive=False)(*batch))
+    assert prior.listen is not None
+    torch.nn.init.normal_(prior.listen[-1].weight)  # type: ignore[arg-type]
+    plain = prior(*batch)
+    # No scores are scores of 1.
+    torch.testing.assert_close(prior(*batch, torch.ones(2, 5)), plain)
+    scores = torch.ones(2, 5)
+    scores[1, 3] = 0.2
+    changed = (prior(*batch, scores) != plain).flatten(2).any(-1)
+    assert changed.nonzero().tolist() == [[1, 3]]
+    # Nothing is quieter than silence, and where a keypoint is missing, its score does not matter.
+    scores[1, 3] = 1e-6
+    quiet = prior(*batch, scores)
+    scores[1, 3] = 0.0
+    assert torch.equal(prior(*batch, scores), quiet)
+    batch[2][1, 3] = False
+    torch.testing.assert_close(prior(*batch, scores), prior(*batch))
+
+
+@torch.inference_mode()
+def test_only_a_scored_network_sees_scores() -> None:
+    for scored in (False, True):
+        torch.manual_seed(0)
+        network = RefinementNetwork(small(scored=scored)).eval()
+        assert network.correction is not None
+        torch.nn.init.normal_(network.correction.out.weight, std=0.1)
+        batch = inputs(network.config)
+        scores = torch.rand(2, 5)
+        assert torch.equal(network(*batch, torch.ones(2, 5)), network(*batch))
+        assert torch.equal(network(*batch, scores), network(*batch)) != scored
 
 
 def test_people_without_area_have_a_prior(prior: PosePrior) -> None:
@@ -364,6 +399,7 @@ def test_the_papers_settings() -> None:
         ({"num_keypoints": "all"}, "wrong type"),
         ({"heatmap_std": 0}, "heatmap_std"),
         ({"cell_offset": 4}, "cell_offset"),
+        ({"scored": True, "adaptive_prior": False}, "scored needs"),
         ({"colour": 1}, "unknown key 'colour'"),
         ({"normalisation": {"mean": [1, 2]}}, "three numbers"),
         ({"normalisation": {"std": [1, 0, 1]}}, "std above 0"),

@@ -17,6 +17,7 @@ from posefix.inference import make_options
 from posefix.network.config import Calibration, ModelConfig
 from posefix.network.refinement import RefinementNetwork
 from posefix.network.weights import Weights
+from posefix.poses import relative_scores
 from posefix.refiner import Refiner
 from posefix.skeleton import COCO
 
@@ -256,6 +257,51 @@ def test_wrong_everything_else(refiner: Refiner, scene: tuple[Any, Floats]) -> N
         Refiner(make_weights(), device="cuda:99")
     with pytest.raises(InputError, match="precision"):
         Refiner(make_weights(), precision="half")
+
+
+@pytest.fixture(scope="module")
+def listener() -> Refiner:
+    """A refiner that hears scores."""
+    torch.manual_seed(5)
+    weights = make_weights(scored=True)
+    for name in ("prior.listen.2.weight", "correction.out.weight"):
+        torch.nn.init.normal_(weights.state[name], std=0.1)
+    return Refiner(weights, device="cpu", precision="float32")
+
+
+def test_scores_matter_but_not_their_unit(listener: Refiner, scene: tuple[Any, Floats]) -> None:
+    image, keypoints = scene
+    points = listener.refine(image, keypoints)[..., :2]
+    doubled, without, reversed_ = keypoints * [1, 1, 64], keypoints[..., :2], keypoints.copy()
+    reversed_[..., 2] = keypoints[..., ::-1, 2]
+    np.testing.assert_allclose(listener.refine(image, doubled)[..., :2], points, atol=1e-6)
+    assert not np.allclose(listener.refine(image, without), points, atol=1e-3)
+    assert not np.allclose(listener.refine(image, reversed_)[..., :2], points, atol=1e-3)
+
+
+@pytest.mark.parametrize("visibility", [np.ones(17), np.full(17, 0.3), np.array([2, 1] * 8 + [2])])
+def test_visibilities_and_equal_scores_tell_nothing(
+    listener: Refiner, scene: tuple[Any, Floats], visibility: Floats
+) -> None:
+    image, keypoints = scene
+    keypoints[..., 2] = visibility
+    want = listener.refine(image, keypoints[..., :2])
+    np.testing.assert_allclose(listener.refine(image, keypoints)[..., :2], want, atol=1e-6)
+
+
+def test_scores_are_each_persons_own() -> None:
+    scores = np.array([[0.2, 0.8, 0.4, 7.0], [3.0, 12.5, 6.25, 0.0], [1.0, 2.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
+    valid = scores > 0
+    valid[0, 3] = False
+    want = [[0.25, 1, 0.5, 1], [0.24, 1, 0.5, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
+    np.testing.assert_allclose(relative_scores(scores, valid), want)
+    assert relative_scores(np.array([np.inf, 0.5, np.nan, 0.25]), np.array([True, True, False, True])).tolist() == [
+        1,
+        1,
+        1,
+        0.5,
+    ]
+    assert relative_scores(np.zeros((0, 17)), np.zeros((0, 17), bool)).shape == (0, 17)
 
 
 def test_repr_tells_what_it_is(refiner: Refiner) -> None:

@@ -43,6 +43,8 @@ EVERYTHING = Augmentation(
     severity=1.0,
     precise=0.5,
     stronger=0.5,
+    mended=0.5,
+    scored=0.5,
     again=0.5,
 )
 
@@ -59,7 +61,7 @@ def data(tmp_path: Path) -> Path:
     for person in content["annotations"]:
         pose = np.array(person["keypoints"], float).reshape(-1, 3)
         pose[:, :2] += rng.normal(0, 5, (17, 2))
-        pose[:, 2] = 0.5
+        pose[:, 2] = rng.uniform(0.2, 1.0, 17)
         box = {"bbox": person["bbox"], "image_id": person["image_id"], "category_id": 1, "score": 1.0}
         estimates.append(box | {"keypoints": pose.reshape(-1).tolist()})
     (tmp_path / "train.json").write_text(json.dumps(content))
@@ -365,6 +367,25 @@ def test_stronger_estimators_make_the_same_errors_but_smaller(data: Path) -> Non
     assert (cosine > 0.99).all()
 
 
+def test_mended_estimates_have_fewer_errors_and_some_bring_scores(data: Path) -> None:
+    still = Augmentation(scale=0, rotation=0, mirror=0, real=1.0)
+    batches = {}
+    for name, changes in {"plain": {}, "mended": {"mended": 1.0}, "scored": {"scored": 1.0}}.items():
+        config = replace(make_config(data), augmentation=replace(still, **changes))
+        batches[name] = stream_of(config).batch(0)
+    plain, mended = (batches[n] for n in ("plain", "mended"))
+    off = [np.linalg.norm(b.crop_points - b.targets, axis=-1) / b.std for b in (plain, mended)]
+    both = plain.valid & plain.target_mask & mended.target_mask
+    changed = both & ~np.isclose(*off, atol=0.05)
+    assert 0.2 < changed[both].mean() < 0.8
+    assert off[1][changed].mean() < 0.5
+    assert (plain.scores == 1).all()
+    scores = batches["scored"].scores
+    assert ((scores > 0) & (scores <= 1)).all()
+    assert (scores.max(-1) == 1).all()
+    assert (scores[batches["scored"].valid] < 1).any()
+
+
 @torch.inference_mode()
 def test_some_samples_come_again_with_the_networks_own_answer(data: Path) -> None:
     config = make_config(data)
@@ -374,11 +395,12 @@ def test_some_samples_come_again_with_the_networks_own_answer(data: Path) -> Non
     after = dict(before)
     trainer.answer_again(network, after, 0.25)
     assert after["valid"][:2].all()
-    for name in ("crop_points", "valid"):
+    for name in ("crop_points", "valid", "scores"):
         torch.testing.assert_close(after[name][2:], before[name][2:])
-    logits = network(*(before[k][:2] for k in ("crops", "crop_points", "valid", "std")))
-    points, _ = expected_similarity_argmax(cell_probabilities(logits), before["std"][:2] / 4)
+    logits = network(*(before[k][:2] for k in trainer.INPUTS))
+    points, confidence = expected_similarity_argmax(cell_probabilities(logits), before["std"][:2] / 4)
     torch.testing.assert_close(after["crop_points"][:2], points * 4 + config.model.cell_offset)
+    torch.testing.assert_close(after["scores"][:2], confidence / confidence.amax(-1, keepdim=True))
     trainer.answer_again(network, before, 0.0)
     assert torch.equal(before["crop_points"], torch.as_tensor(batch.crop_points))
 

@@ -34,12 +34,14 @@ class Crops:
         crop_points: (B, K, 2) float32.
         valid: (B, K) bool.
         std: (B, K) float32 length scale of keypoint similarity.
+        scores: (B, K) float32 estimator's score over that of the person's best keypoint; 1 where nothing is known.
     """
 
     crops: npt.NDArray[np.uint8]
     crop_points: npt.NDArray[np.float32]
     valid: npt.NDArray[np.bool_]
     std: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -147,6 +149,7 @@ def cut_crops(
             transform_points(affine, poses.points[rows]).astype(np.float32),
             poses.valid[rows],
             keypoint_std(area, sigmas).astype(np.float32),
+            poses.scores[rows].astype(np.float32),
         ),
     )
 

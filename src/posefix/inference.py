@@ -101,16 +101,16 @@ def answer(
     decoder = options.decoder or calibration.decoder
     trust = options.trust * calibration.trust
     results: list[tuple[Tensor, Tensor, Tensor]] = []
-    for images, points, valid, std in _batches(network, crops, options.batch_size):
+    for images, points, valid, std, scores in _batches(network, crops, options.batch_size):
         temperature = torch.tensor(calibration.temperature or (1.0,), device=std.device)
-        logits = network(images, points, valid, std, trust=trust)
+        logits = network(images, points, valid, std, scores, trust=trust)
         # The point is read from the network's own distribution, how sure it is from the calibrated one.
         sharp, calibrated = cell_probabilities(logits), cell_probabilities(logits, temperature)
         if options.flip_test:
             order = torch.from_numpy(flip).to(std.device)
             mirrored = points[:, order]
             mirrored[..., 0] = config.input_hw[1] - 1 - mirrored[..., 0]
-            logits = network(images.flip(2), mirrored, valid[:, order], std[:, order], trust=trust)
+            logits = network(images.flip(2), mirrored, valid[:, order], std[:, order], scores[:, order], trust=trust)
             shift = (STRIDE - 1 - 2 * config.cell_offset) / STRIDE
             # Mirrored keypoint k is keypoint order[k]: the temperature goes by name, not by place.
             heat = temperature[order] if len(temperature) > 1 else temperature

@@ -28,12 +28,14 @@ class Poses:
             skeleton's data annotates.
         known: (K,) keypoints that are annotated somewhere; nothing can be said of the others.
         original: what was given, (N, K, 2 or 3), a copy.
+        scores: (N, K) ``relative_scores`` of what was given.
     """
 
     points: npt.NDArray[np.float64]
     valid: Bools
     known: Bools
     original: Floats
+    scores: npt.NDArray[np.float64]
 
 
 def read_poses(keypoints: Any, skeleton: Skeleton) -> Poses:
@@ -76,4 +78,23 @@ def read_poses(keypoints: Any, skeleton: Skeleton) -> Poses:
             valid &= (points != 0).any(-1)
     known = np.array([k not in skeleton.unannotated for k in skeleton.keypoints])
     valid &= known
-    return Poses(np.where(valid[..., None], points, 0.0), valid, known, original)
+    scores = relative_scores(original[..., 2], valid) if original.shape[2] == 3 else np.ones(valid.shape)
+    return Poses(np.where(valid[..., None], points, 0.0), valid, known, original, scores)
+
+
+def relative_scores(scores: Floats, valid: Bools) -> npt.NDArray[np.float64]:
+    """What an estimator says of its keypoints, whatever its scale: each score over the person's best one.
+
+    Args:
+        scores: (..., K).
+        valid: (..., K).
+
+    Returns:
+        (..., K) in (0, 1]; 1 where not valid or not finite, and for people whose scores are whole numbers: those are
+        visibilities.
+    """
+    usable = valid & np.isfinite(scores)
+    given = np.where(usable, scores.astype(np.float64), 0.0)
+    best = given.max(-1, keepdims=True, initial=0.0)
+    told = (given != np.round(given)).any(-1, keepdims=True)
+    return np.where(usable & told, given / np.where(told, best, 1.0), 1.0)

@@ -59,6 +59,7 @@ class ModelConfig:
             picture; or ``"none"``: the network looks at the picture alone, and the pose speaks as the prior.
         pose_prior: whether the input pose is a prior over the output's cells.
         adaptive_prior: whether its width and weight adapt to each person.
+        scored: whether adaptive prior and correction also see the estimator's scores.
         cell_offset: crop pixel of cell c is 4 · c + cell_offset.
         antialias: whether crops that shrink the picture average its pixels.
         normalisation: of the crop.
@@ -77,6 +78,7 @@ class ModelConfig:
     pose_entry: str = "correction"
     pose_prior: bool = True
     adaptive_prior: bool = True
+    scored: bool = False
     cell_offset: float = 1.5
     antialias: bool = True
     normalisation: Normalisation = field(default_factory=Normalisation)
@@ -95,6 +97,8 @@ class ModelConfig:
             raise WeightsError(f"model: {self.backbone} does not take the pose at {self.pose_entry!r}")
         if (self.width, self.last_channels) != (1.0, 0) and self.backbone != "mobilenet_v2":
             raise WeightsError(f"model: width and last_channels are MobileNetV2's, {self.backbone} has none")
+        if self.scored and not (self.pose_prior and self.adaptive_prior):
+            raise WeightsError("model: scored needs pose_prior and adaptive_prior, which read the scores")
         if self.width <= 0 or self.last_channels < 0:
             raise WeightsError(f"model: expected width > 0, last_channels ≥ 0, got {self.width}, {self.last_channels}")
         if self.num_keypoints < 1 or self.heatmap_std <= 0 or not 0 <= self.cell_offset < STRIDE:

@@ -49,7 +49,9 @@ class Correction(nn.Module):
         #: How far the evidence is believed, per keypoint (log).
         self.log_gain = nn.Parameter(torch.zeros(num_keypoints))
 
-    def forward(self, features: Tensor, evidence: Tensor, cell_points: Tensor, valid: Tensor) -> Tensor:
+    def forward(
+        self, features: Tensor, evidence: Tensor, cell_points: Tensor, valid: Tensor, scores: Tensor | None = None
+    ) -> Tensor:
         """Corrected evidence.
 
         Args:
@@ -57,6 +59,7 @@ class Correction(nn.Module):
             evidence: (B, K, h, w) its logits.
             cell_points: (B, K, 2) input pose in their cells.
             valid: (B, K) bool.
+            scores: (B, K) height at which each point is drawn; None is 1.
 
         Returns:
             (B, K, h, w) float32 logits.
@@ -66,7 +69,11 @@ class Correction(nn.Module):
         coarse = torch.cat([F.avg_pool2d(features, 2), F.max_pool2d(relative.to(features.dtype), 2)], dim=1)
         points = (cell_points - 0.5) / 2
         size = (coarse.shape[-2], coarse.shape[-1])
-        pose = [draw_gaussians(points, valid, size, std).to(features.dtype) for std in _STDS]
-        change = self.out(self.blocks(F.relu(self.mix(torch.cat([coarse, *pose], dim=1)))))
+        pose = [draw_gaussians(points, valid, size, std) for std in _STDS]
+        if scores is not None:
+            pose = [p * scores[..., None, None] for p in pose]
+        change = self.out(
+            self.blocks(F.relu(self.mix(torch.cat([coarse, *(p.to(coarse.dtype) for p in pose)], dim=1))))
+        )
         change = F.interpolate(change.float(), scale_factor=2, mode="bilinear", align_corners=False)
         return evidence * torch.exp(self.log_gain.float())[:, None, None] + change

@@ -13,6 +13,8 @@ from posefix.heatmaps import cell_probabilities, draw_gaussians, expected_simila
 _SCALES = (0.5, 1.0, 2.0, 4.0)
 #: Largest change of share logit and log spread by the adaptive prior.
 _LIMIT = 3.0
+#: Scores below this share of the person's best are as good as none.
+_QUIET = 0.03
 
 
 class PosePrior(nn.Module):
@@ -21,22 +23,24 @@ class PosePrior(nn.Module):
     The network then starts as "picture evidence times input pose" and learns the evidence. π and a are learned
     per keypoint; a missing keypoint has π = 0. The adaptive prior corrects both for each person by how well the
     evidence agrees with the whole input pose: where a few keypoints of a person lie beside the evidence, the
-    others deserve less trust too, and a precise estimator more.
+    others deserve less trust too, and a precise estimator more. Scored, it also hears whom the estimator doubts.
     """
 
-    def __init__(self, num_keypoints: int, *, adaptive: bool, share: float = 0.9) -> None:
+    def __init__(self, num_keypoints: int, *, adaptive: bool, scored: bool = False, share: float = 0.9) -> None:
         super().__init__()
         self.share_logit = nn.Parameter(torch.full((num_keypoints,), math.log(share / (1 - share))))
         self.log_spread = nn.Parameter(torch.zeros(num_keypoints))
         self.adapt: nn.Sequential | None = None
+        self.listen: nn.Sequential | None = None
+        inputs = len(_SCALES) + 3 + scored
         if adaptive:
-            inputs = (len(_SCALES) + 3) * num_keypoints
-            last = nn.Linear(64, 2 * num_keypoints)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-            self.adapt = nn.Sequential(nn.Linear(inputs, 64), nn.ReLU(), last)
+            self.adapt = _small_network(inputs * num_keypoints, 64, 2 * num_keypoints)
+        if adaptive and scored:
+            self.listen = _small_network(inputs, 16, 2)
 
-    def forward(self, evidence: Tensor, cell_points: Tensor, valid: Tensor, std: Tensor) -> Tensor:
+    def forward(
+        self, evidence: Tensor, cell_points: Tensor, valid: Tensor, std: Tensor, scores: Tensor | None = None
+    ) -> Tensor:
         """Log prior over cells.
 
         Args:
@@ -44,6 +48,7 @@ class PosePrior(nn.Module):
             cell_points: (B, K, 2) input pose in cells.
             valid: (B, K) bool.
             std: (B, K) length scale of keypoint similarity in cells.
+            scores: (B, K) estimator's score over that of the person's best keypoint; None is 1, nothing known.
 
         Returns:
             (B, K, h, w).
@@ -51,8 +56,13 @@ class PosePrior(nn.Module):
         height, width = evidence.shape[-2:]
         share_logit, log_spread = self.share_logit.expand_as(std), self.log_spread.expand_as(std)
         if self.adapt is not None:
-            agreement = _agreement(evidence.detach(), cell_points, valid, std).to(self.share_logit.dtype)
-            change = self.adapt(agreement).view(*std.shape, 2)
+            known = _agreement(evidence.detach(), cell_points, valid, std)
+            if self.listen is not None:
+                told = torch.zeros_like(std) if scores is None else torch.log(scores.clamp(_QUIET, 1.0))
+                known.append(told * valid)
+            change = self.adapt(torch.cat(known, dim=-1).to(self.share_logit.dtype)).view(*std.shape, 2)
+            if self.listen is not None:
+                change = change + self.listen(torch.stack(known, dim=-1).to(self.share_logit.dtype))
             change = _LIMIT * torch.tanh(change / _LIMIT)
             share_logit, log_spread = share_logit + change[..., 0], log_spread + change[..., 1]
         # A person without area has no spread, and must not divide by it.
@@ -63,12 +73,19 @@ class PosePrior(nn.Module):
         return torch.log(share * density + (1 - share) / (height * width))
 
 
-def _agreement(evidence: Tensor, cell_points: Tensor, valid: Tensor, std: Tensor) -> Tensor:
-    """(B, 7K) how much of the evidence lies near the input points at several widths, how peaked it is, and
+def _agreement(evidence: Tensor, cell_points: Tensor, valid: Tensor, std: Tensor) -> list[Tensor]:
+    """(B, K) each: how much of the evidence lies near the input points at several widths, how peaked it is, and
     which points are valid: a precise estimator differs from a coarse one where the evidence is sharp."""
     probabilities = cell_probabilities(evidence.float())
     points = torch.where(valid.unsqueeze(-1), cell_points, torch.zeros_like(cell_points))
     near = [expected_similarity(probabilities, points, std * scale) for scale in _SCALES]
     peaked = [probabilities.amax((-1, -2)), probabilities.square().sum((-1, -2))]
     values = [torch.log(n + 1e-4) * valid for n in (*near, *peaked)]
-    return torch.cat([*values, valid.to(values[0].dtype)], dim=-1)
+    return [*values, valid.to(values[0].dtype)]
+
+
+def _small_network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    last = nn.Linear(hidden, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), last)

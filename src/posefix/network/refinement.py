@@ -37,11 +37,22 @@ class RefinementNetwork(nn.Module):
             self.head = nn.Conv2d(RESNET_FEATURES, keypoints, 1)
             nn.init.normal_(self.head.weight, std=0.001)
         self.correction = Correction(FEATURES, keypoints) if config.pose_entry == "correction" else None
-        self.prior = PosePrior(keypoints, adaptive=config.adaptive_prior) if config.pose_prior else None
+        self.prior = (
+            PosePrior(keypoints, adaptive=config.adaptive_prior, scored=config.scored) if config.pose_prior else None
+        )
         #: Set by the trainer: trunk and head keep their weights and build no graph.
         self.frozen = False
 
-    def forward(self, crops: Tensor, crop_points: Tensor, valid: Tensor, std: Tensor, *, trust: float = 1.0) -> Tensor:
+    def forward(
+        self,
+        crops: Tensor,
+        crop_points: Tensor,
+        valid: Tensor,
+        std: Tensor,
+        scores: Tensor | None = None,
+        *,
+        trust: float = 1.0,
+    ) -> Tensor:
         """Logits for each keypoint's place.
 
         Args:
@@ -49,20 +60,22 @@ class RefinementNetwork(nn.Module):
             crop_points: (B, K, 2) input pose in crop pixels; ignored where not valid.
             valid: (B, K) bool.
             std: (B, K) length scale of keypoint similarity, sqrt(area) · 2σ, in crop pixels.
+            scores: (B, K) estimator's score over that of the person's best keypoint; None is 1, nothing known.
             trust: power of the pose prior.
 
         Returns:
             (B, K, H/4, W/4) logits; the soft-max over cells is the distribution of the keypoint's place.
         """
-        logits = self.evidence(crops, crop_points, valid)
+        scores = scores if self.config.scored else None
+        logits = self.evidence(crops, crop_points, valid, scores)
         if self.prior is not None:
             # Small differences of logarithms decide here: float32, also under autocast.
             with torch.autocast(logits.device.type, enabled=False):
                 cell_points = (crop_points - self.config.cell_offset) / STRIDE
-                logits = logits + trust * self.prior(logits, cell_points, valid, std / STRIDE)
+                logits = logits + trust * self.prior(logits, cell_points, valid, std / STRIDE, scores)
         return logits
 
-    def evidence(self, crops: Tensor, crop_points: Tensor, valid: Tensor) -> Tensor:
+    def evidence(self, crops: Tensor, crop_points: Tensor, valid: Tensor, scores: Tensor | None = None) -> Tensor:
         """(B, K, H/4, W/4) float32 logits before the prior; arguments as for ``forward``."""
         config = self.config
         weight = next(self.parameters())
@@ -75,7 +88,7 @@ class RefinementNetwork(nn.Module):
                 features, logits = self._look(images)
             if self.correction is not None:
                 cell_points = (crop_points - config.cell_offset) / STRIDE
-                logits = self.correction(features, logits, cell_points, valid)
+                logits = self.correction(features, logits, cell_points, valid, scores)
             return logits.float()
         heat = draw_gaussians(crop_points, valid, config.input_hw, config.heatmap_std) * config.heatmap_scale
         out: Tensor = self.head(self.trunk(torch.cat([images, heat.to(images.dtype)], dim=1)))

@@ -65,6 +65,8 @@ class Augmentation:
         real_noise: share of those real estimates' keypoints that get a synthetic error instead.
         stronger: share of those real estimates whose errors all shrink by one random factor, as those of a stronger
             estimator, which is wrong about the same people in the same directions.
+        mended: share of those real estimates of which a random share of keypoints is right, as a stronger estimator's.
+        scored: share of those real estimates that bring their scores, raised to a random power between 1/2 and 2.
         again: share of samples whose input is the network's own answer to them, as on a second pass: it shall learn to
             leave alone what it has refined.
         severity: each person's error rates are multiplied by a factor between 1 / (1 + this) and 1 + this.
@@ -89,6 +91,8 @@ class Augmentation:
     real: float = 0.0
     real_noise: float = 0.0
     stronger: float = 0.0
+    mended: float = 0.0
+    scored: float = 0.0
     again: float = 0.0
     severity: float = 0.0
     precise: float = 0.0

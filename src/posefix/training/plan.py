@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from posefix.geometry import box_area, boxes_around_points, crop_affine, crop_rectangles, transform_points
 from posefix.network.config import ModelConfig
+from posefix.poses import relative_scores
 from posefix.similarity import AREA_PER_BOX, keypoint_std
 from posefix.skeleton import Skeleton
 from posefix.synthesis import ErrorRates, PoseError, synthesize
@@ -24,6 +25,8 @@ Bools = npt.NDArray[np.bool_]
 _COARSEST = 0.08
 #: Share of keypoints that a sample with drop-out loses.
 _DROPPED_KEYPOINTS = 0.2
+#: Error of a mended keypoint in length scales of keypoint similarity: about what two annotators differ by.
+_PRECISE = 0.3
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Plan:
         affine: (B, 2, 3) their picture → crop.
         masks: second people to paint in.
         retouch: what happens to the pixels then.
-        crop_points, valid, targets, target_mask, std: as in ``Batch``.
+        crop_points, valid, targets, target_mask, std, scores: as in ``Batch``.
     """
 
     rows: npt.NDArray[np.int64]
@@ -47,6 +50,7 @@ class Plan:
     targets: npt.NDArray[np.float32]
     target_mask: Bools
     std: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
 
 
 def plan_batch(
@@ -71,7 +75,7 @@ def plan_batch(
     """
     rows = rng.choice(len(people), batch_size, p=people.share)
     second = place_beside(people, rows, augmentation.company, rng)
-    points, valid = _input_poses(people, rows, second, skeleton, augmentation, rng, rates)
+    points, valid, scores = _input_poses(people, rows, second, skeleton, augmentation, rng, rates)
     boxes = _boxes(people, rows, points, valid, augmentation, rng)
     affine, mirror = _affine(boxes, model, augmentation, rng)
 
@@ -96,6 +100,7 @@ def plan_batch(
         targets=np.where(target_mask[..., None], targets, 0).astype(np.float32),
         target_mask=target_mask,
         std=std.astype(np.float32),
+        scores=scores[take, order].astype(np.float32),
     )
 
 
@@ -107,8 +112,8 @@ def _input_poses(
     augmentation: Augmentation,
     rng: np.random.Generator,
     rates: ErrorRates | None,
-) -> tuple[Floats, Bools]:
-    """(B, K, 2) image px and (B, K): synthetic errors, or a real estimate with some of its keypoints replaced."""
+) -> tuple[Floats, Bools, Floats]:
+    """(B, K, 2) image px, (B, K) valid and (B, K) scores: synthetic errors, or a real estimate, partly replaced."""
     annotated, estimates = people.annotated[rows], people.estimates[rows]
     mask = annotated[..., 2] > 0
     centres, centre_mask = annotated[..., :2], mask
@@ -136,7 +141,7 @@ def _input_poses(
     points = centres + pull * (points - centres)
     coarse = (rng.random(len(rows)) < augmentation.coarse) * rng.uniform(0, _COARSEST, len(rows)) * np.sqrt(area)
     points = points + coarse[:, None, None] * rng.standard_normal(points.shape)
-    valid = centre_mask
+    valid, scores = centre_mask, np.ones(mask.shape)
     if estimates.shape[1] and augmentation.real > 0:
         slot = rng.integers(estimates.shape[1], size=len(rows))
         chosen = estimates[np.arange(len(rows)), slot]
@@ -144,13 +149,21 @@ def _input_poses(
         left = np.where(rng.random(len(rows)) < augmentation.stronger, rng.random(len(rows)), 1.0)
         error = np.where(mask[..., None], chosen[..., :2] - annotated[..., :2], 0.0)
         found = chosen[..., :2] - (1 - left)[:, None, None] * error
+        mended = (rng.random(len(rows)) < augmentation.mended) * rng.random(len(rows))
+        right = mask & (rng.random(mask.shape) < mended[:, None])
+        noise = keypoint_std(area, skeleton.sigmas)[..., None] * rng.standard_normal(points.shape)
+        found = np.where(right[..., None], annotated[..., :2] + _PRECISE * noise, found)
         real = usable & (rng.random(len(rows)) < augmentation.real)[:, None]
         real &= rng.random(real.shape) >= augmentation.real_noise
         points = np.where(real[..., None], found, points)
         valid = valid | real
+        # The score of one estimator is another's to some power; a synthetic error has none of its own.
+        told = relative_scores(np.where(usable, chosen[..., 2], 0.0), usable)
+        power = 2.0 ** rng.uniform(-1, 1, (len(rows), 1)) * (rng.random((len(rows), 1)) < augmentation.scored)
+        scores = np.where(real, told**power, 1.0)
     lossy = rng.random(len(rows)) < augmentation.drop
     valid = valid & ~(lossy[:, None] & (rng.random(valid.shape) < _DROPPED_KEYPOINTS))
-    return np.where(valid[..., None], points, 0.0), valid
+    return np.where(valid[..., None], points, 0.0), valid, np.where(valid, scores, 1.0)
 
 
 def _boxes(

@@ -36,6 +36,7 @@ class Batch:
         targets: (B, K, 2) float32 annotated pose; 0 where there is none.
         target_mask: (B, K) bool, annotated and inside the crop.
         std: (B, K) float32 length scale of keypoint similarity, from the area that test time would assume.
+        scores: (B, K) float32 estimator's score over that of the person's best keypoint; 1 where nothing is known.
     """
 
     crops: npt.NDArray[np.uint8] | Tensor
@@ -44,6 +45,7 @@ class Batch:
     targets: npt.NDArray[np.float32]
     target_mask: Bools
     std: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
 
 
 def make_batch(
@@ -88,6 +90,7 @@ def _fill(plan: Plan, people: People, pictures: Pictures | DevicePictures, model
         targets=plan.targets,
         target_mask=plan.target_mask,
         std=plan.std,
+        scores=plan.scores,
     )
 
 

@@ -109,8 +109,9 @@ def start_from_weights(network: RefinementNetwork, sources: Sequence[str]) -> se
         if len(found) == len(loaded):
             fits[name] = torch.stack(found).mean(0)
     # Half an adaptive prior is none.
-    if any(k.startswith("prior.adapt.") and k not in fits for k in own):
-        fits = {k: v for k, v in fits.items() if not k.startswith("prior.adapt.")}
+    adaptive = ("prior.adapt.", "prior.listen.")
+    if any(k.startswith(adaptive) and k not in fits for k in own):
+        fits = {k: v for k, v in fits.items() if not k.startswith(adaptive)}
     for weights in loaded:
         anew = ["prior."]
         if weights.config.num_keypoints != network.config.num_keypoints:

@@ -39,6 +39,8 @@ from posefix.training.start import (
 
 logger = logging.getLogger(__name__)
 
+#: Fields of a ``Batch`` that the network sees, in its order.
+INPUTS = ("crops", "crop_points", "valid", "std", "scores")
 #: Called with the averaged network at each validation; returns figures for the log.
 Validate = Callable[[RefinementNetwork], dict[str, float]]
 
@@ -168,7 +170,7 @@ def train(
         with torch.autocast(target.type, dtype or torch.bfloat16, enabled=dtype is not None):
             answer_again(network, tensors, config.augmentation.again)
         with torch.autocast(target.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            logits = model(tensors["crops"], tensors["crop_points"], tensors["valid"], tensors["std"])
+            logits = model(*(tensors[k] for k in INPUTS))
         cell_targets = (tensors["targets"] - config.model.cell_offset) / STRIDE
         loss = optimisation.heatmap_loss * heatmap_loss(logits, cell_targets, tensors["target_mask"])
         if optimisation.coordinate_loss:
@@ -216,18 +218,20 @@ def answer_again(network: RefinementNetwork, tensors: dict[str, Tensor], share: 
 
     Args:
         network: as it is now.
-        tensors: a ``Batch``; gets new ``crop_points`` and ``valid``.
+        tensors: a ``Batch``; gets new ``crop_points``, ``valid`` and ``scores``.
         share: of the samples (their order is random already).
     """
     some = slice(0, round(share * len(tensors["crops"])))
     if some.stop == 0:
         return
-    crops, points, valid, std = (tensors[k][some] for k in ("crops", "crop_points", "valid", "std"))
-    logits = network(crops, points, valid, std)
-    cells, _ = expected_similarity_argmax(cell_probabilities(logits), std / STRIDE)
+    inputs = [tensors[k][some] for k in INPUTS]
+    std = tensors["std"][some]
+    cells, confidence = expected_similarity_argmax(cell_probabilities(network(*inputs)), std / STRIDE)
     answered = cells * STRIDE + network.config.cell_offset
     # What was missing is filled.
-    for name, new in (("crop_points", answered), ("valid", torch.ones_like(valid))):
+    filled = torch.ones_like(tensors["valid"][some])
+    scores = confidence / confidence.amax(-1, keepdim=True).clamp_min(1e-9)
+    for name, new in (("crop_points", answered), ("valid", filled), ("scores", scores)):
         tensors[name] = torch.cat([new, tensors[name][some.stop :]])
 
 
