@@ -28,7 +28,7 @@ from posefix.matching import match_people, matchable, neighbours_of
 from posefix.network.config import Calibration
 from posefix.network.weights import load_weights
 from posefix.refiner import Refiner
-from posefix.similarity import keypoint_similarity, keypoint_std
+from posefix.similarity import ANNOTATORS_ERROR, keypoint_similarity, keypoint_std
 from posefix.skeleton import COCO
 from posefix.synthesis import PoseError, synthesize
 
@@ -221,12 +221,12 @@ def stronger(bench: Bench, file: Results, share: float) -> list[Entry]:
 def mended(bench: Bench, file: Results, share: float, seed: int = 0) -> list[Entry]:
     """What an estimator with fewer errors would have found: ``share`` of the keypoints, drawn at random, are right.
 
-    Right means as near to the annotation as another annotator, 0.3 length scales of keypoint similarity.
+    Right means as near to the annotation as another annotator's.
     """
     rng = np.random.default_rng(seed)
 
     def mend(pose: Floats, annotated: Floats, std: Floats) -> Floats:
-        right = annotated[:, :2] + 0.3 * std[:, None] * rng.standard_normal((len(pose), 2))
+        right = annotated[:, :2] + ANNOTATORS_ERROR * std[:, None] * rng.standard_normal((len(pose), 2))
         return np.where(rng.random((len(pose), 1)) < share, right, pose[:, :2])
 
     return _nearer(bench, file, mend)

@@ -122,8 +122,12 @@ def test_person_without_any_keypoint_passes_through(refiner: Refiner, scene: tup
     np.testing.assert_allclose(found[[0, 2]], refined[[0, 2]], atol=1e-3)
 
 
-def test_mirrored_picture_gives_mirrored_answer(refiner: Refiner, scene: tuple[Any, Floats]) -> None:
+@pytest.mark.parametrize("kind", ["refiner", "listener"])
+def test_mirrored_picture_gives_mirrored_answer(
+    kind: str, scene: tuple[Any, Floats], request: pytest.FixtureRequest
+) -> None:
     # With the flip test the network's answer is symmetric by construction; crops and cells mirror exactly.
+    refiner: Refiner = request.getfixturevalue(kind)
     image, keypoints = scene
     width = image.shape[1]
     refined = refiner.refine(image, keypoints, flip_test=True)
@@ -295,12 +299,11 @@ def test_scores_are_each_persons_own() -> None:
     valid[0, 3] = False
     want = [[0.25, 1, 0.5, 1], [0.24, 1, 0.5, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
     np.testing.assert_allclose(relative_scores(scores, valid), want)
-    assert relative_scores(np.array([np.inf, 0.5, np.nan, 0.25]), np.array([True, True, False, True])).tolist() == [
-        1,
-        1,
-        1,
-        0.5,
-    ]
+    np.testing.assert_allclose(relative_scores(np.array([20, 60, 80], np.uint8), np.ones(3, bool)), [0.25, 0.75, 1])
+    np.testing.assert_allclose(relative_scores(np.array([-3.0, 0.5, 0.0]), np.ones(3, bool)), [0, 1, 0])
+    assert (relative_scores(np.array([-3.0, -0.5]), np.ones(2, bool)) == 1).all()
+    odd = relative_scores(np.array([np.inf, 0.5, np.nan, 0.25]), np.array([True, True, False, True]))
+    assert odd.tolist() == [1, 1, 1, 0.5]
     assert relative_scores(np.zeros((0, 17)), np.zeros((0, 17), bool)).shape == (0, 17)
 
 

@@ -6,14 +6,12 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
 
-from factories import FOUR, annotation_file, draw_dots, shared_dir
+from factories import FOUR, shared_dir
 from posefix.exceptions import PosefixError, TrainingError, WeightsError
 from posefix.heatmaps import cell_probabilities, expected_similarity_argmax
 from posefix.network.config import Calibration, ModelConfig
@@ -21,123 +19,18 @@ from posefix.network.weights import Weights, load_weights, save_weights
 from posefix.refiner import Refiner
 from posefix.skeleton import COCO
 from posefix.training import trainer
-from posefix.training.company import add_company, draw_masks, place_beside
-from posefix.training.config import Augmentation, Optimisation, SetConfig, Start, TrainingConfig, read_config
+from posefix.training.config import Optimisation, SetConfig, Start, read_config
 from posefix.training.finish import finish
 from posefix.training.losses import coordinate_loss, heatmap_loss
-from posefix.training.people import Pictures, read_people
-from posefix.training.samples import BatchStream
+from posefix.training.people import read_people
 from posefix.training.schedule import learning_rate
 from posefix.training.start import start_from_imagenet
-
-EVERYTHING = Augmentation(
-    shift=0.1,
-    colour=0.3,
-    degrade=0.5,
-    occlude=0.5,
-    company=0.5,
-    drop=0.5,
-    input_box=0.5,
-    real=0.5,
-    real_noise=0.2,
-    severity=1.0,
-    precise=0.5,
-    stronger=0.5,
-    mended=0.5,
-    scored=0.5,
-    again=0.5,
-)
+from training_runs import make_config, stream_of, write_data
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A tiny COCO set with pictures and one estimator's results."""
-    rng = np.random.default_rng(0)
-    content = annotation_file(rng)
-    for image in content["images"]:
-        texture = rng.integers(0, 256, (48, 64, 3)).astype(np.uint8).repeat(10, 0).repeat(10, 1)
-        cv2.imwrite(str(tmp_path / image["file_name"]), texture)
-    estimates = []
-    for person in content["annotations"]:
-        pose = np.array(person["keypoints"], float).reshape(-1, 3)
-        pose[:, :2] += rng.normal(0, 5, (17, 2))
-        pose[:, 2] = rng.uniform(0.2, 1.0, 17)
-        box = {"bbox": person["bbox"], "image_id": person["image_id"], "category_id": 1, "score": 1.0}
-        estimates.append(box | {"keypoints": pose.reshape(-1).tolist()})
-    (tmp_path / "train.json").write_text(json.dumps(content))
-    (tmp_path / "estimates.json").write_text(json.dumps(estimates))
-    return tmp_path
-
-
-def make_config(data: Path, out: str = "run", **optimisation: Any) -> TrainingConfig:
-    options: dict[str, Any] = {"batch_size": 2, "steps": 6, "warmup": 2, "bfloat16": "off", "learning_rate": 1e-4}
-    return TrainingConfig(
-        sets=(SetConfig(str(data / "train.json"), str(data), estimates=(str(data / "estimates.json"),)),),
-        out=str(data / out),
-        model=ModelConfig(input_hw=(64, 64)),
-        augmentation=EVERYTHING,
-        optimisation=Optimisation(**(options | optimisation)),
-        checkpoint_minutes=0.0,
-        workers=1,
-    )
-
-
-def stream_of(config: TrainingConfig, seed: int = 3) -> BatchStream:
-    people = read_people(config.sets, COCO)
-    return BatchStream(people, COCO, config.model, config.augmentation, batch_size=8, seed=seed, workers=2)
-
-
-def test_batches_are_sound_and_reproducible(data: Path) -> None:
-    config = make_config(data)
-    stream = stream_of(config)
-    in_order = list(stream.batches(0, 5))
-    again = stream_of(config).batch(3)
-    for name, value in vars(again).items():
-        np.testing.assert_array_equal(value, getattr(in_order[3], name))
-    assert not np.array_equal(stream.batch(4).crop_points, again.crop_points)
-    for batch in in_order:
-        assert batch.crops.shape == (8, 64, 64, 3)
-        assert batch.crops.dtype == np.uint8
-        assert np.isfinite(batch.crop_points).all()
-        assert (batch.std > 0).all()
-        inside = (batch.targets >= 0) & (batch.targets <= 63)
-        assert inside.all(-1)[batch.target_mask].all()
-        assert batch.valid.any()
-        assert batch.target_mask.any()
-
-
-def test_crops_and_points_share_one_frame(data: Path) -> None:
-    # A white dot at every annotated keypoint of a black picture must lie at the target, whatever the augmentation.
-    draw_dots(data)
-    config = replace(make_config(data), augmentation=Augmentation(shift=0.1, input_box=0.5), model=ModelConfig())
-    batch = stream_of(config).batch(0)
-    rows, keypoints = np.nonzero(batch.target_mask)
-    x, y = np.round(batch.targets[rows, keypoints]).astype(int).T
-    assert (batch.crops[rows, y, x, 0] > 128).mean() > 0.98
-
-
-def test_company_is_painted_where_its_keypoints_are(data: Path) -> None:
-    people = read_people(make_config(data).sets, COCO)
-    rows, rng = np.arange(8), np.random.default_rng(1)
-    second = place_beside(people, rows, 1.0, rng)
-    assert second.there.any()
-    assert (second.annotated[~second.there] == 0).all()
-    assert np.isfinite(second.annotated).all()
-    assert not place_beside(people, rows, 0.0, rng).there.any()
-    second = replace(second, behind=np.zeros(8, bool))
-    # The first people's crops are black and nobody else's picture is: what is not black was painted.
-    crops = np.zeros((8, 64, 64, 3), np.uint8)
-    affine = np.tile(np.eye(2, 3) * 0.1, (8, 1, 1))
-    model = ModelConfig(input_hw=(64, 64))
-    masks = draw_masks(people, second, rows, affine, COCO, model, rng)
-    add_company(crops, people, Pictures(people.paths, 1), masks, model)
-    points = second.annotated[..., :2] * 0.1
-    inside = (second.annotated[..., 2] > 0) & (points >= 1).all(-1) & (points <= 62).all(-1)
-    i, k = np.nonzero(inside)
-    assert len(i) > 10
-    x, y = points[i, k].round().astype(int).T
-    assert (crops[i, y, x].max(-1) > 0).mean() > 0.8
-    assert not crops[~second.there].any()
+    return write_data(tmp_path)
 
 
 def test_resumed_run_equals_unbroken_run(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,39 +244,13 @@ def test_weights_of_another_network_say_what_to_set(data: Path) -> None:
     save_weights(data / "w", Weights(model, COCO, Calibration(), network.state_dict()))
     with pytest.raises(WeightsError, match=r"to go on from it, set model: \{width: 0\.5, pose_entry: none\}"):
         trainer.build_network(replace(config, start=Start(weights=(str(data / "w"),))))
-
-
-def test_stronger_estimators_make_the_same_errors_but_smaller(data: Path) -> None:
-    still = Augmentation(scale=0, rotation=0, mirror=0, real=1.0)
-    offs = []
-    for stronger in (0.0, 1.0):
-        config = replace(make_config(data), augmentation=replace(still, stronger=stronger))
-        batch = stream_of(config).batch(0)
-        offs.append(np.where((batch.valid & batch.target_mask)[..., None], batch.crop_points - batch.targets, 0))
-    # Per person one factor below 1; where the crop follows the pose, its scale changes a little too.
-    sizes = [np.linalg.norm(o.reshape(len(o), -1), axis=1) for o in offs]
-    assert (sizes[1] < sizes[0]).all()
-    cosine = (offs[0] * offs[1]).reshape(len(offs[0]), -1).sum(1) / (sizes[0] * sizes[1])
-    assert (cosine > 0.99).all()
-
-
-def test_mended_estimates_have_fewer_errors_and_some_bring_scores(data: Path) -> None:
-    still = Augmentation(scale=0, rotation=0, mirror=0, real=1.0)
-    batches = {}
-    for name, changes in {"plain": {}, "mended": {"mended": 1.0}, "scored": {"scored": 1.0}}.items():
-        config = replace(make_config(data), augmentation=replace(still, **changes))
-        batches[name] = stream_of(config).batch(0)
-    plain, mended = (batches[n] for n in ("plain", "mended"))
-    off = [np.linalg.norm(b.crop_points - b.targets, axis=-1) / b.std for b in (plain, mended)]
-    both = plain.valid & plain.target_mask & mended.target_mask
-    changed = both & ~np.isclose(*off, atol=0.05)
-    assert 0.2 < changed[both].mean() < 0.8
-    assert off[1][changed].mean() < 0.5
-    assert (plain.scores == 1).all()
-    scores = batches["scored"].scores
-    assert ((scores > 0) & (scores <= 1)).all()
-    assert (scores.max(-1) == 1).all()
-    assert (scores[batches["scored"].valid] < 1).any()
+    listening = replace(config.model, scored=True)
+    network = trainer.build_network(replace(config, model=listening))
+    save_weights(data / "w", Weights(listening, COCO, Calibration(), network.state_dict()))
+    going_on = replace(config, start=Start(weights=(str(data / "w"),)))
+    with pytest.raises(WeightsError, match=r"set model: \{scored: True\}"):
+        trainer.build_network(going_on)
+    trainer.build_network(replace(going_on, model=listening))
 
 
 @torch.inference_mode()

@@ -90,11 +90,11 @@ def relative_scores(scores: Floats, valid: Bools) -> npt.NDArray[np.float64]:
         valid: (..., K).
 
     Returns:
-        (..., K) in (0, 1]; 1 where not valid or not finite, and for people whose scores are whole numbers: those are
-        visibilities.
+        (..., K) in [0, 1]; 1 where nothing is known: not valid or not finite, and people whose scores are all 0, 1 or
+        2, which are visibilities.
     """
     usable = valid & np.isfinite(scores)
-    given = np.where(usable, scores.astype(np.float64), 0.0)
+    given = np.where(usable, np.maximum(scores, 0.0).astype(np.float64), 0.0)
     best = given.max(-1, keepdims=True, initial=0.0)
-    told = (given != np.round(given)).any(-1, keepdims=True)
+    told = ~np.isin(given, (0.0, 1.0, 2.0)).all(-1, keepdims=True)
     return np.where(usable & told, given / np.where(told, best, 1.0), 1.0)

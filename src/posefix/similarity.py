@@ -15,6 +15,10 @@ Floats = npt.NDArray[np.floating]
 AREA_PER_BOX = 0.53
 
 
+#: How far apart two annotators put a keypoint, about, in length scales of keypoint similarity.
+ANNOTATORS_ERROR = 0.3
+
+
 def keypoint_std(area: npt.ArrayLike, sigmas: npt.ArrayLike) -> Floats:
     """Length scale of keypoint similarity, sqrt(area) · 2σ.
 

@@ -13,7 +13,7 @@ from posefix.heatmaps import cell_probabilities, draw_gaussians, expected_simila
 _SCALES = (0.5, 1.0, 2.0, 4.0)
 #: Largest change of share logit and log spread by the adaptive prior.
 _LIMIT = 3.0
-#: Scores below this share of the person's best are as good as none.
+#: Below this share of the person's best score the prior hears no difference.
 _QUIET = 0.03
 
 

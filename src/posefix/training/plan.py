@@ -10,7 +10,7 @@ import numpy.typing as npt
 from posefix.geometry import box_area, boxes_around_points, crop_affine, crop_rectangles, transform_points
 from posefix.network.config import ModelConfig
 from posefix.poses import relative_scores
-from posefix.similarity import AREA_PER_BOX, keypoint_std
+from posefix.similarity import ANNOTATORS_ERROR, AREA_PER_BOX, keypoint_std
 from posefix.skeleton import Skeleton
 from posefix.synthesis import ErrorRates, PoseError, synthesize
 from posefix.training.company import Company, Masks, draw_masks, place_beside
@@ -25,8 +25,6 @@ Bools = npt.NDArray[np.bool_]
 _COARSEST = 0.08
 #: Share of keypoints that a sample with drop-out loses.
 _DROPPED_KEYPOINTS = 0.2
-#: Error of a mended keypoint in length scales of keypoint similarity: about what two annotators differ by.
-_PRECISE = 0.3
 
 
 @dataclass(frozen=True)
@@ -152,13 +150,13 @@ def _input_poses(
         mended = (rng.random(len(rows)) < augmentation.mended) * rng.random(len(rows))
         right = mask & (rng.random(mask.shape) < mended[:, None])
         noise = keypoint_std(area, skeleton.sigmas)[..., None] * rng.standard_normal(points.shape)
-        found = np.where(right[..., None], annotated[..., :2] + _PRECISE * noise, found)
+        found = np.where(right[..., None], annotated[..., :2] + ANNOTATORS_ERROR * noise, found)
         real = usable & (rng.random(len(rows)) < augmentation.real)[:, None]
         real &= rng.random(real.shape) >= augmentation.real_noise
         points = np.where(real[..., None], found, points)
         valid = valid | real
         # The score of one estimator is another's to some power; a synthetic error has none of its own.
-        told = relative_scores(np.where(usable, chosen[..., 2], 0.0), usable)
+        told = relative_scores(chosen[..., 2], usable)
         power = 2.0 ** rng.uniform(-1, 1, (len(rows), 1)) * (rng.random((len(rows), 1)) < augmentation.scored)
         scores = np.where(real, told**power, 1.0)
     lossy = rng.random(len(rows)) < augmentation.drop

@@ -117,8 +117,10 @@ def start_from_weights(network: RefinementNetwork, sources: Sequence[str]) -> se
         if weights.config.num_keypoints != network.config.num_keypoints:
             anew += ["head.", "correction."]
         missing = [k for k in own if k not in fits and not k.startswith(tuple(anew))]
-        if missing or weights.config.backbone != network.config.backbone:
-            names = ("backbone", "width", "last_channels", "pose_entry")
+        # A correction that was trained with scores must get them again.
+        deaf = not anew[1:] and weights.config.scored != network.config.scored
+        if missing or deaf or weights.config.backbone != network.config.backbone:
+            names = ("backbone", "width", "last_channels", "pose_entry", "scored")
             theirs = {n: getattr(weights.config, n) for n in names}
             differ = ", ".join(f"{n}: {v}" for n, v in theirs.items() if v != getattr(network.config, n))
             raise WeightsError(

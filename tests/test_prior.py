@@ -1,0 +1,98 @@
+"""The input pose as a prior over cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from posefix.network.prior import PosePrior
+
+MAP_HW = (16, 12)
+
+
+@pytest.fixture(params=["fixed", "adaptive", "scored"])
+def prior(request: Any) -> PosePrior:
+    return PosePrior(5, adaptive=request.param != "fixed", scored=request.param == "scored")
+
+
+def pose() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Evidence, points near the middle of the map, everything valid, a std of 1.2 cells."""
+    points = torch.rand(2, 5, 2) + torch.tensor([5.0, 7.0])
+    return torch.randn(2, 5, *MAP_HW), points, torch.ones(2, 5, dtype=torch.bool), torch.full((2, 5), 1.2)
+
+
+def test_prior_is_a_distribution(prior: PosePrior) -> None:
+    total = prior(*pose()).exp().sum((-1, -2))
+    torch.testing.assert_close(total, torch.ones(2, 5), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("rubbish", [float("nan"), float("inf"), -1e9, 6.0])
+def test_a_missing_keypoint_has_a_uniform_prior(prior: PosePrior, rubbish: float) -> None:
+    evidence, points, valid, std = pose()
+    points[0, 1], valid[0, 1] = rubbish, False
+    log_prior = prior(evidence, points, valid, std)
+    torch.testing.assert_close(log_prior[0, 1].exp(), torch.full(MAP_HW, 1 / (MAP_HW[0] * MAP_HW[1])))
+    assert torch.isfinite(log_prior).all()
+
+
+def test_prior_peaks_at_the_pose_and_falls_to_its_floor(prior: PosePrior) -> None:
+    evidence, points, valid, std = pose()
+    points = points.round()
+    density = prior(evidence, points, valid, std).exp()
+    best = density.flatten(2).argmax(-1)
+    torch.testing.assert_close(torch.stack([best % MAP_HW[1], best // MAP_HW[1]], -1).float(), points)
+    floor = 0.1 / (MAP_HW[0] * MAP_HW[1])
+    assert (density >= floor * 0.999).all()
+    torch.testing.assert_close(density[..., -1, -1], torch.full((2, 5), floor), atol=1e-5, rtol=0)
+
+
+def test_prior_is_wider_for_larger_people_and_flatter_with_less_share(prior: PosePrior) -> None:
+    evidence, points, valid, std = pose()
+    peak = prior(evidence, points, valid, std).amax((-1, -2))
+    assert (prior(evidence, points, valid, std * 2).amax((-1, -2)) < peak).all()
+    assert (PosePrior(5, adaptive=False, share=0.5)(evidence, points, valid, std).amax((-1, -2)) < peak).all()
+
+
+def test_an_adaptive_prior_starts_as_the_fixed_one_and_stays_bounded() -> None:
+    fixed, adaptive = PosePrior(5, adaptive=False), PosePrior(5, adaptive=True)
+    batch = pose()
+    torch.testing.assert_close(adaptive(*batch), fixed(*batch))
+    assert adaptive.adapt is not None
+    torch.nn.init.normal_(adaptive.adapt[-1].weight, std=100.0)  # type: ignore[arg-type]
+    changed = adaptive(*batch)
+    assert not torch.allclose(changed, fixed(*batch))
+    assert torch.isfinite(changed).all()
+    # At most all trust is lost or the floor is e³ lower.
+    assert (changed >= float(np.log(0.1 / (MAP_HW[0] * MAP_HW[1]))) - 3.1).all()
+
+
+def test_a_scored_prior_hears_of_each_keypoints_score() -> None:
+    prior = PosePrior(5, adaptive=True, scored=True)
+    batch = pose()
+    torch.testing.assert_close(prior(*batch, torch.rand(2, 5)), PosePrior(5, adaptive=False)(*batch))
+    assert prior.listen is not None
+    torch.nn.init.normal_(prior.listen[-1].weight)  # type: ignore[arg-type]
+    plain = prior(*batch)
+    # No scores are scores of 1.
+    torch.testing.assert_close(prior(*batch, torch.ones(2, 5)), plain)
+    scores = torch.ones(2, 5)
+    scores[1, 3] = 0.2
+    changed = (prior(*batch, scores) != plain).flatten(2).any(-1)
+    assert changed.nonzero().tolist() == [[1, 3]]
+    # Nothing is quieter than silence, and where a keypoint is missing, its score does not matter.
+    scores[1, 3] = 1e-6
+    quiet = prior(*batch, scores)
+    scores[1, 3] = 0.0
+    assert torch.equal(prior(*batch, scores), quiet)
+    batch[2][1, 3] = False
+    torch.testing.assert_close(prior(*batch, scores), prior(*batch))
+
+
+def test_people_without_area_have_a_prior(prior: PosePrior) -> None:
+    evidence, points, valid, _ = pose()
+    assert torch.isfinite(prior(evidence, points, valid, torch.zeros(2, 5))).all()
+    assert torch.isfinite(prior(evidence, points.round(), valid, torch.zeros(2, 5))).all()
