@@ -173,7 +173,7 @@ class Refiner:
         Args:
             image: (H, W, 3) uint8 array or anything ``posefix.load_image`` takes: path, PIL image, tensor.
             keypoints: (N, K, 3) [x, y, score] or (N, K, 2), pixels of the picture, pixel centre = integer.
-                Missing are: score ≤ 0, NaN, and (0, 0) where no scores are given. Scores tell whom to doubt; each is
+                Missing are: score ≤ 0, NaN, and (0, 0) where no scores are given. Scores tell which to doubt; each is
                 compared with the person's best, so their unit does not matter.
             boxes_xyxy: (N, 4) person boxes; default the keypoints' extent × 1.2. NaN rows take the default.
             color: channel order of an array: ``"rgb"`` or ``"bgr"``.

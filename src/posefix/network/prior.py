@@ -56,13 +56,14 @@ class PosePrior(nn.Module):
         height, width = evidence.shape[-2:]
         share_logit, log_spread = self.share_logit.expand_as(std), self.log_spread.expand_as(std)
         if self.adapt is not None:
-            known = _agreement(evidence.detach(), cell_points, valid, std)
+            signs = _agreement(evidence.detach(), cell_points, valid, std)
             if self.listen is not None:
-                told = torch.zeros_like(std) if scores is None else torch.log(scores.clamp(_QUIET, 1.0))
-                known.append(told * valid)
-            change = self.adapt(torch.cat(known, dim=-1).to(self.share_logit.dtype)).view(*std.shape, 2)
+                log_scores = torch.zeros_like(std) if scores is None else torch.log(scores.clamp(_QUIET, 1.0))
+                signs.append(log_scores * valid)
+            change = self.adapt(torch.cat(signs, dim=-1).to(self.share_logit.dtype)).view(*std.shape, 2)
             if self.listen is not None:
-                change = change + self.listen(torch.stack(known, dim=-1).to(self.share_logit.dtype))
+                # Each keypoint by its own signs alone, with the same few weights for all.
+                change = change + self.listen(torch.stack(signs, dim=-1).to(self.share_logit.dtype))
             change = _LIMIT * torch.tanh(change / _LIMIT)
             share_logit, log_spread = share_logit + change[..., 0], log_spread + change[..., 1]
         # A person without area has no spread, and must not divide by it.

@@ -99,7 +99,7 @@ def start_from_weights(network: RefinementNetwork, sources: Sequence[str]) -> se
         the names of the tensors that were filled.
 
     Raises:
-        WeightsError: trunk or head are another network's.
+        WeightsError: trunk or head are another network's, or only one of the two sees scores.
     """
     own = network.state_dict()
     loaded = [load_weights(None if s == "embedded" else s) for s in sources]
@@ -113,13 +113,12 @@ def start_from_weights(network: RefinementNetwork, sources: Sequence[str]) -> se
     if any(k.startswith(adaptive) and k not in fits for k in own):
         fits = {k: v for k, v in fits.items() if not k.startswith(adaptive)}
     for weights in loaded:
-        anew = ["prior."]
-        if weights.config.num_keypoints != network.config.num_keypoints:
-            anew += ["head.", "correction."]
-        missing = [k for k in own if k not in fits and not k.startswith(tuple(anew))]
+        same_set = weights.config.num_keypoints == network.config.num_keypoints
+        anew = ("prior.",) if same_set else ("prior.", "head.", "correction.")
+        missing = [k for k in own if k not in fits and not k.startswith(anew)]
         # A correction that was trained with scores must get them again.
-        deaf = not anew[1:] and weights.config.scored != network.config.scored
-        if missing or deaf or weights.config.backbone != network.config.backbone:
+        other_scores = same_set and weights.config.scored != network.config.scored
+        if missing or other_scores or weights.config.backbone != network.config.backbone:
             names = ("backbone", "width", "last_channels", "pose_entry", "scored")
             theirs = {n: getattr(weights.config, n) for n in names}
             differ = ", ".join(f"{n}: {v}" for n, v in theirs.items() if v != getattr(network.config, n))
