@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from factories import shared_dir
+from factories import load_tool, shared_dir
 from posefix.batch import refine_entries
 from posefix.bootstrap import resampled_ap
 from posefix.coco import image_name, read_annotations, read_results, write_results
 from posefix.evaluation import _run, compare, evaluate
 from posefix.images import load_image
 from posefix.refiner import Refiner
+from posefix.similarity import keypoint_similarity
 from posefix.skeleton import COCO
 
 
@@ -82,3 +83,26 @@ def test_the_weights_in_the_package_help(estimator: str) -> None:
     assert after.ap > before.ap + 0.005
     assert after.ap75 >= before.ap75
     assert after.ar >= before.ar
+
+
+def test_movenet_as_an_estimator_knows_where_it_is_right(tmp_path: Path) -> None:
+    shared = shared_dir()
+    coco = shared / "data" / "coco"
+    data = json.loads((coco / "val.json").read_text())
+    data["images"] = data["images"][:12]
+    ids = {i["id"] for i in data["images"]}
+    data["annotations"] = [a for a in data["annotations"] if a["image_id"] in ids]
+    (tmp_path / "some.json").write_text(json.dumps(data))
+    start = str(shared / "weights" / "movenet_lightning.npz")
+    out = tmp_path / "estimates.json"
+    load_tool("estimate_movenet").main(str(tmp_path / "some.json"), str(coco / "val"), start, str(out), "128", "96")
+
+    estimates = np.array([e["keypoints"] for e in json.loads(out.read_text())]).reshape(-1, 17, 3)
+    people = [a for a in data["annotations"] if a["num_keypoints"] > 0 and not a["iscrowd"]]
+    annotated = np.array([a["keypoints"] for a in people], float).reshape(-1, 17, 3)
+    area = np.array([a["area"] for a in people])
+    similarity = keypoint_similarity(estimates[..., :2], annotated[..., :2], area, COCO.sigmas)[annotated[..., 2] > 0]
+    scores = estimates[..., 2][annotated[..., 2] > 0]
+    # A likelihood, not a share of the map.
+    assert np.median(scores) > 0.1
+    assert scores[similarity > 0.5].mean() > scores[similarity < 0.1].mean() + 0.05

@@ -54,16 +54,16 @@ def main(annotations: str, images: str, weights: str, out: str, height: str = "2
             picture = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
             crops.append(warp_crop(np.ascontiguousarray(picture), matrix, config.input_hw, antialias=True))
         count = len(chunk)
-        nobody = torch.zeros(count, 17, 2), torch.zeros(count, 17, dtype=torch.bool), torch.ones(count, 17)
+        nobody = torch.zeros(count, 17, 2), torch.zeros(count, 17, dtype=torch.bool)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            logits = network(torch.from_numpy(np.stack(crops)), *nobody)
+            logits = network.evidence(torch.from_numpy(np.stack(crops)), *nobody)
             # MoveNet's own likelihood is a sigmoid per cell; the best cell is refined between its neighbours.
             points, _ = expected_similarity_argmax(cell_probabilities(logits), torch.ones(count, 17))
             scores = torch.sigmoid(logits.flatten(2).amax(-1)).numpy()
         crop_points = points.numpy() * STRIDE + config.cell_offset
         found = transform_points(invert_affine(affine), crop_points)
         for person, pose, score in zip(chunk, found, scores, strict=True):
-            keypoints = np.concatenate([pose, score[:, None]], axis=1).round(3)
+            keypoints = np.concatenate([pose.round(3), score[:, None].round(6)], axis=1)
             entries.append(
                 {
                     "image_id": person["image_id"],

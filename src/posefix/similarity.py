@@ -15,8 +15,9 @@ Floats = npt.NDArray[np.floating]
 AREA_PER_BOX = 0.53
 
 
-#: How far apart two annotators put a keypoint, about, in length scales of keypoint similarity.
-ANNOTATORS_ERROR = 0.3
+#: How far from its place an annotator puts a keypoint, per axis in length scales of keypoint similarity; measured as
+#: the error that estimators share where they are right (benchmarks/accuracy.py --only stronger).
+ANNOTATORS_ERROR = 0.2
 
 
 def keypoint_std(area: npt.ArrayLike, sigmas: npt.ArrayLike) -> Floats:
