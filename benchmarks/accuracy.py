@@ -52,11 +52,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 class Bench:
     """Data and refiner, and what was computed from them already."""
 
-    def __init__(self, data: Path, weights: str | None, paired: int) -> None:
+    def __init__(self, data: Path, weights: str | None, paired: int, more: Sequence[Path] = ()) -> None:
         self.refiner = Refiner.from_pretrained(weights)
         self.annotations: Annotations = read_annotations(data / "val.json", COCO)
         self.images = data / "val"
-        self.files = {p.stem: read_results(p) for p in sorted((data / "results").glob("*.json"))}
+        self.files = {p.stem: read_results(p) for p in [*sorted((data / "results").glob("*.json")), *more]}
         self.samples = paired
 
     def refine(self, entries: list[Entry], **options: Any) -> list[Entry]:
@@ -310,12 +310,13 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--weights")
     parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--results", type=Path, nargs="*", default=[], help="more results files")
     parser.add_argument("--print", action="store_true")
     parser.add_argument(
         "--only", choices=sorted(SECTIONS), nargs="*", default=sorted(SECTIONS, key=list(SECTIONS).index)
     )
     options = parser.parse_args()
-    bench = Bench(options.data, options.weights, options.samples)
+    bench = Bench(options.data, options.weights, options.samples, options.results)
     origin = load_weights(options.weights).origin
     lines = [f"Weights: {origin}. Settings where not said: policy {bench.refiner.weights.calibration.policy}.\n"]
     for name in options.only:

@@ -89,6 +89,20 @@ def test_refine_mapped(refiner: Refiner, picture: Any, width: int) -> None:
     np.testing.assert_array_equal(refined[:, shared.from_source], alone[:, shared.from_target])
 
 
+def test_scores_are_heard_among_what_is_shared(refiner: Refiner, picture: Any) -> None:
+    poses = random_poses(RNG(6), 3, MPII)
+    poses[..., 2] = RNG(7).uniform(0.2, 0.8, poses.shape[:2])
+    shared = share_keypoints(MPII, COCO)
+    own = np.setdiff1d(np.arange(16), shared.from_source)
+    poses[:, own, 2] = 1  # whoever is surest of a keypoint that the weights do not know
+    poses[0, shared.from_source[0], 2] = 0
+    heard = refiner.prepare(picture, shared.to_target(poses), boxes_xyxy=shared.boxes(poses)).crops.scores
+    given = poses[:, shared.from_source, 2]
+    wanted = np.ones((3, 17))
+    wanted[:, shared.from_target] = np.where(given > 0, given / given.max(-1, keepdims=True), 1)
+    np.testing.assert_allclose(heard, wanted, rtol=1e-6)
+
+
 def test_the_same_set_is_refined_as_ever(refiner: Refiner, picture: Any) -> None:
     poses = random_poses(RNG(3), 2)
     np.testing.assert_array_equal(refine_mapped(refiner, picture, poses, COCO), refiner.refine(picture, poses))
