@@ -70,7 +70,7 @@ from posefix.skeleton import POSETRACK18, SKELETONS
     type=click.FloatRange(min=0),
     default=1.0,
     show_default=True,
-    help="How far the poses are trusted: 0.6 suits weak estimators (AP below 0.5), 2 strong ones (above 0.65).",
+    help="How far the poses are trusted: 0.6 suits weak estimators (AP below 0.5), 1.5 strong ones (above 0.65).",
 )
 @click.option("--use-boxes", is_flag=True, help="Crop around each entry's bbox instead of its keypoints.")
 @click.option(
