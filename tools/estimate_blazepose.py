@@ -1,4 +1,4 @@
-"""Run MediaPipe's BlazePose on people that another estimator found: one that took no part in training or choice.
+"""Run MediaPipe's BlazePose on people that another estimator found: one that took no part in training.
 
     python -m venv blaze && blaze/bin/pip install mediapipe==0.10.14      # the last versions that bring the model along
     blaze/bin/python tools/estimate_blazepose.py ANNOTATIONS.json IMAGES_DIR RESULTS.json OUT.json
