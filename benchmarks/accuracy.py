@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from simulated import fewer_errors, shared_error, smaller_errors
 
-from posefix.batch import RANKINGS, refine_entries
+from posefix.batch import refine_entries
 from posefix.calibration import calibration_error, observe, predict, reliability
 from posefix.coco import Annotations, Entry, Results, read_annotations, read_results
 from posefix.diagnosis import Comparison, diagnose_results
@@ -28,6 +28,7 @@ from posefix.inference import Options
 from posefix.matching import matchable, neighbours_of
 from posefix.network.config import Calibration
 from posefix.network.weights import load_weights
+from posefix.ranking import DUPLICATE_OKS, RANKINGS, duplicates
 from posefix.refiner import Refiner
 from posefix.similarity import ANNOTATORS_ERROR, keypoint_similarity
 from posefix.skeleton import COCO
@@ -61,7 +62,7 @@ class Bench:
 
     def refine(self, entries: list[Entry], **options: Any) -> list[Entry]:
         """Refined entries."""
-        extra = {k: options.pop(k) for k in ("ranking", "use_boxes") if k in options}
+        extra = {k: options.pop(k) for k in ("ranking", "soft_nms", "use_boxes") if k in options}
         chosen = Options(**options)
         return refine_entries(
             self.refiner, entries, self.images, annotations=self.annotations, options=chosen, **extra
@@ -157,6 +158,7 @@ def lever_table(bench: Bench) -> Iterator[str]:
         ("trust 1.5", {"trust": 1.5}),
         ("trust 2", {"trust": 2.0}),
         ("crop around the results' boxes", {"use_boxes": True}),
+        ("no soft NMS", {"soft_nms": False}),
         *((f"ranking {r}", {"ranking": r}) for r in RANKINGS[1:]),
     ]
     rows = []
@@ -166,9 +168,20 @@ def lever_table(bench: Bench) -> Iterator[str]:
             changes.append(bench.change(file.entries, bench.refine(file.entries, **options)))
         mean = float(np.mean([c.change for c in changes]))
         rows.append([name, *(interval(c) for c in changes), f"{mean:+.3f}"])
+    alone = [bench.change(f.entries, without_refinement(f.entries)) for f in bench.files.values()]
+    mean = float(np.mean([c.change for c in alone]))
+    rows.append(["soft NMS and no refinement", *(interval(c) for c in alone), f"{mean:+.3f}"])
     yield "## Levers\n"
     yield "Change of AP against the estimator alone.\n"
     yield from table(["setting", *bench.files, "mean"], rows)
+
+
+def without_refinement(entries: list[Entry]) -> list[Entry]:
+    """The estimator's poses, with duplicates' scores lowered as refinement lowers them."""
+    keypoints = np.array([e["keypoints"] for e in entries], np.float64).reshape(-1, len(COCO), 3)
+    scores = np.array([e["score"] for e in entries], np.float64)
+    lowered = scores * (1 - duplicates(keypoints, scores, [e["image_id"] for e in entries], COCO.sigmas))
+    return [{**e, "score": float(s)} for e, s in zip(entries, lowered, strict=True)]
 
 
 def harm_table(bench: Bench) -> Iterator[str]:
@@ -204,6 +217,11 @@ def harm_table(bench: Bench) -> Iterator[str]:
         )
     head = ["policy", "annotated in: mean similarity", "untouched", "similarity ≥ 0.9"]
     yield from table([*head, *(f"second pass, {n}" for n in bench.files)], rows)
+    repeated = duplicates(annotated, np.arange(len(people), 0.0, -1.0), ids, COCO.sigmas)
+    yield (
+        f"Of {len(people)} annotated people, {(repeated > 0).sum()} have an OKS of {DUPLICATE_OKS} or more with one "
+        "before them, and would have their score lowered by soft NMS.\n"
+    )
 
 
 def stronger_table(bench: Bench) -> Iterator[str]:

@@ -127,6 +127,36 @@ def test_rankings(refiner: Refiner, pictures: Path, ranking: str) -> None:
     np.testing.assert_allclose([e["score"] for e in refined], expected, atol=1e-3)
 
 
+def test_repeated_people_are_ranked_lower(refiner: Refiner, pictures: Path) -> None:
+    keep_all = Refiner(make_weights(Calibration(policy="safe", margin=(1.0,) * 17)), device="cpu")
+    entries = make_entries([7, 7, 9, 7])
+    entries[1]["keypoints"] = [v + 0.5 for v in entries[0]["keypoints"]]
+    entries[1]["score"] = 0.6
+    entries[2]["keypoints"] = list(entries[0]["keypoints"])
+    plain, unlowered = refine_entries(keep_all, entries, pictures, soft_nms=False)
+    lowered, report = refine_entries(keep_all, entries, pictures)
+    scores, was = [e["score"] for e in lowered], [e["score"] for e in plain]
+    # The same pose with the lower score, and neither another pose nor another picture.
+    assert scores[1:] == was[1:]
+    assert 0 <= scores[0] < 0.5 * was[0]
+    assert [e["keypoints"] for e in lowered] == [e["keypoints"] for e in plain]
+    assert (report.lowered, unlowered.lowered) == (1, 0)
+    assert "1 person repeats a better-scored one: score lowered" in report.summary()
+    assert "repeat" not in unlowered.summary()
+    left, _ = refine_entries(keep_all, entries, pictures, ranking="estimator")
+    assert [e["score"] for e in left] == [e["score"] for e in entries]
+
+
+@pytest.mark.parametrize("score", [None, "high", -1.5, float("nan"), float("inf"), True])
+def test_scores_that_cannot_be_weighed_stay(refiner: Refiner, pictures: Path, score: Any) -> None:
+    entries = make_entries([7, 7])
+    entries[1]["keypoints"] = list(entries[0]["keypoints"])
+    entries[1]["score"] = score
+    refined, report = refine_entries(refiner, entries, pictures)
+    assert repr([e["score"] for e in refined]) == repr([0.5, score])
+    assert report.lowered == 0
+
+
 def test_boxes_of_entries(refiner: Refiner, pictures: Path) -> None:
     entries = make_entries([7, 7])
     entries[0]["bbox"] = [10, 10, 300, 300]

@@ -22,6 +22,7 @@ FLOORS = {
     "jsonfile": 1,
     "poses": 1,
     "mapping": 2,
+    "ranking": 2,
     "synthesis": 2,
     "network": 2,
     "coco": 2,

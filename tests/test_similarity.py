@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from posefix.similarity import keypoint_similarity, keypoint_std, oks, oks_nms, similarity_radius
+from posefix.similarity import (
+    duplicate_oks,
+    keypoint_similarity,
+    keypoint_std,
+    oks,
+    oks_nms,
+    similarity_radius,
+)
 from posefix.skeleton import COCO
 
 SIGMAS = np.array(COCO.sigmas)
@@ -190,3 +197,38 @@ def test_nms_extremes(rng: np.random.Generator) -> None:
     assert oks_nms(points[:0], scores[:0], area[:0], SIGMAS).shape == (0,)
     points[:] = np.nan
     assert len(oks_nms(points, scores, area, SIGMAS)) == 5
+
+
+def test_duplicate_oks_by_plain_loops(rng: np.random.Generator) -> None:
+    people = 12
+    points = rng.normal(size=(people, 17, 2)) * 20
+    valid, scores, area = rng.random((people, 17)) < 0.7, rng.integers(0, 4, people) / 4, rng.uniform(1e3, 1e4, people)
+    expected = np.zeros(people)
+    for i in range(people):
+        for j in range(people):
+            if scores[j] > scores[i] or (scores[j] == scores[i] and j < i):
+                ks = keypoint_similarity(points[i], points[j], (area[i] + area[j]) / 2, SIGMAS)
+                both, either = valid[i] & valid[j], valid[i] | valid[j]
+                expected[i] = max(expected[i], ks[both].sum() / either.sum())
+    assert len(set(scores)) < people
+    np.testing.assert_allclose(duplicate_oks(points, valid, scores, area, SIGMAS), expected)
+
+
+def test_duplicate_oks_is_what_nms_goes_by(rng: np.random.Generator) -> None:
+    points = np.repeat(rng.normal(size=(4, 17, 2)) * 40, 2, axis=0)
+    points[1::2] += rng.normal(size=(4, 17, 2))
+    scores, area = rng.random(8), np.full(8, 4e3)
+    repeated = duplicate_oks(points, np.ones((8, 17), bool), scores, area, SIGMAS)
+    kept = oks_nms(points, scores, area, SIGMAS, threshold=0.5)
+    np.testing.assert_array_equal(np.sort(kept), np.flatnonzero(repeated <= 0.5))
+    assert len(kept) == 4
+
+
+def test_duplicate_oks_of_nobody_of_points_and_of_keypoints_never_annotated() -> None:
+    assert duplicate_oks(np.zeros((0, 17, 2)), np.zeros((0, 17), bool), np.zeros(0), np.zeros(0), SIGMAS).shape == (0,)
+    same = np.ones((2, 17, 2))
+    nothing = duplicate_oks(same, np.zeros((2, 17), bool), np.ones(2), np.ones(2), SIGMAS)
+    np.testing.assert_array_equal(nothing, 0)
+    half = np.where(np.arange(17) < 5, SIGMAS, 0.0)
+    np.testing.assert_array_equal(duplicate_oks(same, np.ones((2, 17), bool), np.ones(2), np.ones(2), half), [0, 1])
+    np.testing.assert_array_equal(duplicate_oks(same, np.ones((2, 17), bool), np.ones(2), np.zeros(2), SIGMAS), 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,14 +23,11 @@ from posefix.images import load_image
 from posefix.inference import Options
 from posefix.mapping import SharedKeypoints, share_keypoints
 from posefix.poses import Floats, read_poses
+from posefix.ranking import RANKINGS, duplicates, person_scores
 from posefix.refiner import Refiner
 from posefix.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
-
-#: How people are ranked afterwards: by the estimator's score times how far the picture bears out its pose
-#: (``Refined.agreement``), by that score alone, by it times the refiner's mean confidence, or by that confidence alone.
-RANKINGS = ("agreement", "estimator", "product", "confidence")
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,7 @@ class Report:
         moved: how many of them changed place.
         distance: (moved,) px each of them moved.
         filled: keypoints that were missing before.
+        lowered: people whose score was lowered because their pose repeats a better-scored one.
         unread: pictures that could not be read, with the reason; their poses are unchanged.
         skipped: entries that are no pose of this skeleton, with the reason; they are unchanged.
     """
@@ -54,6 +52,7 @@ class Report:
     moved: int
     distance: npt.NDArray[np.float64]
     filled: int
+    lowered: int = 0
     unread: dict[str, str] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
 
@@ -74,6 +73,9 @@ class Report:
             lines.append(line)
         if self.filled:
             lines.append(f"{self.filled} missing keypoints filled")
+        if self.lowered:
+            who = "person repeats" if self.lowered == 1 else "people repeat"
+            lines.append(f"{self.lowered} {who} a better-scored one: score lowered")
         lines += _listed("pictures that could not be read (poses unchanged)", self.unread)
         lines += _listed("entries that are no such pose (unchanged)", {str(k): v for k, v in self.skipped.items()})
         return "\n".join(lines)
@@ -94,6 +96,7 @@ def refine_entries(
     annotations: Annotations | None = None,
     options: Options | None = None,
     ranking: str = "agreement",
+    soft_nms: bool = True,
     use_boxes: bool = False,
     skeleton: Skeleton | None = None,
     workers: int = 2,
@@ -108,6 +111,8 @@ def refine_entries(
         annotations: names of the pictures; else ``file_name`` of an entry, else the padded id.
         options: how to refine.
         ranking: one of ``RANKINGS``, what becomes each person's ``score``.
+        soft_nms: lower the new score of who repeats a better-scored person (``ranking.duplicates``); nobody is
+            removed.
         use_boxes: crop around an entry's ``bbox`` where it has one, instead of around its keypoints.
         skeleton: the entries' keypoint set; None is the refiner's. Of another set, the keypoints that both have by
             name are refined and counted, the others stay as they are.
@@ -174,7 +179,18 @@ def refine_entries(
             if sum(len(p.rows) for _, p in pending) >= chosen.batch_size:
                 flush()
         flush()
-    return _assemble(entries, poses, refined, touched, agreement, shared, ranking, unread, skipped)
+    pictures = {i: name for name, rows in groups.items() for i in rows}
+
+    def rank(rows: list[int], after: Floats) -> tuple[Floats | None, int]:
+        own = after[:, shared.from_source]
+        scores = person_scores([entries[i].get("score") for i in rows], own[..., 2].mean(-1), agreement[rows], ranking)
+        if scores is None or not soft_nms:
+            return scores, 0
+        sigmas = np.array(shared.source.sigmas)[shared.from_source]
+        repeated = duplicates(own, scores, [pictures[i] for i in rows], sigmas)
+        return scores * (1 - repeated), int((repeated > 0).sum())
+
+    return _assemble(entries, poses, refined, touched, shared, rank, unread, skipped)
 
 
 def refine_mapped(
@@ -246,15 +262,14 @@ def _assemble(
     poses: dict[int, npt.NDArray[np.float64]],
     refined: dict[int, npt.NDArray[np.floating]],
     touched: npt.NDArray[np.bool_],
-    agreement: npt.NDArray[np.float64],
     shared: SharedKeypoints,
-    ranking: str,
+    rank: Callable[[list[int], Floats], tuple[Floats | None, int]],
     unread: dict[str, str],
     skipped: dict[int, str],
 ) -> tuple[list[Entry], Report]:
     output = [dict(e) for e in entries]
     rows = [i for i in sorted(refined) if touched[i]]
-    keypoints = moved = filled = 0
+    keypoints = moved = filled = lowered = 0
     distances: list[npt.NDArray[np.float64]] = []
     if rows:
         before, after = np.stack([poses[i] for i in rows]), np.stack([refined[i] for i in rows])
@@ -265,7 +280,7 @@ def _assemble(
         keypoints, moved = int(there.sum()), int(changed.sum())
         filled = int((~there & touches & (after[..., 2] > 0)).sum())
         distances.append(distance[changed])
-        scores = _ranks([entries[i] for i in rows], after[:, touches], agreement[rows], ranking)
+        scores, lowered = rank(rows, after)
         new = replace_keypoints([entries[i] for i in rows], after, scores)
         for i, entry, stays in zip(rows, new, there & ~changed, strict=True):
             # What stays where it is keeps its digits.
@@ -275,19 +290,5 @@ def _assemble(
                 entry["keypoints"][3 * k : 3 * k + 3] = entries[i]["keypoints"][3 * k : 3 * k + 3]
             output[i] = entry
     distance_all = np.concatenate(distances) if distances else np.zeros(0)
-    report = Report(len(entries), len(rows), keypoints, moved, distance_all, filled, unread, skipped)
+    report = Report(len(entries), len(rows), keypoints, moved, distance_all, filled, lowered, unread, skipped)
     return output, report
-
-
-def _ranks(
-    entries: list[Entry], after: npt.NDArray[np.floating], agreement: npt.NDArray[np.float64], ranking: str
-) -> npt.NDArray[np.float64] | None:
-    if ranking == "estimator":
-        return None
-    confidence = np.asarray(after[..., 2].mean(-1), np.float64)
-    if ranking == "confidence":
-        return confidence
-    own = [e.get("score") for e in entries]
-    if not all(isinstance(s, int | float) and not isinstance(s, bool) for s in own):
-        return None  # scores of some kind that cannot be weighed stay as they are
-    return np.array(own, np.float64) * (agreement if ranking == "agreement" else confidence)

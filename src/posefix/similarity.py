@@ -114,3 +114,31 @@ def oks_nms(
         similarity = keypoint_similarity(points[rest], points[best], pair_area, sigmas).mean(-1)
         order = rest[similarity <= threshold]
     return np.array(kept, dtype=np.int64)
+
+
+def duplicate_oks(
+    points: Floats, valid: npt.NDArray[np.bool_], scores: Floats, area: Floats, sigmas: npt.ArrayLike
+) -> Floats:
+    """How much each person repeats a better-scored one: their greatest OKS.
+
+    The area of a pair is the mean of both areas, as in ``oks_nms``. A keypoint that only one of the two has counts
+    as dissimilar.
+
+    Args:
+        points: (N, K, 2) px of the people of one picture.
+        valid: (N, K) bool.
+        scores: (N,); of equal ones the first is the better.
+        area: (N,) px².
+        sigmas: (K,).
+
+    Returns:
+        (N,) in [0, 1]; 0 for the best.
+    """
+    points, area = np.asarray(points, np.float64), np.asarray(area, np.float64)
+    valid = np.asarray(valid, bool) & (np.asarray(sigmas) > 0)
+    both, either = valid[:, None] & valid[None], valid[:, None] | valid[None]
+    similarity = keypoint_similarity(points[:, None], points[None], (area[:, None] + area[None]) / 2, sigmas)
+    pairs = (similarity * both).sum(-1) / np.maximum(either.sum(-1), 1)
+    rank = np.empty(len(points), np.int64)
+    rank[np.argsort(-np.asarray(scores, np.float64), kind="stable")] = np.arange(len(points))
+    return np.asarray(np.where(rank[:, None] > rank[None], pairs, 0.0).max(-1, initial=0.0))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from posefix.batch import RANKINGS, refine_entries
+from posefix.batch import refine_entries
 from posefix.before_after import write_most_moved
 from posefix.coco import read_annotations
 from posefix.commands.common import (
@@ -23,6 +23,7 @@ from posefix.datasets.posetrack import read_posetrack, write_posetrack
 from posefix.exceptions import ImageError
 from posefix.formats import FORMATS, read_any
 from posefix.inference import make_options
+from posefix.ranking import RANKINGS
 from posefix.skeleton import POSETRACK18, SKELETONS
 
 
@@ -64,6 +65,12 @@ from posefix.skeleton import POSETRACK18, SKELETONS
     help="What becomes each person's score: the estimator's times the picture's agreement with its pose, that score "
     "as it was, that score times the refiner's confidence, or this confidence alone.",
 )
+@click.option(
+    "--soft-nms/--no-soft-nms",
+    default=True,
+    help="Lower the score of people whose refined pose repeats a better-scored one of the same picture; nobody is "
+    "removed. Not with --ranking estimator, which leaves every score as it was.",
+)
 @click.option("--fill/--no-fill", default=True, help="Give missing keypoints the network's answer.")
 @click.option(
     "--trust",
@@ -96,6 +103,7 @@ def refine(
     flip: bool,
     policy: str | None,
     ranking: str,
+    soft_nms: bool,
     fill: bool,
     trust: float,
     use_boxes: bool,
@@ -135,6 +143,7 @@ def refine(
         annotations=named,
         options=options,
         ranking=ranking,
+        soft_nms=soft_nms,
         use_boxes=use_boxes,
         skeleton=skeleton,
         workers=workers,
