@@ -219,8 +219,8 @@ def harm_table(bench: Bench) -> Iterator[str]:
     yield from table([*head, *(f"second pass, {n}" for n in bench.files)], rows)
     repeated = duplicates(annotated, np.arange(len(people), 0.0, -1.0), ids, COCO.sigmas)
     yield (
-        f"Of {len(people)} annotated people, {(repeated > 0).sum()} have an OKS of {DUPLICATE_OKS} or more with one "
-        "before them, and would have their score lowered by soft NMS.\n"
+        f"Annotated people with an OKS of {DUPLICATE_OKS} or more with one before them, whose score soft NMS would "
+        f"lower: {(repeated > 0).sum()} of {len(people)}.\n"
     )
 
 

@@ -200,7 +200,7 @@ def test_nms_extremes(rng: np.random.Generator) -> None:
 
 
 def test_duplicate_oks_by_plain_loops(rng: np.random.Generator) -> None:
-    people = 12
+    people = 70  # more than are computed at once
     points = rng.normal(size=(people, 17, 2)) * 20
     valid, scores, area = rng.random((people, 17)) < 0.7, rng.integers(0, 4, people) / 4, rng.uniform(1e3, 1e4, people)
     expected = np.zeros(people)

@@ -16,7 +16,7 @@ from posefix.similarity import AREA_PER_BOX, duplicate_oks
 #: How people are ranked afterwards: by the estimator's score times how far the picture bears out its pose
 #: (``Refined.agreement``), by that score alone, by it times the refiner's mean confidence, or by that confidence alone.
 RANKINGS = ("agreement", "estimator", "product", "confidence")
-#: OKS from which a pose counts as another's: of 239 annotated people of COCO, four are as near to one another.
+#: OKS from which a pose counts as another's: of 239 annotated people of COCO, one is as near to another.
 DUPLICATE_OKS = 0.5
 
 

@@ -13,8 +13,8 @@ Floats = npt.NDArray[np.floating]
 
 #: Share of a bounding box that a person's segment covers on COCO; used where no area is annotated.
 AREA_PER_BOX = 0.53
-
-
+#: People whose OKS with all others is computed at once: a crowd of a thousand takes 56 MB.
+_BLOCK = 64
 #: How far from its place an annotator puts a keypoint, per axis in length scales of keypoint similarity; measured as
 #: the error that estimators share where they are right (benchmarks/accuracy.py --only stronger).
 ANNOTATORS_ERROR = 0.2
@@ -136,9 +136,13 @@ def duplicate_oks(
     """
     points, area = np.asarray(points, np.float64), np.asarray(area, np.float64)
     valid = np.asarray(valid, bool) & (np.asarray(sigmas) > 0)
-    both, either = valid[:, None] & valid[None], valid[:, None] | valid[None]
-    similarity = keypoint_similarity(points[:, None], points[None], (area[:, None] + area[None]) / 2, sigmas)
-    pairs = (similarity * both).sum(-1) / np.maximum(either.sum(-1), 1)
     rank = np.empty(len(points), np.int64)
     rank[np.argsort(-np.asarray(scores, np.float64), kind="stable")] = np.arange(len(points))
-    return np.asarray(np.where(rank[:, None] > rank[None], pairs, 0.0).max(-1, initial=0.0))
+    found = np.zeros(len(points))
+    for first in range(0, len(points), _BLOCK):
+        own = slice(first, first + _BLOCK)
+        both, either = valid[own, None] & valid, valid[own, None] | valid
+        similarity = keypoint_similarity(points[own, None], points, (area[own, None] + area) / 2, sigmas)
+        pairs = (similarity * both).sum(-1) / np.maximum(either.sum(-1), 1)
+        found[own] = np.where(rank[own, None] > rank, pairs, 0.0).max(-1, initial=0.0)
+    return found
