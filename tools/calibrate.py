@@ -1,6 +1,6 @@
-"""Measure the temperature of a weights folder on held-out results; write it, policy, margin and trust to config.json.
+"""Measure the temperature of a weights folder on held-out results; write it and the other settings to config.json.
 
-    python tools/calibrate.py WEIGHTS DATA [--policy safe --margin 0.01 --trust 1]
+    python tools/calibrate.py WEIGHTS DATA [--policy safe --margin 0.01 --trust 1.2 --usual-departure 0.03]
 
 DATA holds val.json, val/ and results/*.json in COCO format.
 """
@@ -25,22 +25,22 @@ def main() -> None:
     parser.add_argument("--policy", choices=("safe", "always"), default="safe")
     parser.add_argument("--margin", type=float, default=0.0)
     parser.add_argument("--trust", type=float, default=1.0)
+    parser.add_argument("--usual-departure", type=float, default=0.0)
     options = parser.parse_args()
     weights = load_weights(options.weights)
     skeleton, offset = weights.skeleton, weights.config.cell_offset
     annotations = read_annotations(options.data / "val.json", skeleton)
     files = [read_results(p) for p in sorted((options.data / "results").glob("*.json"))]
-    seen = observe(
-        replace(weights, calibration=Calibration(trust=options.trust)), annotations, options.data / "val", files
-    )
+    plain = Calibration(trust=options.trust, usual_departure=options.usual_departure)
+    seen = observe(replace(weights, calibration=plain), annotations, options.data / "val", files)
     temperature = fit_temperature(seen, offset, skeleton)
     for name, heat in (("before", (1.0,) * len(skeleton)), ("after", temperature)):
         confidence, similarity = predict(seen, offset, skeleton.sigmas, heat)
         error = calibration_error(confidence[seen.annotated], similarity[seen.annotated])
         print(f"expected calibration error {name}: {error:.4f}")
     print("temperature by part:", dict(zip(skeleton.parts, temperature, strict=True)))
-    calibration = Calibration(
-        policy=options.policy, temperature=temperature, trust=options.trust, margin=(options.margin,) * len(skeleton)
+    calibration = replace(
+        plain, policy=options.policy, temperature=temperature, margin=(options.margin,) * len(skeleton)
     )
     save_weights(options.weights, replace(weights, calibration=calibration), half=True)
 

@@ -20,8 +20,9 @@ from posefix.heatmaps import (
     expected_similarity_argmax,
     mirror_maps,
 )
-from posefix.network.config import DECODERS, POLICIES, STRIDE, Calibration
+from posefix.network.config import DECODERS, POLICIES, STRIDE, Calibration, ModelConfig
 from posefix.network.refinement import RefinementNetwork
+from posefix.trust import count_departures, trust_from_departures
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Options:
         fill_missing: give missing keypoints the network's answer; else they stay missing.
         batch_size: people per pass through the network.
         trust: how far the input pose is trusted: multiplies the power of the pose prior. Below 1 for weak estimators,
-            above 1 for strong ones (docs/accuracy.md). Networks without a prior know no trust.
+            above 1 for strong ones. None measures it: from the people of each picture, or of the whole results file
+            (``posefix.trust``, docs/accuracy.md). Networks without a prior know no trust.
     """
 
     policy: str | None = None
@@ -44,7 +46,7 @@ class Options:
     flip_test: bool = False
     fill_missing: bool = True
     batch_size: int = 32
-    trust: float = 1.0
+    trust: float | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("policy", POLICIES), ("decoder", DECODERS)):
@@ -53,8 +55,9 @@ class Options:
                 raise InputError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise InputError(f"batch_size: expected a positive integer, got {self.batch_size!r}")
-        if not isinstance(self.trust, int | float) or not 0 <= self.trust < float("inf"):
-            raise InputError(f"trust: expected a number of at least 0, got {self.trust!r}")
+        trust = self.trust
+        if trust is not None and (not isinstance(trust, int | float) or not 0 <= trust < float("inf")):
+            raise InputError(f"trust: expected a number of at least 0, or None to measure it, got {trust!r}")
 
 
 def make_options(**options: Any) -> Options:
@@ -77,6 +80,21 @@ def read_logits(network: RefinementNetwork, crops: Crops, batch_size: int = 32, 
     return torch.cat(parts) if parts else torch.zeros(0, network.config.num_keypoints, *network.config.map_hw)
 
 
+def can_measure_trust(network: RefinementNetwork, calibration: Calibration) -> bool:
+    """Whether these weights know how an estimator's trust shows."""
+    return network.prior is not None and calibration.usual_departure > 0
+
+
+@torch.inference_mode()
+def measure_trust(network: RefinementNetwork, calibration: Calibration, crops: Crops, batch_size: int = 32) -> float:
+    """Trust in the estimator of any number of people, as one; 1 where the weights do not say how to measure it."""
+    if not can_measure_trust(network, calibration):
+        return 1.0
+    seen = [_look(network, batch) for batch in _batches(network, crops, batch_size)]
+    sure, beside = (float(sum(counts)) for counts in zip(*(_departures(s) for s in seen), strict=True))
+    return float(trust_from_departures(sure, beside, calibration.usual_departure))
+
+
 @torch.inference_mode()
 def answer(
     network: RefinementNetwork,
@@ -84,6 +102,7 @@ def answer(
     flip: npt.NDArray[np.int64],
     crops: Crops,
     options: Options,
+    pictures: npt.NDArray[np.int64],
 ) -> Answer:
     """Refine any number of people, ``options.batch_size`` at a time.
 
@@ -92,43 +111,118 @@ def answer(
         calibration: how its logits are read.
         flip: (K,) permutation of the skeleton.
         crops: B people.
-        options: decoder, flip test, batch size.
+        options: decoder, flip test, batch size, trust.
+        pictures: (B,) which picture each person is in, in ascending order.
 
     Returns:
         points and confidences in crop pixels.
     """
     config = network.config
-    decoder = options.decoder or calibration.decoder
-    trust = options.trust * calibration.trust
+    order = torch.from_numpy(flip).to(network.mean.device)
     results: list[tuple[Tensor, Tensor, Tensor]] = []
-    for images, points, valid, std, scores in _batches(network, crops, options.batch_size):
-        temperature = torch.tensor(calibration.temperature or (1.0,), device=std.device)
-        logits = network(images, points, valid, std, scores, trust=trust)
-        # The point is read from the network's own distribution, how sure it is from the calibrated one.
-        sharp, calibrated = cell_probabilities(logits), cell_probabilities(logits, temperature)
-        if options.flip_test:
-            order = torch.from_numpy(flip).to(std.device)
-            mirrored = points[:, order]
-            mirrored[..., 0] = config.input_hw[1] - 1 - mirrored[..., 0]
-            logits = network(images.flip(2), mirrored, valid[:, order], std[:, order], scores[:, order], trust=trust)
-            shift = (STRIDE - 1 - 2 * config.cell_offset) / STRIDE
-            # Mirrored keypoint k is keypoint order[k]: the temperature goes by name, not by place.
-            heat = temperature[order] if len(temperature) > 1 else temperature
-            sharp = (sharp + mirror_maps(cell_probabilities(logits), order, shift)) / 2
-            calibrated = (calibrated + mirror_maps(cell_probabilities(logits, heat), order, shift)) / 2
-        cell_std = std / STRIDE
-        if decoder == "soft_argmax":
-            cells = expected_position(sharp)
+    measured = options.trust is None and can_measure_trust(network, calibration)
+    for chunk in _chunks(pictures, options.batch_size, whole_pictures=measured):
+        looks: list[tuple[_Look, ...]] = []
+        for batch in _batches(network, crops.take(chunk), options.batch_size):
+            mirrored = [_look(network, _mirror(batch, order, config))] if options.flip_test else []
+            looks.append((_look(network, batch), *mirrored))
+        if measured:
+            trust = _trust_by_picture(looks, pictures[chunk], calibration)
         else:
-            cells, _ = expected_similarity_argmax(sharp, cell_std)
-        confidence = expected_similarity(calibrated, cells, cell_std)
-        inputs = (points - config.cell_offset) / STRIDE
-        own = expected_similarity(calibrated, inputs, cell_std) * valid
-        results.append((cells * STRIDE + config.cell_offset, confidence, own))
+            factor = 1.0 if options.trust is None else options.trust
+            trust = torch.full((chunk.stop - chunk.start,), factor * calibration.trust, device=order.device)
+        parts = torch.split(trust, [len(look[0].valid) for look in looks])
+        results += [_decode(k, t, calibration, config, order, options) for k, t in zip(looks, parts, strict=True)]
     if not results:
         shape = (0, config.num_keypoints)
         return Answer(np.zeros((*shape, 2)), np.zeros(shape), np.zeros(shape))
     return Answer(*(torch.cat(p).double().cpu().numpy() for p in zip(*results, strict=True)))
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What picture and pose each say, apart; ``points`` and ``std`` are in cells."""
+
+    evidence: Tensor
+    prior: Tensor | None
+    points: Tensor
+    valid: Tensor
+    std: Tensor
+
+    def logits(self, trust: Tensor) -> Tensor:
+        return self.evidence if self.prior is None else self.evidence + trust[:, None, None, None] * self.prior
+
+
+def _look(network: RefinementNetwork, batch: tuple[Tensor, ...]) -> _Look:
+    images, points, valid, std, scores = batch
+    evidence = network.evidence(images, points, valid, scores)
+    prior = network.log_prior(evidence, points, valid, std, scores)
+    return _Look(evidence, prior, (points - network.config.cell_offset) / STRIDE, valid, std / STRIDE)
+
+
+def _mirror(batch: tuple[Tensor, ...], order: Tensor, config: ModelConfig) -> tuple[Tensor, ...]:
+    images, points, valid, std, scores = batch
+    mirrored = points[:, order]
+    mirrored[..., 0] = config.input_hw[1] - 1 - mirrored[..., 0]
+    return images.flip(2), mirrored, valid[:, order], std[:, order], scores[:, order]
+
+
+def _departures(look: _Look) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    sure, beside = count_departures(look.evidence, look.points, look.valid, look.std)
+    return sure.cpu().numpy(), beside.cpu().numpy()
+
+
+def _trust_by_picture(
+    looks: list[tuple[_Look, ...]], pictures: npt.NDArray[np.int64], calibration: Calibration
+) -> Tensor:
+    """(n,) power of the prior for the people of whole pictures; mirrored looks count like others."""
+    counts = np.concatenate([np.mean([_departures(look) for look in pair], axis=0) for pair in looks], axis=1)
+    _, place = np.unique(pictures, return_inverse=True)
+    sure, beside = (np.bincount(place, count)[place] for count in counts)
+    trust = calibration.trust * trust_from_departures(sure, beside, calibration.usual_departure)
+    return torch.from_numpy(trust).to(looks[0][0].std)
+
+
+def _decode(
+    looks: tuple[_Look, ...],
+    trust: Tensor,
+    calibration: Calibration,
+    config: ModelConfig,
+    order: Tensor,
+    options: Options,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Points, their confidence and that of the input points; the second look, if any, is the mirrored one."""
+    look = looks[0]
+    temperature = torch.tensor(calibration.temperature or (1.0,), device=trust.device)
+    logits = look.logits(trust)
+    # The point is read from the network's own distribution, how sure it is from the calibrated one.
+    sharp, calibrated = cell_probabilities(logits), cell_probabilities(logits, temperature)
+    for mirrored in looks[1:]:
+        logits = mirrored.logits(trust)
+        shift = (STRIDE - 1 - 2 * config.cell_offset) / STRIDE
+        # Mirrored keypoint k is keypoint order[k]: the temperature goes by name, not by place.
+        heat = temperature[order] if len(temperature) > 1 else temperature
+        sharp = (sharp + mirror_maps(cell_probabilities(logits), order, shift)) / 2
+        calibrated = (calibrated + mirror_maps(cell_probabilities(logits, heat), order, shift)) / 2
+    if (options.decoder or calibration.decoder) == "soft_argmax":
+        cells = expected_position(sharp)
+    else:
+        cells, _ = expected_similarity_argmax(sharp, look.std)
+    confidence = expected_similarity(calibrated, cells, look.std)
+    own = expected_similarity(calibrated, look.points, look.std) * look.valid
+    return cells * STRIDE + config.cell_offset, confidence, own
+
+
+def _chunks(pictures: npt.NDArray[np.int64], size: int, *, whole_pictures: bool) -> Iterator[slice]:
+    """People ``size`` at a time; of whole pictures fewer, or all of one that has more."""
+    start, total = 0, len(pictures)
+    while start < total:
+        stop = min(start + size, total)
+        if whole_pictures and stop < total and pictures[stop - 1] == pictures[stop]:
+            first = int(np.searchsorted(pictures, pictures[stop]))
+            stop = first if first > start else int(np.searchsorted(pictures, pictures[stop], side="right"))
+        yield slice(start, stop)
+        start = stop
 
 
 def _batches(network: RefinementNetwork, crops: Crops, batch_size: int) -> Iterator[tuple[Tensor, ...]]:

@@ -75,9 +75,9 @@ from posefix.skeleton import POSETRACK18, SKELETONS
 @click.option(
     "--trust",
     type=click.FloatRange(min=0),
-    default=1.0,
-    show_default=True,
-    help="How far the poses are trusted: 0.6 suits weak estimators (AP below 0.5), 1.5 strong ones (above 0.65).",
+    default=None,
+    show_default="measured on the file",
+    help="How far the poses are trusted: about 0.5 suits weak estimators, 1 middling and 1.5 strong ones.",
 )
 @click.option("--use-boxes", is_flag=True, help="Crop around each entry's bbox instead of its keypoints.")
 @click.option(
@@ -105,7 +105,7 @@ def refine(
     ranking: str,
     soft_nms: bool,
     fill: bool,
-    trust: float,
+    trust: float | None,
     use_boxes: bool,
     draw: str | None,
     draw_count: int,

@@ -164,6 +164,8 @@ class Calibration:
         temperature: (K,) divides the logits where confidence is read from them; empty is 1 throughout.
         trust: power of the pose prior where the user's ``trust`` is 1. Training pictures and their labels are not
             those of the world, so how far to believe the pose is measured, too.
+        usual_departure: share of the keypoints that the picture is sure of and the estimator has elsewhere, for which
+            ``trust`` is right; others are trusted in inverse proportion (``posefix.trust``). 0 trusts all alike.
         margin: (K,) ``"safe"`` keeps an input whose expected similarity is at least the best one's minus
             this; empty is 0 throughout.
     """
@@ -173,6 +175,7 @@ class Calibration:
     temperature: tuple[float, ...] = ()
     trust: float = 1.0
     margin: tuple[float, ...] = ()
+    usual_departure: float = 0.0
 
     def __post_init__(self) -> None:
         if self.decoder not in DECODERS:
@@ -181,6 +184,8 @@ class Calibration:
             raise WeightsError(f"calibration: policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
         if not isinstance(self.trust, int | float) or not 0 < self.trust < float("inf"):
             raise WeightsError(f"calibration: trust must be a positive number, got {self.trust!r}")
+        if not isinstance(self.usual_departure, int | float) or not 0 <= self.usual_departure < 1:
+            raise WeightsError(f"calibration: usual_departure must be in [0, 1), got {self.usual_departure!r}")
         for name in ("temperature", "margin"):
             values = tuple(float(v) for v in getattr(self, name))
             if any(v <= 0 if name == "temperature" else v < 0 for v in values):

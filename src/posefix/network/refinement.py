@@ -66,18 +66,27 @@ class RefinementNetwork(nn.Module):
         Returns:
             (B, K, H/4, W/4) logits; the soft-max over cells is the distribution of the keypoint's place.
         """
-        scores = scores if self.config.scored else None
         logits = self.evidence(crops, crop_points, valid, scores)
-        if self.prior is not None:
-            # Small differences of logarithms decide here: float32, also under autocast.
-            with torch.autocast(logits.device.type, enabled=False):
-                cell_points = (crop_points - self.config.cell_offset) / STRIDE
-                logits = logits + trust * self.prior(logits, cell_points, valid, std / STRIDE, scores)
-        return logits
+        prior = self.log_prior(logits, crop_points, valid, std, scores)
+        return logits if prior is None else logits + trust * prior
+
+    def log_prior(
+        self, evidence: Tensor, crop_points: Tensor, valid: Tensor, std: Tensor, scores: Tensor | None = None
+    ) -> Tensor | None:
+        """(B, K, H/4, W/4) what the input pose says of each cell, given the evidence; None without a prior."""
+        if self.prior is None:
+            return None
+        # Small differences of logarithms decide here: float32, also under autocast.
+        with torch.autocast(evidence.device.type, enabled=False):
+            cell_points = (crop_points - self.config.cell_offset) / STRIDE
+            scores = scores if self.config.scored else None
+            out: Tensor = self.prior(evidence, cell_points, valid, std / STRIDE, scores)
+            return out
 
     def evidence(self, crops: Tensor, crop_points: Tensor, valid: Tensor, scores: Tensor | None = None) -> Tensor:
         """(B, K, H/4, W/4) float32 logits before the prior; arguments as for ``forward``."""
         config = self.config
+        scores = scores if config.scored else None
         weight = next(self.parameters())
         images = crops.permute(0, 3, 1, 2).to(weight.dtype)
         if config.normalisation.channels == "bgr":

@@ -120,6 +120,10 @@ class Optimisation:
         bfloat16: autocast, ``"auto"`` where the device has it.
         freeze_trunk: keep what sees the picture alone, trunk and head, as it came (MobileNetV2 only): the
             correction and the prior are trained, which needs no gradients of the trunk.
+        frozen_blocks: keep the stem and this many blocks of the trunk as they came (MobileNetV2 only; 6 is all up to
+            stride 8): edges and textures are known, and the widest maps need no gradients.
+        micro_batch: samples per backward pass, gradients being summed over the batch; 0 is all at once. On a CPU a few
+            at a time are faster; batch norm then sees these few.
         network_rate: learning rate of all but the prior, as a share; 0 trains the prior alone.
         heatmap_loss: weight of the cross-entropy L_H (PoseFix eq. 2).
         coordinate_loss: weight of the soft-argmax distance L_C (PoseFix eq. 5), in cells.
@@ -138,6 +142,8 @@ class Optimisation:
     clip: float = 1.0
     bfloat16: str = "auto"
     freeze_trunk: bool = False
+    frozen_blocks: int = 0
+    micro_batch: int = 0
     network_rate: float = 1.0
     heatmap_loss: float = 1.0
     coordinate_loss: float = 1.0
@@ -146,6 +152,8 @@ class Optimisation:
         _one_of("optimiser", self.optimiser, ("adamw", "adam"))
         _one_of("schedule", self.schedule, ("cosine", "steps", "trapezoid"))
         _one_of("bfloat16", self.bfloat16, ("auto", "on", "off"))
+        if min(self.frozen_blocks, self.micro_batch) < 0:
+            raise TrainingError("optimisation: expected frozen_blocks, micro_batch ≥ 0")
         if min(self.batch_size, self.steps) < 1 or self.learning_rate <= 0 or not 0 <= self.average < 1:
             raise TrainingError("optimisation: expected batch_size, steps ≥ 1, learning_rate > 0, average in [0, 1)")
 

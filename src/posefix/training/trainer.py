@@ -115,6 +115,9 @@ def train(
         network.frozen = True
         network.trunk.requires_grad_(False)
         network.head.requires_grad_(False)
+    if isinstance(network.trunk, MobileNetFpn) and optimisation.frozen_blocks:
+        for module in (network.trunk.stem, *network.trunk.blocks[: optimisation.frozen_blocks]):
+            module.requires_grad_(False)
     if optimisation.network_rate == 0:
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name.startswith("prior."))
@@ -169,27 +172,27 @@ def train(
         # Apart: weights that autocast has cast without a graph must not be reused where there is one.
         with torch.autocast(target.type, dtype or torch.bfloat16, enabled=dtype is not None):
             answer_again(network, tensors, config.augmentation.again)
-        with torch.autocast(target.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            logits = model(*(tensors[k] for k in INPUTS))
-        cell_targets = (tensors["targets"] - config.model.cell_offset) / STRIDE
-        loss = optimisation.heatmap_loss * heatmap_loss(logits, cell_targets, tensors["target_mask"])
-        if optimisation.coordinate_loss:
-            loss = loss + optimisation.coordinate_loss * coordinate_loss(logits, cell_targets, tensors["target_mask"])
-        value = float(loss.detach())
+        optimiser.zero_grad(set_to_none=True)
+        value, logits = 0.0, []
+        for part in _parts(tensors, optimisation.micro_batch):
+            with torch.autocast(target.type, dtype or torch.bfloat16, enabled=dtype is not None):
+                part_logits = model(*(part[k] for k in INPUTS))
+            loss = _loss(part_logits, part, network, optimisation) * (len(part_logits) / len(tensors["crops"]))
+            loss.backward()  # type: ignore[no-untyped-call]
+            value += float(loss.detach())
+            logits.append(part_logits.detach())
         if not math.isfinite(value):
             bar.close()
             raise TrainingError(
                 f"the loss of step {step} is {value}; the last good checkpoint is {path if path.exists() else 'none'}: "
                 "lower optimisation.learning_rate and continue with --resume"
             )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
         if optimisation.clip:
             nn.utils.clip_grad_norm_(network.parameters(), optimisation.clip)
         optimiser.step()
         _update_average(average, network, min(optimisation.average, (1 + step) / (10 + step)))
 
-        meter.add(value, batch, logits.detach(), config.model.cell_offset)
+        meter.add(value, batch, torch.cat(logits), config.model.cell_offset)
         bar.update()
         last = step + 1 == optimisation.steps
         if rank == 0 and ((step + 1) % 50 == 0 or last):
@@ -210,6 +213,21 @@ def train(
         torch.distributed.destroy_process_group()
     result: RefinementNetwork = average.cpu()
     return result
+
+
+def _parts(tensors: dict[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
+    """A batch, ``size`` samples at a time; 0 is all."""
+    count = len(tensors["crops"])
+    for start in range(0, count, size or count):
+        yield {k: v[start : start + (size or count)] for k, v in tensors.items()}
+
+
+def _loss(logits: Tensor, batch: dict[str, Tensor], network: RefinementNetwork, optimisation: Optimisation) -> Tensor:
+    targets, mask = (batch["targets"] - network.config.cell_offset) / STRIDE, batch["target_mask"]
+    loss = optimisation.heatmap_loss * heatmap_loss(logits, targets, mask)
+    if optimisation.coordinate_loss:
+        loss = loss + optimisation.coordinate_loss * coordinate_loss(logits, targets, mask)
+    return loss
 
 
 @torch.no_grad()
