@@ -90,8 +90,8 @@ def measure_trust(network: RefinementNetwork, calibration: Calibration, crops: C
     """Trust in the estimator of any number of people, as one; 1 where the weights do not say how to measure it."""
     if not can_measure_trust(network, calibration):
         return 1.0
-    seen = [_look(network, batch) for batch in _batches(network, crops, batch_size)]
-    sure, beside = (float(sum(counts)) for counts in zip(*(_departures(s) for s in seen), strict=True))
+    counts = [_departures(_look(network, batch)).sum(-1) for batch in _batches(network, crops, batch_size)]
+    sure, beside = np.sum(counts or [(0, 0)], axis=0)
     return float(trust_from_departures(sure, beside, calibration.usual_departure))
 
 
@@ -167,9 +167,12 @@ def _mirror(batch: tuple[Tensor, ...], order: Tensor, config: ModelConfig) -> tu
     return images.flip(2), mirrored, valid[:, order], std[:, order], scores[:, order]
 
 
-def _departures(look: _Look) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    sure, beside = count_departures(look.evidence, look.points, look.valid, look.std)
-    return sure.cpu().numpy(), beside.cpu().numpy()
+def _departures(look: _Look) -> npt.NDArray[np.int64]:
+    """(2, n) ``count_departures``."""
+    counts: npt.NDArray[np.int64] = (
+        torch.stack(count_departures(look.evidence, look.points, look.valid, look.std)).cpu().numpy()
+    )
+    return counts
 
 
 def _trust_by_picture(

@@ -21,7 +21,7 @@ BESIDE = 1.0
 #: As many sure keypoints' worth of the usual share are counted beforehand, so that few people change little.
 KNOWN = 100.0
 #: Least and largest measured trust.
-LIMITS = (0.4, 1.6)
+LIMITS = (0.4, 2.0)
 
 
 def count_departures(evidence: Tensor, cell_points: Tensor, valid: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
