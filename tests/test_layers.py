@@ -23,6 +23,7 @@ FLOORS = {
     "poses": 1,
     "mapping": 2,
     "ranking": 2,
+    "trust": 2,
     "synthesis": 2,
     "network": 2,
     "coco": 2,

@@ -64,13 +64,23 @@ def build_network(config: TrainingConfig) -> RefinementNetwork:
         start_from_imagenet(network, config.start.imagenet)
     elif config.start.weights:
         filled = start_from_weights(network, config.start.weights)
-    random = [n for n in network.state_dict() if n.startswith(("trunk.", "head.")) and n not in filled]
-    if config.optimisation.freeze_trunk and isinstance(network.trunk, MobileNetFpn) and random:
+    random = [n for n in network.state_dict() if n.startswith(_frozen(config)) and n not in filled]
+    if isinstance(network.trunk, MobileNetFpn) and random:
+        option = "freeze_trunk" if config.optimisation.freeze_trunk else "frozen_blocks"
         raise TrainingError(
-            f"optimisation.freeze_trunk: {random[0]} has no start weights and would stay random; give start.movenet or "
-            "start.weights of this keypoint set, or leave freeze_trunk away"
+            f"{option} in optimisation: {random[0]} has no start weights and would stay random; give start.movenet or "
+            f"start.weights of this keypoint set, or leave {option} away"
         )
     return network
+
+
+def _frozen(config: TrainingConfig) -> tuple[str, ...]:
+    """Beginnings of the names of what a MobileNetV2 keeps as it came."""
+    optimisation = config.optimisation
+    if optimisation.freeze_trunk:
+        return ("trunk.", "head.")
+    blocks = (f"trunk.blocks.{i}." for i in range(optimisation.frozen_blocks))
+    return ("trunk.stem.", *blocks) if optimisation.frozen_blocks else ()
 
 
 def train(
@@ -111,13 +121,10 @@ def train(
         raise TrainingError(f"nothing to resume: {path} does not exist")
 
     network = build_network(config).to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if isinstance(network.trunk, MobileNetFpn) and optimisation.freeze_trunk:
-        network.frozen = True
-        network.trunk.requires_grad_(False)
-        network.head.requires_grad_(False)
-    if isinstance(network.trunk, MobileNetFpn) and optimisation.frozen_blocks:
-        for module in (network.trunk.stem, *network.trunk.blocks[: optimisation.frozen_blocks]):
-            module.requires_grad_(False)
+    if isinstance(network.trunk, MobileNetFpn):
+        network.frozen = optimisation.freeze_trunk
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(not name.startswith(_frozen(config)))
     if optimisation.network_rate == 0:
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name.startswith("prior."))
