@@ -26,7 +26,6 @@ from posefix.diagnosis import Comparison, diagnose_results
 from posefix.evaluation import Row, compare, evaluate
 from posefix.inference import Options
 from posefix.matching import matchable, neighbours_of
-from posefix.network.config import Calibration
 from posefix.network.weights import load_weights
 from posefix.ranking import DUPLICATE_OKS, RANKINGS, duplicates
 from posefix.refiner import Refiner
@@ -326,7 +325,7 @@ def synthetic_table(bench: Bench) -> Iterator[str]:
 def calibration_table(bench: Bench) -> Iterator[str]:
     """Reliability before and after the temperature."""
     weights = bench.refiner.weights
-    plain = replace(weights, calibration=Calibration(policy="always", trust=weights.calibration.trust))
+    plain = replace(weights, calibration=replace(weights.calibration, policy="always", temperature=()))
     seen = observe(plain, bench.annotations, bench.images, list(bench.files.values()))
     offset, mask = weights.config.cell_offset, seen.annotated
     yield "## Confidence\n"

@@ -80,7 +80,7 @@ def main() -> None:
             plain = make_options(batch_size=options.batch_size)
 
             def bare(refiner: Refiner = refiner, crops: object = crops, plain: object = plain) -> object:
-                return refiner.answer(crops, plain, np.zeros(len(crops), np.int64))  # type: ignore[arg-type]
+                return refiner.answer(crops, plain, np.repeat(np.arange(2), PEOPLE))  # type: ignore[arg-type]
 
             def whole(flip: bool, refiner: Refiner = refiner) -> object:
                 return refiner.refine_batch(pictures, poses, flip_test=flip, batch_size=options.batch_size)

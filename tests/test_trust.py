@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -13,13 +14,12 @@ import pytest
 import torch
 
 from factories import random_poses
-from posefix.batch import refine_entries
-from posefix.exceptions import InputError, WeightsError
-from posefix.geometry import flip_points
-from posefix.inference import Options
+from posefix import batch
+from posefix.batch import MEASURED, MEASURED_PER_PICTURE, refine_entries
+from posefix.exceptions import ImageError, InputError, WeightsError
+from posefix.inference import Options, _Look, _trust_by_picture
 from posefix.network.config import Calibration
 from posefix.refiner import Refiner
-from posefix.skeleton import COCO
 from posefix.trust import LIMITS, count_departures, trust_from_departures
 from test_refiner import make_weights
 
@@ -105,14 +105,15 @@ def test_who_cannot_be_refined_does_not_count(refiner: Refiner, scenes: tuple[An
     assert refiner.measure_trust([image], [lost]) == refiner.measure_trust([image], [pose])
 
 
-def test_mirrored_people_are_trusted_alike(refiner: Refiner, scenes: tuple[Any, Any]) -> None:
-    image, pose = scenes[0][1], scenes[1][1]
-    width = image.shape[1]
-    mirrored = np.concatenate([flip_points(pose[..., :2], width, COCO.flip), pose[:, COCO.flip, 2:]], -1)
-    refined = refiner.refine(image, pose, flip_test=True)
-    other = refiner.refine(image[:, ::-1], mirrored, flip_test=True)
-    back = flip_points(other[..., :2], width, COCO.flip)
-    assert np.median(np.abs(back - refined[..., :2])) < 0.05
+def test_a_mirrored_look_counts_like_the_other() -> None:
+    at = np.random.default_rng(0).uniform(2, 18, (2, 200, 2))
+    valid, std = torch.ones(2, 200, dtype=torch.bool), torch.ones(2, 200)
+    near = _Look(peaks(at), None, torch.from_numpy(at).float(), valid, std)
+    far = replace(near, cell_points=near.cell_points + 3)
+    people, calibration = np.array([0, 0]), Calibration(usual_departure=USUAL)
+    for looks, beside in (((near,), 0), ((far,), 400), ((near, far), 200), ((far, near), 200)):
+        expected = trust_from_departures(400, beside, USUAL)
+        np.testing.assert_allclose(_trust_by_picture([looks], people, calibration), [expected] * 2, rtol=1e-6)
 
 
 def test_a_results_file_is_trusted_as_one(refiner: Refiner, scenes: tuple[Any, Any], tmp_path: Path) -> None:
@@ -124,13 +125,47 @@ def test_a_results_file_is_trusted_as_one(refiner: Refiner, scenes: tuple[Any, A
         entries += [{"image_id": image_id, "file_name": name, "keypoints": p.ravel().tolist()} for p in people]
     entries.append({"image_id": 9, "file_name": "gone.png", "keypoints": poses[0][0].ravel().tolist()})
     refined, report = refine_entries(refiner, entries, tmp_path)
-    assert report.trust == refiner.measure_trust(images, poses)
-    assert f"trust in the poses: {report.trust:.2f} (1 is usual)" in report.summary()
+    best = [p[:MEASURED_PER_PICTURE] for p in poses]
+    assert report.trust == refiner.measure_trust(images, best)
+    assert report.sure >= report.beside > 0
+    line = f"trust in the poses: {report.trust:.2f} (1 is usual), for {report.beside} of {report.sure} keypoints lie"
+    assert line in report.summary()
     again, given = refine_entries(refiner, entries, tmp_path, options=Options(trust=report.trust))
     assert (again, given.trust) == (refined, report.trust)
     other, _ = refine_entries(refiner, entries, tmp_path, options=Options(trust=1.0))
     assert other != refined
+    assert given.sure == 0
+    assert "(1 is usual)\n" in given.summary()
     assert refine_entries(refiner, [], tmp_path)[1].trust == 1
+
+
+def test_measured_on_the_best_scored_of_many_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    entries = [{"image_id": 1, "score": s} for s in (0.1, None, 0.9, float("nan"), 0.5, 0.7)]
+    assert batch._best(entries, [0, 2, 4, 5]) == [2, 5, 4]
+    assert batch._best(entries, [1, 3]) == [1, 3]
+    seen: list[str] = []
+
+    def prepare(name: str, rows: list[int]) -> Any:
+        if name.startswith("bad"):
+            raise ImageError(name)
+        seen.append(name)
+        return SimpleNamespace(rows=rows)
+
+    taken: list[Any] = []
+    watcher = SimpleNamespace(departures_in=lambda sample: taken.extend(sample) or (7, 1))
+    groups = {f"{'bad' if i % 2 else 'good'}{i:04d}": [i, i, i] for i in range(2000)}
+    assert batch._departures(watcher, groups, prepare, 2) == (7, 1)  # type: ignore[arg-type]
+    assert MEASURED <= sum(len(p.rows) for p in taken) < MEASURED + 3
+    where = sorted(p.rows[0] for p in taken)
+    assert where[0] < 200
+    assert where[-1] > 1800
+    assert len(seen) < 100
+    with pytest.raises(RuntimeError, match="broken"):
+        batch._departures(watcher, groups, lambda *_: _raise(), 2)  # type: ignore[arg-type]
+
+
+def _raise() -> None:
+    raise RuntimeError("broken")
 
 
 def test_weights_that_cannot_tell(scenes: tuple[Any, Any], tmp_path: Path) -> None:
@@ -150,10 +185,13 @@ def test_weights_that_cannot_tell(scenes: tuple[Any, Any], tmp_path: Path) -> No
 def test_wrong_questions(refiner: Refiner, scenes: tuple[Any, Any]) -> None:
     images, poses = scenes
     assert refiner.measure_trust([], []) == 1
-    with pytest.raises(InputError, match="as many pictures as arrays of keypoints, got 4 and 3"):
+    with pytest.raises(InputError, match="as many arrays of keypoints, got 4 and 3"):
         refiner.measure_trust(images, poses[:3])
-    with pytest.raises(InputError, match="got one picture and 1"):
-        refiner.measure_trust("one.jpg", poses[:1])
+    for one, name in (("one.jpg", "path"), (Path("one.jpg"), "picture"), (images[0], "array")):
+        with pytest.raises(InputError, match=f"got one {name} and 1"):
+            refiner.measure_trust(one, poses[:1])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="batch_size"):
+        refiner.measure_trust(images, poses, batch_size=-1)
     for wrong in (-0.1, 1.0, "much"):
         with pytest.raises(WeightsError, match="usual_departure must be in"):
             replace(Calibration(), usual_departure=wrong)

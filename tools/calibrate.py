@@ -1,6 +1,6 @@
 """Measure the temperature of a weights folder on held-out results; write it and the other settings to config.json.
 
-    python tools/calibrate.py WEIGHTS DATA [--policy safe --margin 0.01 --trust 1.2 --usual-departure 0.03]
+    python tools/calibrate.py WEIGHTS DATA [--policy safe --margin 0.01 --trust 1.2 --usual-departure 0.033]
 
 DATA holds val.json, val/ and results/*.json in COCO format.
 """
@@ -11,10 +11,12 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from posefix.batch import refine_entries
 from posefix.calibration import calibration_error, fit_temperature, observe, predict
 from posefix.coco import read_annotations, read_results
 from posefix.network.config import Calibration
 from posefix.network.weights import load_weights, save_weights
+from posefix.refiner import Refiner
 
 
 def main() -> None:
@@ -24,14 +26,23 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--policy", choices=("safe", "always"), default="safe")
     parser.add_argument("--margin", type=float, default=0.0)
-    parser.add_argument("--trust", type=float, default=1.0)
-    parser.add_argument("--usual-departure", type=float, default=0.0)
+    parser.add_argument("--trust", type=float, help="power of the pose prior for a usual estimator; default as it is")
+    parser.add_argument("--usual-departure", type=float, help="such an estimator's departures; default as they are")
     options = parser.parse_args()
     weights = load_weights(options.weights)
     skeleton, offset = weights.skeleton, weights.config.cell_offset
     annotations = read_annotations(options.data / "val.json", skeleton)
     files = [read_results(p) for p in sorted((options.data / "results").glob("*.json"))]
-    plain = Calibration(trust=options.trust, usual_departure=options.usual_departure)
+    stored = weights.calibration
+    plain = Calibration(
+        trust=stored.trust if options.trust is None else options.trust,
+        usual_departure=stored.usual_departure if options.usual_departure is None else options.usual_departure,
+    )
+    any_share = Refiner(replace(weights, calibration=replace(plain, usual_departure=0.5)))
+    for file in files:
+        report = refine_entries(any_share, file.entries, options.data / "val", annotations=annotations)[1]
+        share = report.beside / max(report.sure, 1)
+        print(f"{file.path}: departures {share:.4f} ({report.beside} of {report.sure} keypoints)")
     seen = observe(replace(weights, calibration=plain), annotations, options.data / "val", files)
     temperature = fit_temperature(seen, offset, skeleton)
     for name, heat in (("before", (1.0,) * len(skeleton)), ("after", temperature)):

@@ -29,8 +29,9 @@ from posefix.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
 
-#: People on whom the trust in a results file is measured: a strong estimator's then varies by a sixth.
-MEASURED = 256
+#: People on whom the trust in a results file is measured (a strong estimator's then varies by about a sixth), and
+#: how many of one picture.
+MEASURED, MEASURED_PER_PICTURE = 256, 3
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Report:
         distance: (moved,) px each of them moved.
         filled: keypoints that were missing before.
         lowered: people whose score was lowered because their pose repeats a better-scored one.
-        trust: how far the file's poses were trusted, given or measured; None where the weights cannot measure it.
+        trust: how far the file's poses were trusted, given or measured; None where neither, or nothing hears it.
+        sure: keypoints on which it was measured, those that the picture is sure of; 0 where it was not.
+        beside: how many of them the poses had elsewhere.
         unread: pictures that could not be read, with the reason; their poses are unchanged.
         skipped: entries that are no pose of this skeleton, with the reason; they are unchanged.
     """
@@ -58,6 +61,8 @@ class Report:
     filled: int
     lowered: int = 0
     trust: float | None = None
+    sure: int = 0
+    beside: int = 0
     unread: dict[str, str] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
 
@@ -79,7 +84,10 @@ class Report:
         if self.filled:
             lines.append(f"{self.filled} missing keypoints filled")
         if self.trust is not None and self.refined:
-            lines.append(f"trust in the poses: {self.trust:.2f} (1 is usual)")
+            line = f"trust in the poses: {self.trust:.2f} (1 is usual)"
+            if self.sure:
+                line += f", for {self.beside} of {self.sure} keypoints lie beside what the picture is sure of"
+            lines.append(line)
         if self.lowered:
             who = "person repeats" if self.lowered == 1 else "people repeat"
             lines.append(f"{self.lowered} {who} a better-scored one: score lowered")
@@ -116,7 +124,7 @@ def refine_entries(
         entries: as ``read_results`` gives; not changed.
         images: folder of the pictures.
         annotations: names of the pictures; else ``file_name`` of an entry, else the padded id.
-        options: how to refine; a ``trust`` of None is measured on people from all over the file.
+        options: how to refine; a ``trust`` of None is measured on the best-scored people of pictures from all over.
         ranking: one of ``RANKINGS``, what becomes each person's ``score``.
         soft_nms: lower the new score of who repeats a better-scored person (``ranking.duplicates``); nobody is
             removed.
@@ -165,10 +173,11 @@ def refine_entries(
         around = np.where(np.isfinite(boxes[rows]).all(-1, keepdims=True), boxes[rows], shared.boxes(own))
         return refiner.prepare(picture, shared.to_target(own), around)
 
+    sure = beside = 0
     if chosen.trust is None and refiner.measures_trust:
         # One estimator made them all, so one trust for all; the pictures are read a second time below.
-        sample = [f.result() for _, _, f in _ahead(_spread(groups), prepare, workers) if not f.exception()]
-        chosen = replace(chosen, trust=refiner.trust_in(sample, chosen.batch_size))
+        sure, beside = _departures(refiner, {n: _best(entries, r) for n, r in groups.items()}, prepare, workers)
+        chosen = replace(chosen, trust=refiner.trust_from(sure, beside))
     pending: list[tuple[list[int], Prepared]] = []
 
     def flush() -> None:
@@ -202,7 +211,8 @@ def refine_entries(
         return scores * (1 - repeated), int((repeated > 0).sum())
 
     output, report = _assemble(entries, poses, refined, touched, shared, rank, unread, skipped)
-    return output, replace(report, trust=chosen.trust)
+    trust = chosen.trust if refiner.network.prior is not None else None
+    return output, replace(report, trust=trust, sure=sure, beside=beside)
 
 
 def refine_mapped(
@@ -257,10 +267,27 @@ def _boxes(entries: Sequence[Entry]) -> npt.NDArray[np.float64]:
     return np.asarray(boxes_xywh_to_xyxy(np.array(rows, np.float64).reshape(-1, 4)))
 
 
-def _spread(groups: dict[str, list[int]], people: int = MEASURED) -> dict[str, list[int]]:
-    """Pictures from all over the file, with about so many people in all."""
-    step = max(round(sum(map(len, groups.values())) / people), 1)
-    return dict(list(groups.items())[::step])
+def _best(entries: Sequence[Entry], rows: list[int]) -> list[int]:
+    """The best-scored people of a picture: detectors list many that are nobody."""
+
+    def rank(row: int) -> float:
+        score = entries[row].get("score")
+        return -float(score) if isinstance(score, int | float) and score == score else 0.0
+
+    return sorted(rows, key=rank)[:MEASURED_PER_PICTURE]
+
+
+def _departures(refiner: Refiner, groups: dict[str, list[int]], prepare: Any, workers: int) -> tuple[int, int]:
+    """``Refiner.departures_in`` for about ``MEASURED`` people of pictures in random order."""
+    names = list(groups)
+    order = np.random.default_rng(0).permutation(len(names)).tolist()
+    sample: list[Prepared] = []
+    for _, _, future in _ahead({names[i]: groups[names[i]] for i in order}, prepare, workers):
+        if not isinstance(future.exception(), ImageError):
+            sample.append(future.result())
+        if sum(len(p.rows) for p in sample) >= MEASURED:
+            break
+    return refiner.departures_in(sample)
 
 
 def _ahead(groups: dict[str, list[int]], prepare: Any, workers: int) -> Iterator[tuple[str, list[int], Future[Any]]]:

@@ -20,7 +20,7 @@ from posefix.crops import Crops
 from posefix.geometry import transform_points
 from posefix.heatmaps import cell_probabilities, expected_similarity, expected_similarity_argmax
 from posefix.images import load_image
-from posefix.inference import measure_trust, read_logits
+from posefix.inference import departures, read_logits
 from posefix.matching import match_people, matchable, neighbours_of
 from posefix.network.config import STRIDE
 from posefix.network.weights import Weights
@@ -131,9 +131,10 @@ def _observe(
     annotated = annotations.annotated[who]
     pictures = {str(image_id): index for index, image_id in enumerate(annotations.images)}
     group = [pictures[str(i)] for i in annotations.image_ids[who].tolist()]
-    calibration = refiner.weights.calibration
     # As for a whole results file.
-    trust = calibration.trust * measure_trust(refiner.network, calibration, joined)
+    trust = refiner.weights.calibration.trust
+    if refiner.measures_trust:
+        trust *= refiner.trust_from(*departures(refiner.network, joined))
     return Observations(
         read_logits(refiner.network, joined, trust=trust).half().cpu(),
         torch.from_numpy(joined.std),

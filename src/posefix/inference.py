@@ -37,8 +37,8 @@ class Options:
         fill_missing: give missing keypoints the network's answer; else they stay missing.
         batch_size: people per pass through the network.
         trust: how far the input pose is trusted: multiplies the power of the pose prior. Below 1 for weak estimators,
-            above 1 for strong ones. None measures it: from the people of each picture, or of the whole results file
-            (``posefix.trust``, docs/accuracy.md). Networks without a prior know no trust.
+            above 1 for strong ones. None measures it (``posefix.trust``): ``posefix refine`` and ``refine_entries`` on
+            the whole results file, all else on the people of each picture. Networks without a prior know no trust.
     """
 
     policy: str | None = None
@@ -81,18 +81,16 @@ def read_logits(network: RefinementNetwork, crops: Crops, batch_size: int = 32, 
 
 
 def can_measure_trust(network: RefinementNetwork, calibration: Calibration) -> bool:
-    """Whether these weights know how an estimator's trust shows."""
+    """Whether these weights have a trust, and know how it shows."""
     return network.prior is not None and calibration.usual_departure > 0
 
 
 @torch.inference_mode()
-def measure_trust(network: RefinementNetwork, calibration: Calibration, crops: Crops, batch_size: int = 32) -> float:
-    """Trust in the estimator of any number of people, as one; 1 where the weights do not say how to measure it."""
-    if not can_measure_trust(network, calibration):
-        return 1.0
-    counts = [_departures(_look(network, batch)).sum(-1) for batch in _batches(network, crops, batch_size)]
+def departures(network: RefinementNetwork, crops: Crops, batch_size: int = 32) -> tuple[int, int]:
+    """Keypoints that the picture is sure of, and how many of them any number of people have elsewhere."""
+    counts = [_departures(_look_at(network, batch)).sum(-1) for batch in _batches(network, crops, batch_size)]
     sure, beside = np.sum(counts or [(0, 0)], axis=0)
-    return float(trust_from_departures(sure, beside, calibration.usual_departure))
+    return int(sure), int(beside)
 
 
 @torch.inference_mode()
@@ -105,6 +103,8 @@ def answer(
     pictures: npt.NDArray[np.int64],
 ) -> Answer:
     """Refine any number of people, ``options.batch_size`` at a time.
+
+    Where trust is measured, what was seen of one picture's people is kept until all were: 0.6 MB for each at 320×224.
 
     Args:
         network: in evaluation mode, on its device.
@@ -124,8 +124,8 @@ def answer(
     for chunk in _chunks(pictures, options.batch_size, whole_pictures=measured):
         looks: list[tuple[_Look, ...]] = []
         for batch in _batches(network, crops.take(chunk), options.batch_size):
-            mirrored = [_look(network, _mirror(batch, order, config))] if options.flip_test else []
-            looks.append((_look(network, batch), *mirrored))
+            mirrored = [_look_at(network, _mirror(batch, order, config))] if options.flip_test else []
+            looks.append((_look_at(network, batch), *mirrored))
         if measured:
             trust = _trust_by_picture(looks, pictures[chunk], calibration)
         else:
@@ -141,11 +141,11 @@ def answer(
 
 @dataclass(frozen=True)
 class _Look:
-    """What picture and pose each say, apart; ``points`` and ``std`` are in cells."""
+    """What picture and pose each say, apart; ``std`` is in cells too."""
 
     evidence: Tensor
     prior: Tensor | None
-    points: Tensor
+    cell_points: Tensor
     valid: Tensor
     std: Tensor
 
@@ -153,7 +153,7 @@ class _Look:
         return self.evidence if self.prior is None else self.evidence + trust[:, None, None, None] * self.prior
 
 
-def _look(network: RefinementNetwork, batch: tuple[Tensor, ...]) -> _Look:
+def _look_at(network: RefinementNetwork, batch: tuple[Tensor, ...]) -> _Look:
     images, points, valid, std, scores = batch
     evidence = network.evidence(images, points, valid, scores)
     prior = network.log_prior(evidence, points, valid, std, scores)
@@ -170,7 +170,7 @@ def _mirror(batch: tuple[Tensor, ...], order: Tensor, config: ModelConfig) -> tu
 def _departures(look: _Look) -> npt.NDArray[np.int64]:
     """(2, n) ``count_departures``."""
     counts: npt.NDArray[np.int64] = (
-        torch.stack(count_departures(look.evidence, look.points, look.valid, look.std)).cpu().numpy()
+        torch.stack(count_departures(look.evidence, look.cell_points, look.valid, look.std)).cpu().numpy()
     )
     return counts
 
@@ -212,7 +212,7 @@ def _decode(
     else:
         cells, _ = expected_similarity_argmax(sharp, look.std)
     confidence = expected_similarity(calibrated, cells, look.std)
-    own = expected_similarity(calibrated, look.points, look.std) * look.valid
+    own = expected_similarity(calibrated, look.cell_points, look.std) * look.valid
     return cells * STRIDE + config.cell_offset, confidence, own
 
 

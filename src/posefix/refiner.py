@@ -16,13 +16,14 @@ from posefix.crops import Answer, Crops, Prepared, Refined, agreement_of, cut_cr
 from posefix.devices import autocast_dtype, pick_device
 from posefix.exceptions import InputError
 from posefix.images import load_image
-from posefix.inference import Options, answer, can_measure_trust, make_options, measure_trust
+from posefix.inference import Options, answer, can_measure_trust, departures, make_options
 from posefix.network.card import CARD_NAME, model_card, write_card
 from posefix.network.config import ModelConfig
 from posefix.network.hub import upload
 from posefix.network.weights import Weights, fold_batch_norm, load_weights, save_weights, weights_files
 from posefix.poses import read_poses
 from posefix.skeleton import Skeleton
+from posefix.trust import trust_from_departures
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -328,28 +329,35 @@ class Refiner:
         Raises:
             InputError, ImageError: as ``refine_batch``.
         """
+        chosen = make_options(batch_size=batch_size)
         prepared = self._prepare_all(images, keypoints, boxes_xyxy, color)
-        return self.trust_in(prepared, batch_size)
+        return self.trust_from(*self.departures_in(prepared, chosen.batch_size))
 
     @property
     def measures_trust(self) -> bool:
         """Whether the weights know how to measure it."""
         return can_measure_trust(self.network, self.weights.calibration)
 
-    def trust_in(self, prepared: Sequence[Prepared], batch_size: int = 32) -> float:
-        """``measure_trust`` for pictures from ``prepare``."""
+    def departures_in(self, prepared: Sequence[Prepared], batch_size: int = 32) -> tuple[int, int]:
+        """Keypoints that pictures from ``prepare`` are sure of, and how many of them the people have elsewhere."""
         if not prepared:
+            return 0, 0
+        return departures(self.network, Crops.join([p.crops for p in prepared]), batch_size)
+
+    def trust_from(self, sure: int, beside: int) -> float:
+        """Trust in an estimator with such departures; 1 where the weights cannot tell."""
+        if not self.measures_trust:
             return 1.0
-        crops = Crops.join([p.crops for p in prepared])
-        return measure_trust(self.network, self.weights.calibration, crops, batch_size)
+        return float(trust_from_departures(sure, beside, self.weights.calibration.usual_departure))
 
     def _prepare_all(
         self, images: Sequence[Any], keypoints: Sequence[Any], boxes_xyxy: Sequence[Any] | None, color: str
     ) -> list[Prepared]:
         if isinstance(images, np.ndarray | str | Path) or len(images) != len(keypoints):
+            one = {np.ndarray: "one array", str: "one path"}.get(type(images), "one picture")
+            got = len(images) if isinstance(images, list | tuple) else one
             raise InputError(
-                "expected as many pictures as arrays of keypoints, "
-                f"got {'one picture' if isinstance(images, str | Path) else len(images)} and {len(keypoints)}"
+                f"expected a list of pictures and as many arrays of keypoints, got {got} and {len(keypoints)}"
             )
         boxes = [None] * len(images) if boxes_xyxy is None else list(boxes_xyxy)
         if len(boxes) != len(images):

@@ -1,7 +1,8 @@
 """How far to trust an estimator, measured by how often its keypoints lie beside what the picture shows.
 
-Where the picture alone is sure of a place, strong estimators are there, and so are annotators; weak ones are beside it
-five times as often. One person's keypoints tell little of that, a picture's people more, a results file all of it.
+Where the evidence (the network's answer before the pose prior) is sure of a place, strong estimators are there, and so
+are annotators; weak ones are beside it five times as often. One person's keypoints tell little of that, a picture's
+people more, a results file all of it.
 """
 
 from __future__ import annotations

@@ -153,7 +153,8 @@ class Optimisation:
         _one_of("schedule", self.schedule, ("cosine", "steps", "trapezoid"))
         _one_of("bfloat16", self.bfloat16, ("auto", "on", "off"))
         if min(self.frozen_blocks, self.micro_batch) < 0:
-            raise TrainingError("optimisation: expected frozen_blocks, micro_batch ≥ 0")
+            got = f"{self.frozen_blocks} and {self.micro_batch}"
+            raise TrainingError(f"optimisation: expected frozen_blocks, micro_batch ≥ 0, got {got}")
         if min(self.batch_size, self.steps) < 1 or self.learning_rate <= 0 or not 0 <= self.average < 1:
             raise TrainingError("optimisation: expected batch_size, steps ≥ 1, learning_rate > 0, average in [0, 1)")
 
