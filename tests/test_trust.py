@@ -185,7 +185,7 @@ def test_weights_that_cannot_tell(scenes: tuple[Any, Any], tmp_path: Path) -> No
 def test_wrong_questions(refiner: Refiner, scenes: tuple[Any, Any]) -> None:
     images, poses = scenes
     assert refiner.measure_trust([], []) == 1
-    with pytest.raises(InputError, match="as many arrays of keypoints, got 4 and 3"):
+    with pytest.raises(InputError, match="as many pictures as arrays of keypoints, got 4 and 3"):
         refiner.measure_trust(images, poses[:3])
     for one, name in (("one.jpg", "path"), (Path("one.jpg"), "picture"), (images[0], "array")):
         with pytest.raises(InputError, match=f"got one {name} and 1"):

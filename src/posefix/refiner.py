@@ -356,9 +356,7 @@ class Refiner:
         if isinstance(images, np.ndarray | str | Path) or len(images) != len(keypoints):
             one = {np.ndarray: "one array", str: "one path"}.get(type(images), "one picture")
             got = len(images) if isinstance(images, list | tuple) else one
-            raise InputError(
-                f"expected a list of pictures and as many arrays of keypoints, got {got} and {len(keypoints)}"
-            )
+            raise InputError(f"expected as many pictures as arrays of keypoints, got {got} and {len(keypoints)}")
         boxes = [None] * len(images) if boxes_xyxy is None else list(boxes_xyxy)
         if len(boxes) != len(images):
             raise InputError(f"boxes_xyxy: expected one array or None per picture, got {len(boxes)}")
