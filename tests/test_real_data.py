@@ -73,16 +73,23 @@ def test_every_picture_is_found_and_has_its_size() -> None:
         assert image.shape == (info.height, info.width, 3)
 
 
-@pytest.mark.parametrize("estimator", ["tinypose_256", "simplepose", "movenet", "posenet"])
-def test_the_weights_in_the_package_help(estimator: str) -> None:
+@pytest.mark.parametrize(
+    ("estimator", "least"), [("tinypose_256", 0.01), ("simplepose", 0.04), ("movenet", 0.08), ("posenet", 0.07)]
+)
+def test_the_weights_in_the_package_help_once(estimator: str, least: float) -> None:
     coco = shared_dir() / "data" / "coco"
     truth = read_annotations(coco / "val.json", COCO)
     entries = read_results(coco / "results" / f"{estimator}.json").entries
-    refined, _ = refine_entries(Refiner.from_pretrained(device="cpu"), entries, coco / "val", annotations=truth)
+    refiner = Refiner.from_pretrained(device="cpu")
+    refined, _ = refine_entries(refiner, entries, coco / "val", annotations=truth)
     before, after = evaluate(truth, entries), evaluate(truth, refined)
-    assert after.ap > before.ap + 0.005
+    assert after.ap >= before.ap + least
+    assert after.ap50 >= before.ap50
     assert after.ap75 >= before.ap75
     assert after.ar >= before.ar
+    again, _ = refine_entries(refiner, refined, coco / "val", annotations=truth)
+    # docs/accuracy.md has it below 0.003; other processors round otherwise.
+    assert abs(evaluate(truth, again).ap - after.ap) < 0.006
 
 
 def test_movenet_as_an_estimator_knows_where_it_is_right(tmp_path: Path) -> None:

@@ -32,17 +32,18 @@ def main() -> None:
     weights = load_weights(options.weights)
     skeleton, offset = weights.skeleton, weights.config.cell_offset
     annotations = read_annotations(options.data / "val.json", skeleton)
-    files = [read_results(p) for p in sorted((options.data / "results").glob("*.json"))]
+    paths = sorted((options.data / "results").glob("*.json"))
+    files = [read_results(p) for p in paths]
     stored = weights.calibration
     plain = Calibration(
         trust=stored.trust if options.trust is None else options.trust,
         usual_departure=stored.usual_departure if options.usual_departure is None else options.usual_departure,
     )
     any_share = Refiner(replace(weights, calibration=replace(plain, usual_departure=0.5)))
-    for file in files:
+    for path, file in zip(paths, files, strict=True):
         report = refine_entries(any_share, file.entries, options.data / "val", annotations=annotations)[1]
         share = report.beside / max(report.sure, 1)
-        print(f"{file.path}: departures {share:.4f} ({report.beside} of {report.sure} keypoints)")
+        print(f"{path.name}: departures {share:.4f} ({report.beside} of {report.sure} keypoints)")
     seen = observe(replace(weights, calibration=plain), annotations, options.data / "val", files)
     temperature = fit_temperature(seen, offset, skeleton)
     for name, heat in (("before", (1.0,) * len(skeleton)), ("after", temperature)):
