@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py ../shared/data/coco            # rewrites the generated part of docs/accuracy.md
     python benchmarks/accuracy.py DATA --weights FOLDER --print  # other weights, to standard output
 
-DATA holds val.json, val/ and results/*.json in COCO format. About ten minutes on two CPU cores.
+DATA holds val.json, val/ and results/*.json in COCO format. About twenty minutes on two CPU cores.
 """
 
 from __future__ import annotations
