@@ -136,7 +136,7 @@ def answer(
     if not results:
         shape = (0, config.num_keypoints)
         return Answer(np.zeros((*shape, 2)), np.zeros(shape), np.zeros(shape))
-    return Answer(*(torch.cat(p).double().cpu().numpy() for p in zip(*results, strict=True)))
+    return Answer(*(torch.cat(p).cpu().double().numpy() for p in zip(*results, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _trust_by_picture(
     _, place = np.unique(pictures, return_inverse=True)
     sure, beside = (np.bincount(place, count)[place] for count in counts)
     trust = calibration.trust * trust_from_departures(sure, beside, calibration.usual_departure)
-    return torch.from_numpy(trust).to(looks[0][0].std)
+    return torch.from_numpy(trust).float().to(looks[0][0].std.device)
 
 
 def _decode(
