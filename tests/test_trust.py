@@ -139,7 +139,7 @@ def test_a_results_file_is_trusted_as_one(refiner: Refiner, scenes: tuple[Any, A
     assert refine_entries(refiner, [], tmp_path)[1].trust == 1
 
 
-def test_measured_on_the_best_scored_of_many_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_measured_on_the_best_scored_of_many_pictures() -> None:
     entries = [{"image_id": 1, "score": s} for s in (0.1, None, 0.9, float("nan"), 0.5, 0.7)]
     assert batch._best(entries, [0, 2, 4, 5]) == [2, 5, 4]
     assert batch._best(entries, [1, 3]) == [1, 3]
@@ -187,7 +187,7 @@ def test_wrong_questions(refiner: Refiner, scenes: tuple[Any, Any]) -> None:
     assert refiner.measure_trust([], []) == 1
     with pytest.raises(InputError, match="as many pictures as arrays of keypoints, got 4 and 3"):
         refiner.measure_trust(images, poses[:3])
-    for one, name in (("one.jpg", "path"), (Path("one.jpg"), "picture"), (images[0], "array")):
+    for one, name in (("one.jpg", "path"), (Path("one.jpg"), "path"), (images[0], "array")):
         with pytest.raises(InputError, match=f"got one {name} and 1"):
             refiner.measure_trust(one, poses[:1])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="batch_size"):

@@ -40,7 +40,7 @@ def main() -> None:
         usual_departure=stored.usual_departure if options.usual_departure is None else options.usual_departure,
     )
     any_share = Refiner(replace(weights, calibration=replace(plain, usual_departure=0.5)))
-    for path, file in zip(paths, files, strict=True):
+    for path, file in zip(paths, files, strict=True) if any_share.measures_trust else ():
         report = refine_entries(any_share, file.entries, options.data / "val", annotations=annotations)[1]
         share = report.beside / max(report.sure, 1)
         print(f"{path.name}: departures {share:.4f} ({report.beside} of {report.sure} keypoints)")

@@ -272,7 +272,7 @@ def _best(entries: Sequence[Entry], rows: list[int]) -> list[int]:
 
     def rank(row: int) -> float:
         score = entries[row].get("score")
-        return -float(score) if isinstance(score, int | float) and score == score else 0.0
+        return -score if isinstance(score, int | float) and score == score else 0.0
 
     return sorted(rows, key=rank)[:MEASURED_PER_PICTURE]
 

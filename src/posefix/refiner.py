@@ -354,8 +354,8 @@ class Refiner:
         self, images: Sequence[Any], keypoints: Sequence[Any], boxes_xyxy: Sequence[Any] | None, color: str
     ) -> list[Prepared]:
         if isinstance(images, np.ndarray | str | Path) or len(images) != len(keypoints):
-            one = {np.ndarray: "one array", str: "one path"}.get(type(images), "one picture")
-            got = len(images) if isinstance(images, list | tuple) else one
+            one = "one array" if isinstance(images, np.ndarray) else "one path"
+            got = one if isinstance(images, np.ndarray | str | Path) else len(images)
             raise InputError(f"expected as many pictures as arrays of keypoints, got {got} and {len(keypoints)}")
         boxes = [None] * len(images) if boxes_xyxy is None else list(boxes_xyxy)
         if len(boxes) != len(images):
