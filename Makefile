@@ -31,7 +31,7 @@ $(ADAPTERS)/.installed: pyproject.toml constraints.txt $(wildcard tests/adapters
 	touch $@
 
 test-adapters: $(ADAPTERS)/.installed
-	$(ADAPTERS)/bin/python -m pytest tests/adapters tests/test_formats.py
+	$(ADAPTERS)/bin/python -m pytest tests/adapters
 
 # A real TensorFlow checkpoint, written, converted and compared: about 3 GB.
 $(TENSORFLOW)/.installed: pyproject.toml constraints.txt
@@ -40,7 +40,7 @@ $(TENSORFLOW)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 test-tensorflow: $(TENSORFLOW)/.installed
-	$(TENSORFLOW)/bin/python -m pytest tests/test_convert_tensorflow.py
+	$(TENSORFLOW)/bin/python -m pytest tests/weights/test_tensorflow_checkpoint.py
 
 # The site, from docs/ and the docstrings, into site/: about 170 MB.
 $(DOCS)/.installed: docs/requirements.txt

@@ -19,19 +19,20 @@ import numpy as np
 import numpy.typing as npt
 from simulated import fewer_errors, shared_error, smaller_errors
 
-from posefix.batch import Report, refine_entries
-from posefix.calibration import calibration_error, observe, predict, reliability
-from posefix.coco import Annotations, Entry, Results, read_annotations, read_results
-from posefix.diagnosis import Comparison, diagnose_results
-from posefix.evaluation import Row, compare, evaluate
-from posefix.inference import Options
-from posefix.matching import matchable, neighbours_of
-from posefix.network.weights import load_weights
-from posefix.ranking import DUPLICATE_OKS, RANKINGS, duplicates
-from posefix.refiner import Refiner
-from posefix.similarity import ANNOTATORS_ERROR, keypoint_similarity
-from posefix.skeleton import COCO
-from posefix.synthesis import PoseError, synthesize
+from posefix.evaluation.coco_ap import Row, compare, evaluate
+from posefix.evaluation.matching import matchable, neighbours_of
+from posefix.inference.options import Options
+from posefix.inference.refiner import Refiner
+from posefix.inference.report import Report
+from posefix.inference.rescoring import DUPLICATE_OKS, RANKINGS, duplicates
+from posefix.inference.results import refine_entries
+from posefix.io.coco import Annotations, Entry, Results, read_annotations, read_results
+from posefix.keypoints.oks import ANNOTATORS_ERROR, keypoint_similarity
+from posefix.keypoints.skeleton import COCO
+from posefix.pose_errors.diagnosis import Comparison, diagnose_results
+from posefix.pose_errors.synthesis import PoseError, synthesize
+from posefix.training.calibration import calibration_error, observe, predict, reliability
+from posefix.weights.weights import load_weights
 
 Floats = npt.NDArray[np.floating]
 

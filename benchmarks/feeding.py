@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 
 from posefix.training.config import Optimisation, Start, TrainingConfig, read_config
-from posefix.training.device import DevicePictures
-from posefix.training.people import People, read_people
-from posefix.training.samples import BatchStream
+from posefix.training.data.batches import BatchStream
+from posefix.training.data.device import DevicePictures
+from posefix.training.data.people import People, read_people
 from posefix.training.trainer import train
 
 WARM_UP = 50

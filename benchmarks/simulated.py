@@ -12,10 +12,10 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from posefix.coco import Annotations, Entry, Results
-from posefix.matching import match_people
-from posefix.similarity import ANNOTATORS_ERROR, keypoint_std
-from posefix.skeleton import COCO
+from posefix.evaluation.matching import match_people
+from posefix.io.coco import Annotations, Entry, Results
+from posefix.keypoints.oks import ANNOTATORS_ERROR, keypoint_std
+from posefix.keypoints.skeleton import COCO
 
 Floats = npt.NDArray[np.floating]
 Random = np.random.Generator

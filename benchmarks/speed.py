@@ -18,12 +18,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from posefix.inference import make_options
-from posefix.network.config import PAPER_CALIBRATION, ModelConfig
-from posefix.network.refinement import RefinementNetwork
-from posefix.network.weights import Weights, load_weights
-from posefix.refiner import Refiner
-from posefix.skeleton import COCO
+from posefix.inference.options import make_options
+from posefix.inference.refiner import Refiner
+from posefix.keypoints.skeleton import COCO
+from posefix.network.config import ModelConfig
+from posefix.network.model import RefinementNetwork
+from posefix.weights.calibration import PAPER_CALIBRATION
+from posefix.weights.weights import Weights, load_weights
 
 PEOPLE = 8
 

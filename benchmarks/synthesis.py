@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 
-from posefix.skeleton import COCO
-from posefix.synthesis import synthesize
+from posefix.keypoints.skeleton import COCO
+from posefix.pose_errors.synthesis import synthesize
 
 PEOPLE, REPEATS = 1024, 10
 

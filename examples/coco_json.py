@@ -17,9 +17,9 @@ import numpy as np
 from offline import drawn_picture, random_refiner
 
 from posefix import Refiner
-from posefix.batch import refine_entries
-from posefix.formats import read_any
-from posefix.jsonfile import write_json
+from posefix.adapters.files import read_any
+from posefix.inference.results import refine_entries
+from posefix.io.json import write_json
 
 
 def drawn_files(folder: Path) -> tuple[Path, Path]:

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from posefix import Refiner, Skeleton
-from posefix.jsonfile import write_json
+from posefix.io.json import write_json
 from posefix.network.config import ModelConfig
-from posefix.synthesis import ErrorRates, PartRates, synthesize
+from posefix.pose_errors.synthesis import ErrorRates, PartRates, synthesize
 from posefix.training.config import Augmentation, Optimisation, SetConfig, TrainingConfig
-from posefix.training.finish import finish
 from posefix.training.trainer import train
+from posefix.training.validation import finish
 
 # 1. The keypoint set. Left and right are known by name; sigmas say how precisely each can be placed.
 KITE = Skeleton(

@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from posefix import Refiner
-from posefix.network.config import Calibration, ModelConfig
-from posefix.network.refinement import RefinementNetwork
-from posefix.network.weights import Weights
-from posefix.skeleton import COCO
+from posefix.keypoints.skeleton import COCO
+from posefix.network.config import ModelConfig
+from posefix.network.model import RefinementNetwork
+from posefix.weights.calibration import Calibration
+from posefix.weights.weights import Weights
 
 
 def random_refiner() -> Refiner:

@@ -12,8 +12,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
-from posefix.skeleton import COCO, Skeleton
+from posefix.keypoints.skeleton import COCO, Skeleton
+from posefix.network.config import ModelConfig
+from posefix.network.model import RefinementNetwork
+from posefix.weights.calibration import Calibration
+from posefix.weights.weights import Weights
 
 
 def shared_dir() -> Path:
@@ -32,6 +37,14 @@ def load_tool(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def make_weights(calibration: Calibration | None = None, **model: Any) -> Weights:
+    """Weights of an untrained network; ``model`` are fields of ``ModelConfig``."""
+    torch.manual_seed(3)
+    config = ModelConfig(**model)
+    network = RefinementNetwork(config)
+    return Weights(config, COCO, calibration or Calibration(policy="always"), network.state_dict(), {}, "test")
 
 
 #: A small keypoint set with both sides and a middle.

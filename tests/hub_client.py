@@ -16,7 +16,7 @@ from typing import Any
 
 # Forks of a process that has imported torch and the HTTP library (where it is that one), but not the client.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["posefix.refiner", "posefix.commands.weights", "httpx2"])
+_CONTEXT.set_forkserver_preload(["posefix.inference.refiner", "posefix.cli.weights", "httpx2"])
 
 
 @dataclass
@@ -87,7 +87,7 @@ def _child(sender: Any, environment: dict[str, str], function: Callable[..., Any
 
 def load(source: str, **options: Any) -> tuple[str, float]:
     """Origin of weights, and a number that tells them apart."""
-    from posefix.network.weights import load_weights
+    from posefix.weights.weights import load_weights
 
     weights = load_weights(source, **options)
     return weights.origin, float(weights.state["head.2.bias"].double().sum())
@@ -143,7 +143,7 @@ def command(*arguments: str) -> tuple[int, str]:
     """Exit status and output of ``posefix weights …``."""
     from click.testing import CliRunner
 
-    from posefix.commands.weights import weights
+    from posefix.cli.weights import weights
 
     result = CliRunner().invoke(weights, list(arguments), catch_exceptions=False)
     return result.exit_code, result.output

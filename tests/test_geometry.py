@@ -21,7 +21,7 @@ from posefix.geometry import (
     transform_points,
     warp_crop,
 )
-from posefix.skeleton import COCO
+from posefix.keypoints.skeleton import COCO
 
 INPUT_HW = (256, 192)
 Image = npt.NDArray[np.uint8]

@@ -14,10 +14,9 @@ import click
 import numpy as np
 import pytest
 
-from factories import random_poses
-from posefix.cli import main
-from posefix.refiner import Refiner
-from test_refiner import make_weights
+from factories import make_weights, random_poses
+from posefix.cli.main import main
+from posefix.inference.refiner import Refiner
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

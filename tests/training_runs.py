@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 
 from factories import annotation_file
+from posefix.keypoints.skeleton import COCO
 from posefix.network.config import ModelConfig
-from posefix.skeleton import COCO
 from posefix.training.config import Augmentation, Optimisation, SetConfig, TrainingConfig
-from posefix.training.people import read_people
-from posefix.training.samples import BatchStream
+from posefix.training.data.batches import BatchStream
+from posefix.training.data.people import read_people
 
 EVERYTHING = Augmentation(
     shift=0.1,

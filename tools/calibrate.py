@@ -11,12 +11,12 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from posefix.batch import refine_entries
-from posefix.calibration import calibration_error, fit_temperature, observe, predict
-from posefix.coco import read_annotations, read_results
-from posefix.network.config import Calibration
-from posefix.network.weights import load_weights, save_weights
-from posefix.refiner import Refiner
+from posefix.inference.refiner import Refiner
+from posefix.inference.results import refine_entries
+from posefix.io.coco import read_annotations, read_results
+from posefix.training.calibration import calibration_error, fit_temperature, observe, predict
+from posefix.weights.calibration import Calibration
+from posefix.weights.weights import load_weights, save_weights
 
 
 def main() -> None:

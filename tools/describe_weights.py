@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from posefix.network.card import write_card
-from posefix.network.weights import load_weights, save_weights
+from posefix.weights.model_card import write_card
+from posefix.weights.weights import load_weights, save_weights
 
 
 def main(folder: str, facts: str) -> None:

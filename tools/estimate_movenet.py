@@ -27,10 +27,10 @@ from posefix.geometry import (
     transform_points,
     warp_crop,
 )
-from posefix.heatmaps import cell_probabilities, expected_similarity_argmax
+from posefix.keypoints.heatmaps import cell_probabilities, expected_similarity_argmax
 from posefix.network.config import STRIDE, ModelConfig
-from posefix.network.refinement import RefinementNetwork
-from posefix.training.start import start_from_movenet
+from posefix.network.model import RefinementNetwork
+from posefix.training.initial_weights import start_from_movenet
 
 
 def main(annotations: str, images: str, weights: str, out: str, height: str = "256", width: str = "192") -> None:

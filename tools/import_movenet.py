@@ -25,13 +25,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from posefix.coco import read_annotations
 from posefix.geometry import crop_affine, crop_rectangles, warp_crop
-from posefix.images import load_image
+from posefix.io.coco import read_annotations
+from posefix.io.images import load_image
+from posefix.keypoints.skeleton import COCO
 from posefix.network.config import ModelConfig
-from posefix.network.refinement import RefinementNetwork
-from posefix.skeleton import COCO
-from posefix.training.start import start_from_movenet
+from posefix.network.model import RefinementNetwork
+from posefix.training.initial_weights import start_from_movenet
 
 Floats = npt.NDArray[np.float32]
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from posefix.coco import read_results
-from posefix.evaluation import evaluate
+from posefix.evaluation.coco_ap import evaluate
 from posefix.geometry import box_area, boxes_around_points, crop_rectangles
-from posefix.similarity import AREA_PER_BOX, keypoint_similarity, keypoint_std, oks_nms, similarity_radius
-from posefix.skeleton import COCO, MPII, POSETRACK18
-from posefix.synthesis import REFERENCE_RATES
+from posefix.io.coco import read_results
+from posefix.keypoints.oks import AREA_PER_BOX, keypoint_similarity, keypoint_std, oks_nms, similarity_radius
+from posefix.keypoints.skeleton import COCO, MPII, POSETRACK18
+from posefix.pose_errors.synthesis import REFERENCE_RATES
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
 CASES = ("full_alone", "full_near1", "ten_near1", "five_alone", "fifteen_near3")

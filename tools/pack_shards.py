@@ -24,8 +24,8 @@ import yaml
 from posefix.exceptions import PosefixError, TrainingError
 from posefix.geometry import boxes_around_points, crop_rectangles
 from posefix.training.config import TrainingConfig, read_config
-from posefix.training.people import People, Pictures, read_people
-from posefix.training.shards import Shard, write_shard
+from posefix.training.data.people import People, Pictures, read_people
+from posefix.training.data.shards import Shard, write_shard
 
 #: What a shard needs beside pictures and arrays: names, headers.
 _OVERHEAD = 16_384

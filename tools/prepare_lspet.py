@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from posefix.similarity import keypoint_similarity
-from posefix.skeleton import COCO
+from posefix.keypoints.oks import keypoint_similarity
+from posefix.keypoints.skeleton import COCO
 
 ARMS, LEGS, FACE = np.arange(5, 11), np.arange(11, 17), np.arange(5)
 

@@ -5,7 +5,7 @@
 >>> refined = refiner.refine(image, keypoints)  # (N, 17, 3) [x, y, score] → (N, 17, 3)
 """
 
-from posefix.drawing import draw, draw_comparison
+from posefix.drawing.draw import draw, draw_comparison
 from posefix.exceptions import (
     FileFormatError,
     ImageError,
@@ -16,9 +16,9 @@ from posefix.exceptions import (
     TrainingError,
     WeightsError,
 )
-from posefix.images import load_image
-from posefix.refiner import Refiner
-from posefix.skeleton import COCO, CROWDPOSE, MPII, POSETRACK18, Skeleton
+from posefix.inference.refiner import Refiner
+from posefix.io.images import load_image
+from posefix.keypoints.skeleton import COCO, CROWDPOSE, MPII, POSETRACK18, Skeleton
 
 __version__ = "0.1.0"
 

@@ -1,5 +1,5 @@
 """``python -m posefix``, for torchrun."""
 
-from posefix.cli import main
+from posefix.cli.main import main
 
 main(prog_name="posefix")

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from posefix.adapters import refine_output
-from posefix.images import load_image
-from posefix.skeleton import COCO, Skeleton
+from posefix.io.images import load_image
+from posefix.keypoints.skeleton import COCO, Skeleton
 
 
 class StandIn:

@@ -8,7 +8,7 @@ import torch
 from checks import StandIn, assert_same, picture, poses
 
 from posefix.exceptions import InputError, SkeletonError
-from posefix.skeleton import Skeleton
+from posefix.keypoints.skeleton import Skeleton
 
 
 def variants() -> dict[str, Any]:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from checks import StandIn, needs, picture, poses
 
-from posefix.adapters.layouts import plain_name
 from posefix.exceptions import SkeletonError
-from posefix.skeleton import COCO
+from posefix.keypoints.layouts import plain_name
+from posefix.keypoints.skeleton import COCO
 
 
 def table(names: Any = COCO.keypoints, individuals: int = 0, dtype: Any = np.float64, likelihood: bool = True) -> Any:

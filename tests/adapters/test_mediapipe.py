@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from checks import StandIn, assert_same, needs, picture
 
-from posefix.adapters.layouts import MEDIAPIPE
 from posefix.exceptions import InputError
-from posefix.skeleton import COCO
+from posefix.keypoints.layouts import MEDIAPIPE
+from posefix.keypoints.skeleton import COCO
 
 
 def result(people: int = 2, visibility: bool = True) -> Any:

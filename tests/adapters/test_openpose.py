@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from checks import StandIn, assert_same, picture, poses
 
-from posefix.adapters.layouts import BODY_25, OPENPOSE_18
 from posefix.exceptions import InputError
+from posefix.keypoints.layouts import BODY_25, OPENPOSE_18
 
 
 def frame(count: int = 25, people: int = 2, seed: int = 0) -> dict[str, Any]:

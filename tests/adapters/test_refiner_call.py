@@ -10,11 +10,12 @@ import torch
 from checks import picture, poses
 
 from posefix.exceptions import InputError
-from posefix.network.config import Calibration, ModelConfig
-from posefix.network.refinement import RefinementNetwork
-from posefix.network.weights import Weights
-from posefix.refiner import Refiner
-from posefix.skeleton import COCO
+from posefix.inference.refiner import Refiner
+from posefix.keypoints.skeleton import COCO
+from posefix.network.config import ModelConfig
+from posefix.network.model import RefinementNetwork
+from posefix.weights.calibration import Calibration
+from posefix.weights.weights import Weights
 
 
 @pytest.fixture(scope="module")

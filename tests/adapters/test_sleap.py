@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from checks import StandIn, needs, picture, poses
 
-from posefix.skeleton import COCO
+from posefix.keypoints.skeleton import COCO
 
 
 def labels() -> Any:

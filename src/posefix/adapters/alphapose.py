@@ -6,7 +6,7 @@ from typing import Any
 
 from posefix.adapters import coco_results
 from posefix.adapters.base import Extracted, Pictures
-from posefix.skeleton import Skeleton
+from posefix.keypoints.skeleton import Skeleton
 
 
 def recognise(output: Any) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from posefix.adapters.base import Doubles, Extracted, Floats, Pictures, is_array, like, put_back, to_numpy, with_scores
 from posefix.exceptions import InputError
-from posefix.skeleton import Skeleton
+from posefix.keypoints.skeleton import Skeleton
 
 
 def recognise(output: Any) -> bool:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from posefix.exceptions import InputError
-from posefix.images import load_image
+from posefix.io.images import load_image
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]

@@ -8,8 +8,8 @@ import numpy as np
 
 from posefix.adapters.base import Extracted, Floats, Pictures, put_back_numbers
 from posefix.exceptions import InputError
-from posefix.jsonfile import spelled_id
-from posefix.skeleton import Skeleton
+from posefix.io.json import spelled_id
+from posefix.keypoints.skeleton import Skeleton
 
 
 def recognise(output: Any) -> bool:

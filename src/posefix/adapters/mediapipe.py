@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from posefix.adapters.base import Extracted, Floats, Pictures, is_a, single_size, unchanged
-from posefix.adapters.layouts import MEDIAPIPE
-from posefix.skeleton import Skeleton
+from posefix.keypoints.layouts import MEDIAPIPE
+from posefix.keypoints.skeleton import Skeleton
 
 
 def recognise(output: Any) -> bool:

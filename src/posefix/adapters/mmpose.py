@@ -19,7 +19,7 @@ from posefix.adapters.base import (
     with_scores,
 )
 from posefix.exceptions import InputError
-from posefix.skeleton import Skeleton
+from posefix.keypoints.skeleton import Skeleton
 
 
 def recognise(output: Any) -> bool:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from posefix.adapters.base import Extracted, Floats, Pictures, put_back_numbers, single_size
-from posefix.adapters.layouts import BODY_25, OPENPOSE_18
 from posefix.exceptions import InputError
-from posefix.skeleton import Skeleton
+from posefix.keypoints.layouts import BODY_25, OPENPOSE_18
+from posefix.keypoints.skeleton import Skeleton
 
 _NAMES = {3 * len(names): names for names in (BODY_25, OPENPOSE_18)}
 #: The field's name, and what OpenPose before 1.3 called it.

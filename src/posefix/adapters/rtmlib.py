@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from posefix.adapters.base import Extracted, Floats, Pictures, put_back, to_numpy, with_scores
-from posefix.skeleton import Skeleton
+from posefix.keypoints.skeleton import Skeleton
 
 #: Mean score from which on a person is taken for real.
 REAL_PERSON = 0.3

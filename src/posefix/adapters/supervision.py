@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from posefix.adapters.base import Extracted, Floats, Pictures, check_2d, is_a, put_back, to_numpy, with_scores
-from posefix.skeleton import Skeleton
+from posefix.keypoints.skeleton import Skeleton
 
 
 def recognise(output: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from posefix.adapters.base import Extracted, Floats, Pictures, is_tensor, put_back, to_numpy
-from posefix.skeleton import Skeleton
+from posefix.keypoints.skeleton import Skeleton
 
 
 def recognise(output: Any) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from posefix.adapters.base import Extracted, Floats, Pictures, like, put_back, to_numpy
-from posefix.adapters.layouts import BY_COUNT
-from posefix.skeleton import Skeleton
+from posefix.keypoints.layouts import BY_COUNT
+from posefix.keypoints.skeleton import Skeleton
 
 
 def recognise(output: Any) -> bool:

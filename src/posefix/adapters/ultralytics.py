@@ -9,7 +9,7 @@ import numpy as np
 
 from posefix.adapters.base import Extracted, Floats, Pictures, is_a, put_back, to_numpy, with_scores
 from posefix.exceptions import InputError
-from posefix.skeleton import Skeleton
+from posefix.keypoints.skeleton import Skeleton
 
 
 def recognise(output: Any) -> bool:

@@ -10,8 +10,6 @@ from posefix.exceptions import WeightsError
 BACKBONES = ("mobilenet_v2", "resnet50", "resnet101", "resnet152")
 #: Every network here answers at a quarter of its input's resolution.
 STRIDE = 4
-DECODERS = ("expected_similarity", "soft_argmax")
-POLICIES = ("safe", "always")
 
 
 @dataclass(frozen=True)
@@ -140,11 +138,11 @@ class ModelConfig:
         Raises:
             WeightsError: an unknown key or a value that does not fit.
         """
-        _refuse_unknown("model", data, cls)
+        refuse_unknown("model", data, cls)
         try:
             values = dict(data)
             if "normalisation" in values:
-                _refuse_unknown("normalisation", values["normalisation"], Normalisation)
+                refuse_unknown("normalisation", values["normalisation"], Normalisation)
                 values["normalisation"] = Normalisation(**values["normalisation"])
             return cls(**values)
         except WeightsError:
@@ -153,65 +151,8 @@ class ModelConfig:
             raise WeightsError(f"model: a value has the wrong type: {error}") from error
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """How a network's answer is read; measured after training, travels with the weights.
-
-    Attributes:
-        decoder: ``"expected_similarity"`` or the paper's ``"soft_argmax"``.
-        policy: ``"safe"`` leaves an input keypoint where it is unless the picture speaks clearly against it;
-            ``"always"`` takes the network's answer, as the paper does.
-        temperature: (K,) divides the logits where confidence is read from them; empty is 1 throughout.
-        trust: power of the pose prior where the user's ``trust`` is 1. Training pictures and their labels are not
-            those of the world, so how far to believe the pose is measured, too.
-        usual_departure: share of the keypoints that the picture is sure of and the estimator has elsewhere, for which
-            ``trust`` is right; others are trusted in inverse proportion (``posefix.trust``). 0 trusts all alike.
-        margin: (K,) ``"safe"`` keeps an input whose expected similarity is at least the best one's minus
-            this; empty is 0 throughout.
-    """
-
-    decoder: str = "expected_similarity"
-    policy: str = "safe"
-    temperature: tuple[float, ...] = ()
-    trust: float = 1.0
-    margin: tuple[float, ...] = ()
-    usual_departure: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.decoder not in DECODERS:
-            raise WeightsError(f"calibration: decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r}")
-        if self.policy not in POLICIES:
-            raise WeightsError(f"calibration: policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
-        if not isinstance(self.trust, int | float) or not 0 < self.trust < float("inf"):
-            raise WeightsError(f"calibration: trust must be a positive number, got {self.trust!r}")
-        if not isinstance(self.usual_departure, int | float) or not 0 <= self.usual_departure < 1:
-            raise WeightsError(f"calibration: usual_departure must be in [0, 1), got {self.usual_departure!r}")
-        for name in ("temperature", "margin"):
-            values = tuple(float(v) for v in getattr(self, name))
-            if any(v <= 0 if name == "temperature" else v < 0 for v in values):
-                raise WeightsError(f"calibration: {name} must hold positive numbers, got {values}")
-            object.__setattr__(self, name, values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Calibration:
-        """Rebuild from ``to_dict``.
-
-        Raises:
-            WeightsError: an unknown key or a value that does not fit.
-        """
-        _refuse_unknown("calibration", data, cls)
-        return cls(**data)
-
-
-#: The paper's reading: soft-argmax, taken as it is.
-PAPER_CALIBRATION = Calibration(decoder="soft_argmax", policy="always")
-
-
-def _refuse_unknown(what: str, values: Any, cls: type) -> None:
+def refuse_unknown(what: str, values: Any, cls: type) -> None:
+    """Raise WeightsError unless ``values`` is an object whose keys are fields of ``cls``."""
     if not isinstance(values, dict):
         raise WeightsError(f"{what}: expected a JSON object, got {type(values).__name__}")
     known = {f.name for f in fields(cls)}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from posefix.heatmaps import draw_gaussians
+from posefix.keypoints.heatmaps import draw_gaussians
 
 #: Channels, and the dilation of each block's filter: together they see 37 cells of stride 8, the whole crop.
 _CHANNELS = 64

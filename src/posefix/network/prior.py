@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from posefix.heatmaps import cell_probabilities, draw_gaussians, expected_similarity
+from posefix.keypoints.heatmaps import cell_probabilities, draw_gaussians, expected_similarity
 
 #: Widths, in units of the similarity's, at which evidence and input pose are compared.
 _SCALES = (0.5, 1.0, 2.0, 4.0)

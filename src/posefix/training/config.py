@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import yaml
 
 from posefix.exceptions import PosefixError, TrainingError
+from posefix.keypoints.skeleton import COCO, SKELETONS, Skeleton
 from posefix.network.config import ModelConfig
-from posefix.skeleton import COCO, SKELETONS, Skeleton
-from posefix.synthesis import ErrorRates
+from posefix.pose_errors.synthesis import ErrorRates
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from posefix.heatmaps import one_hot_targets, soft_argmax
+from posefix.keypoints.heatmaps import one_hot_targets, soft_argmax
 
 
 def heatmap_loss(logits: Tensor, cell_points: Tensor, mask: Tensor) -> Tensor:

@@ -18,24 +18,24 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from posefix.devices import autocast_dtype, pick_device
 from posefix.exceptions import TrainingError
-from posefix.heatmaps import cell_probabilities, expected_similarity_argmax
+from posefix.keypoints.heatmaps import cell_probabilities, expected_similarity_argmax
 from posefix.network.config import STRIDE
+from posefix.network.devices import autocast_dtype, pick_device
 from posefix.network.mobilenet import MobileNetFpn
-from posefix.network.refinement import RefinementNetwork
+from posefix.network.model import RefinementNetwork
 from posefix.training.checkpoint import load_checkpoint, save_checkpoint
 from posefix.training.config import Optimisation, TrainingConfig
-from posefix.training.device import pictures_for
-from posefix.training.losses import coordinate_loss, heatmap_loss
-from posefix.training.people import read_people
-from posefix.training.samples import Batch, BatchStream
-from posefix.training.schedule import learning_rate
-from posefix.training.start import (
+from posefix.training.data.batches import Batch, BatchStream
+from posefix.training.data.device import pictures_for
+from posefix.training.data.people import read_people
+from posefix.training.initial_weights import (
     start_from_imagenet,
     start_from_movenet,
     start_from_weights,
 )
+from posefix.training.losses import coordinate_loss, heatmap_loss
+from posefix.training.schedule import learning_rate
 
 logger = logging.getLogger(__name__)
 

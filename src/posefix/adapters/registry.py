@@ -1,0 +1,243 @@
+"""Any estimator's output → arrays → a new output of the same kind; packages are recognised and never imported.
+
+A new adapter is one function (``extract``), one that recognises its output, and one entry in ``ADAPTERS``; see
+``docs/adapters.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from posefix.adapters import (
+    alphapose,
+    arrays,
+    coco_results,
+    deeplabcut,
+    detectron2,
+    mediapipe,
+    mmpose,
+    openpose,
+    rtmlib,
+    sleap,
+    supervision,
+    torchvision,
+    transformers,
+    ultralytics,
+)
+from posefix.adapters.base import Doubles, Extracted, Floats, Pictures
+from posefix.exceptions import InputError
+from posefix.keypoints.layouts import columns
+from posefix.keypoints.skeleton import Skeleton
+
+#: ``(output, pictures, skeleton) → Extracted``.
+Extract = Callable[[Any, Pictures, Skeleton], Extracted]
+
+
+class Adapter(NamedTuple):
+    """How one package's output is recognised and taken apart."""
+
+    name: str
+    recognise: Callable[[Any], bool]
+    extract: Extract
+
+
+#: In the order in which they are tried.
+ADAPTERS = (
+    Adapter("supervision KeyPoints", supervision.recognise, supervision.extract),
+    Adapter("ultralytics Results", ultralytics.recognise, ultralytics.extract),
+    Adapter("detectron2 Instances", detectron2.recognise, detectron2.extract),
+    Adapter("mmpose predictions", mmpose.recognise, mmpose.extract),
+    Adapter("MediaPipe landmarks", mediapipe.recognise, mediapipe.extract),
+    Adapter("DeepLabCut table", deeplabcut.recognise, deeplabcut.extract),
+    Adapter("SLEAP labels or table", sleap.recognise, sleap.extract),
+    Adapter("torchvision Keypoint R-CNN dict", torchvision.recognise, torchvision.extract),
+    Adapter("OpenPose JSON", openpose.recognise, openpose.extract),
+    Adapter("AlphaPose JSON", alphapose.recognise, alphapose.extract),
+    Adapter("COCO results", coco_results.recognise, coco_results.extract),
+    Adapter("transformers ViTPose people", transformers.recognise, transformers.extract),
+    Adapter("rtmlib (keypoints, scores)", rtmlib.recognise, rtmlib.extract),
+    Adapter("array or tensor", arrays.recognise, arrays.extract),
+)
+
+#: Pictures whose crops are in memory at the same time.
+_PICTURES_AT_ONCE = 64
+
+
+class BatchRefiner(Protocol):
+    """What ``refine_output`` needs of a refiner."""
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """Its keypoint set."""
+
+    def refine_batch(
+        self, images: list[Any], keypoints: list[Any], *, boxes_xyxy: Any = None, color: str = "rgb", **options: Any
+    ) -> list[Floats]:
+        """As ``Refiner.refine_batch``."""
+
+
+def refine_output(
+    refiner: BatchRefiner,
+    image: Any,
+    output: Any,
+    *,
+    color: str = "rgb",
+    use_boxes: bool = False,
+    adapter: Extract | None = None,
+    **options: Any,
+) -> Any:
+    """``Refiner.refine_output``; see there."""
+    found = adapt(output, refiner.skeleton, image, adapter)
+    images = found.images
+    busy = [i for i, poses in enumerate(found.keypoints) if len(poses)]
+    if busy and images is None:
+        raise InputError("image: this output brings no picture of its own, so pass the one that it was estimated from")
+    refined: list[Floats] = list(found.keypoints)
+    for start in range(0, len(busy), _PICTURES_AT_ONCE):
+        part = busy[start : start + _PICTURES_AT_ONCE]
+        loaded = [_loaded(images[i]) for i in part] if images is not None else []
+        boxes = [found.boxes[i] for i in part] if use_boxes and found.boxes is not None else None
+        results = refiner.refine_batch(
+            loaded,
+            [found.keypoints[i] for i in part],
+            boxes_xyxy=boxes,
+            color="rgb" if image is None else color,
+            **options,
+        )
+        for i, result in zip(part, results, strict=True):
+            refined[i] = result
+    return found.rebuild(refined)
+
+
+def _loaded(image: Any) -> Any:
+    return image() if callable(image) else image
+
+
+def adapt(output: Any, skeleton: Skeleton, image: Any = None, adapter: Extract | None = None) -> Extracted:
+    """Take an estimator's output apart.
+
+    Args:
+        output: of a package in ``ADAPTERS``, or a list of such, one per picture.
+        skeleton: which keypoints are wanted; others in the output stay as they are.
+        image: as for ``Refiner.refine_output``.
+        adapter: a function to use instead of ``ADAPTERS``.
+
+    Returns:
+        arrays (N, len(skeleton), 3) with their pictures: the given ones, else the output's own.
+
+    Raises:
+        InputError: an output of no known kind, or pictures that are not one per element of it.
+        SkeletonError: an output without the skeleton's keypoints.
+    """
+    pictures = _pictures(image)
+    found = _restricted(_extract(output, pictures, skeleton, adapter), skeleton)
+    images = found.images
+    if not found.keypoints:
+        images = []
+    elif isinstance(pictures, Mapping):
+        missing = [i for i in found.ids or () if i not in pictures]
+        if found.ids is None or missing:
+            what = f"no picture for image {missing[0]!r}" if missing else "pictures by id, and this output has no ids"
+            raise InputError(f"image: expected one picture per image of the output, got {what}")
+        images = [pictures[i] for i in found.ids]
+    elif pictures is not None:
+        if len(pictures) != len(found.keypoints):
+            raise InputError(
+                f"image: expected {len(found.keypoints)}, one per element of the output, got {len(pictures)}; "
+                "pass a list (the same picture several times if all show it), or for results a dict by image id"
+            )
+        images = list(pictures)
+    return Extracted(found.keypoints, found.rebuild, boxes=found.boxes, images=images, ids=found.ids)
+
+
+def _pictures(image: Any) -> Pictures:
+    if image is None or isinstance(image, Mapping):
+        return image
+    if isinstance(image, (list, tuple)) or (hasattr(image, "ndim") and image.ndim == 4):
+        return list(image)
+    # A generator of frames; pictures themselves have no __next__.
+    return list(image) if isinstance(image, Iterable) and hasattr(image, "__next__") else [image]
+
+
+def _extract(output: Any, pictures: Pictures, skeleton: Skeleton, adapter: Extract | None) -> Extracted:
+    if adapter is not None:
+        return adapter(output, pictures, skeleton)
+    for each in ADAPTERS:
+        if each.recognise(output):
+            return each.extract(output, pictures, skeleton)
+    if isinstance(output, dict) and isinstance(output.get("predictions"), list):  # MMPoseInferencer's result
+        inner = _extract(output["predictions"], pictures, skeleton, None)
+        return _mapped(inner, lambda new: _with(output, predictions=new))
+    if isinstance(output, (list, tuple)):
+        return _joined(output, pictures, skeleton)
+    raise InputError(
+        f"output: expected {', '.join(a.name for a in ADAPTERS)}, or a list of these, got {_describe(output)}; "
+        "or pass adapter=… (docs/adapters.md)"
+    )
+
+
+def _joined(outputs: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
+    """A list with one element per picture; an empty element is a picture of nobody, an empty list no picture."""
+    many = pictures is not None and not isinstance(pictures, Mapping) and len(pictures) == len(outputs)
+    parts = []
+    for i, output in enumerate(outputs):
+        if isinstance(output, (list, tuple)) and not output:
+            parts.append(Extracted([np.zeros((0, 0, 3))], lambda _, output=output: type(output)()))  # type: ignore[misc]
+            continue
+        # Where the numbers differ, the caller says so with both.
+        own = [pictures[i]] if many and pictures is not None else None
+        parts.append(_extract(output, own if many else pictures, skeleton, None))
+    ends = np.cumsum([len(p.keypoints) for p in parts]).tolist()
+    own_images = [None if p.images is None else p.images for p in parts]
+    return Extracted(
+        keypoints=[k for p in parts for k in p.keypoints],
+        rebuild=lambda refined: type(outputs)(
+            p.rebuild(refined[end - len(p.keypoints) : end]) for p, end in zip(parts, ends, strict=True)
+        ),
+        names=next((p.names for p in parts if p.names is not None), None),
+        boxes=[b for p in parts for b in (p.boxes or [None] * len(p.keypoints))],
+        images=None if None in own_images else [i for images in own_images for i in images or ()],
+    )
+
+
+def _restricted(found: Extracted, skeleton: Skeleton) -> Extracted:
+    """The skeleton's keypoints of each pose; the others come back as they were."""
+    sizes = {k.shape[1] for k in found.keypoints if len(k)}
+    by_size = {size: columns(found.names, size, skeleton) for size in sizes}
+    index = [by_size[k.shape[1]] if len(k) else None for k in found.keypoints]
+
+    def chosen(poses: Doubles, which: Any) -> Doubles:
+        if which is None:
+            return np.zeros((0, len(skeleton), 3))
+        return np.where((which >= 0)[:, None], poses[:, which], 0.0)
+
+    def rebuild(refined: list[Floats]) -> Any:
+        full = [k.copy() for k in found.keypoints]
+        for poses, which, new in zip(full, index, refined, strict=True):
+            if which is not None:
+                poses[:, which[which >= 0]] = new[:, which >= 0]
+        return found.rebuild(list(full))
+
+    poses = [chosen(k, which) for k, which in zip(found.keypoints, index, strict=True)]
+    return Extracted(poses, rebuild, boxes=found.boxes, images=found.images, ids=found.ids)
+
+
+def _mapped(found: Extracted, finish: Callable[[Any], Any]) -> Extracted:
+    def rebuild(refined: list[Floats]) -> Any:
+        return finish(found.rebuild(refined))
+
+    return Extracted(found.keypoints, rebuild, found.names, found.boxes, found.images, found.ids)
+
+
+def _with(old: Any, **fields: Any) -> Any:
+    new = old.copy()
+    new.update(fields)
+    return new
+
+
+def _describe(output: Any) -> str:
+    kind = f"{type(output).__module__}.{type(output).__qualname__}".removeprefix("builtins.")
+    return f"a dict with {', '.join(map(repr, output))}" if isinstance(output, dict) and output else kind

@@ -1,0 +1,71 @@
+"""``posefix demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from posefix.cli.demo_pose import refine_demo, similarity_to_marked
+from posefix.cli.options import check_output, device_option, load_refiner, speaks_plainly, weights_option
+from posefix.drawing.draw import write_picture
+from posefix.evaluation.coco_ap import compare, format_table
+from posefix.exceptions import InputError
+from posefix.inference.refiner import Refiner
+from posefix.inference.results import refine_entries
+from posefix.io.coco import read_annotations, read_results
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False),
+    default="posefix-demo.png",
+    show_default=True,
+    help="Where the before/after picture goes.",
+)
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False),
+    help="A folder with val.json, val/ and results/*.json in COCO format: refine and evaluate them too.",
+)
+@weights_option
+@device_option
+@speaks_plainly
+def demo(out: str, data: str | None, weights: str | None, device: str) -> None:
+    """Refine a pose that was spoilt on purpose, and show what changed.
+
+    \b
+    Examples:
+      posefix demo
+      posefix demo --out before-after.png --data shared/data/coco/
+    """
+    check_output(out)
+    results = sorted((Path(data) / "results").glob("*.json")) if data else []
+    if data and not results:
+        raise InputError(f"--data: expected results files {Path(data) / 'results'}/*.json, found none")
+    refiner = load_refiner(weights, device)
+    click.echo(repr(refiner))
+    scene, refined, picture = refine_demo(refiner)
+    moved = np.linalg.norm(refined[..., :2] - scene.spoilt[..., :2], axis=-1)[0]
+    click.echo("keypoint          moved by   confidence")
+    for index in np.flatnonzero(scene.marked[0, :, 2] > 0):
+        name = refiner.skeleton.keypoints[index]
+        click.echo(f"  {name:<15} {moved[index]:6.1f} px   {refined[0, index, 2]:.2f}")
+    before, after = (similarity_to_marked(scene, pose) for pose in (scene.spoilt, refined))
+    click.echo(f"mean keypoint similarity to the pose marked by hand: {before:.2f} before, {after:.2f} after")
+    write_picture(out, picture)
+    click.echo(f"before/after picture: {Path(out).resolve()}")
+    if data:
+        _real_results(refiner, Path(data), results)
+
+
+def _real_results(refiner: Refiner, folder: Path, results: list[Path]) -> None:
+    annotations = read_annotations(folder / "val.json", refiner.skeleton)
+    for path in results:
+        entries = read_results(path).entries
+        refined, report = refine_entries(refiner, entries, folder / "val", annotations=annotations)
+        click.echo(f"\n{path.name}: {report.summary().splitlines()[0]}")
+        rows = compare(annotations, [entries, refined], refiner.skeleton, names=["before", "after"])
+        click.echo(format_table(rows))

@@ -1,0 +1,72 @@
+"""``posefix diagnose``."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from posefix.cli.options import check_output, skeleton_named, skeleton_option, speaks_plainly
+from posefix.evaluation.matching import open_annotations
+from posefix.io.json import write_json
+from posefix.pose_errors.plots import plot_shares, require_matplotlib, write_worst_people
+from posefix.pose_errors.report import format_report, make_report, to_json
+
+
+@click.command()
+@click.argument("annotations", type=click.Path(dir_okay=False))
+@click.argument("results", type=click.Path(dir_okay=False))
+@click.option("--after", type=click.Path(dir_okay=False), help="The same results, refined.")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Also draw the shares by part (png, svg, pdf).")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Also write everything as JSON.")
+@click.option(
+    "--pictures",
+    type=click.Path(file_okay=False),
+    help="Also draw the worst people into this folder: those whom refinement harmed most, or without --after "
+    "those of the lowest OKS.",
+)
+@click.option("--images", type=click.Path(file_okay=False), help="Folder of the pictures, for --pictures.")
+@click.option("--worst", type=click.IntRange(min=1), default=20, show_default=True, help="How many of them.")
+@skeleton_option
+@speaks_plainly
+def diagnose(
+    annotations: str,
+    results: str,
+    after: str | None,
+    plot: str | None,
+    json_path: str | None,
+    pictures: str | None,
+    images: str | None,
+    worst: int,
+    skeleton_name: str,
+) -> None:
+    """Which errors an estimator makes, what they cost, and what refinement did to them.
+
+    Every annotated keypoint of a person who was found is good, jitter (a little off), inversion (at the other side's
+    keypoint), swap (at another person's) or miss. AP lost to a kind is what would be won without it.
+
+    \b
+    Examples:
+      posefix diagnose val.json results.json
+      posefix diagnose val.json results.json --after refined.json --plot errors.png
+    """
+    if pictures and not images:
+        raise click.UsageError("--pictures needs --images, the folder of the pictures")
+    if plot:
+        require_matplotlib()  # before the work, not after it
+    for path in filter(None, (plot, json_path)):
+        check_output(path)
+    if pictures:
+        check_output(pictures, folder=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    skeleton = skeleton_named(skeleton_name)
+    truth = open_annotations(annotations, skeleton)
+    report = make_report(truth, results, skeleton, refined=after)
+    click.echo(format_report(report))
+    if json_path:
+        write_json(json_path, to_json(report), indent=2)
+    if plot:
+        plot_shares(report.before, plot, report.after)
+    if pictures and images:
+        written = write_worst_people(truth, report.before, images, pictures, after=report.after, most=worst)
+        click.echo(f"\n{len(written)} pictures written to {pictures}")

@@ -1,0 +1,167 @@
+"""``posefix refine``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from posefix.adapters.files import FORMATS, read_any
+from posefix.cli.options import (
+    check_output,
+    device_option,
+    load_refiner,
+    skeleton_named,
+    speaks_plainly,
+    weights_option,
+)
+from posefix.drawing.movements import write_most_moved
+from posefix.exceptions import ImageError
+from posefix.inference.options import make_options
+from posefix.inference.rescoring import RANKINGS
+from posefix.inference.results import refine_entries
+from posefix.io.coco import read_annotations
+from posefix.io.posetrack import read_posetrack, write_posetrack
+from posefix.keypoints.skeleton import POSETRACK18, SKELETONS
+
+
+@click.command()
+@click.argument("results", type=click.Path())
+@click.option("--images", required=True, type=click.Path(file_okay=False), help="Folder of the pictures.")
+@click.option("--out", required=True, type=click.Path(), help="Where the refined results go.")
+@click.option(
+    "--annotations",
+    type=click.Path(dir_okay=False),
+    help="Annotation file that names the pictures; else file_name of a result, else its zero-padded id.",
+)
+@click.option(
+    "--skeleton",
+    "skeleton_name",
+    type=click.Choice(sorted(SKELETONS)),
+    help="Keypoint set of the results, default that of the weights. Of another set, the keypoints that both have by "
+    "name are refined, the others stay.",
+)
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["auto", *FORMATS]),
+    default="auto",
+    show_default=True,
+    help="Format of the results; the refined ones are written in the same.",
+)
+@weights_option
+@device_option
+@click.option("--batch-size", default=32, show_default=True, help="People per pass through the network.")
+@click.option("--workers", default=2, show_default=True, help="Threads that read pictures meanwhile.")
+@click.option("--flip/--no-flip", default=False, help="Also look at the mirrored picture: twice the time.")
+@click.option("--policy", type=click.Choice(["safe", "always"]), help="Default: what the weights recommend.")
+@click.option(
+    "--ranking",
+    type=click.Choice(RANKINGS),
+    default="agreement",
+    show_default=True,
+    help="What becomes each person's score: the estimator's times the picture's agreement with its pose, that score "
+    "as it was, that score times the refiner's confidence, or this confidence alone.",
+)
+@click.option(
+    "--soft-nms/--no-soft-nms",
+    default=True,
+    help="Lower the score of people whose refined pose repeats a better-scored one of the same picture; nobody is "
+    "removed. Not with --ranking estimator, which leaves every score as it was.",
+)
+@click.option("--fill/--no-fill", default=True, help="Give missing keypoints the network's answer.")
+@click.option(
+    "--trust",
+    type=click.FloatRange(min=0),
+    default=None,
+    show_default="measured on the file",
+    help="How far the poses are trusted: about 0.5 suits weak estimators, 1 middling and 1.5 strong ones.",
+)
+@click.option("--use-boxes", is_flag=True, help="Crop around each entry's bbox instead of its keypoints.")
+@click.option(
+    "--draw",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Also write before/after pictures of the people who moved most for their size: 001_PICTURE_ENTRY.png, …",
+)
+@click.option("--draw-count", type=click.IntRange(min=1), default=20, show_default=True, help="How many, for --draw.")
+@click.option("--strict", is_flag=True, help="Exit status 1 if anybody could not be refined.")
+@speaks_plainly
+def refine(
+    results: str,
+    images: str,
+    out: str,
+    annotations: str | None,
+    skeleton_name: str | None,
+    file_format: str,
+    weights: str | None,
+    device: str,
+    batch_size: int,
+    workers: int,
+    flip: bool,
+    policy: str | None,
+    ranking: str,
+    soft_nms: bool,
+    fill: bool,
+    trust: float | None,
+    use_boxes: bool,
+    draw: str | None,
+    draw_count: int,
+    strict: bool,
+) -> None:
+    """Refine a results file: COCO, AlphaPose, PoseTrack 2018, or a folder of OpenPose frames.
+
+    Same entries, order, ids and other fields out; the third value of each keypoint becomes the refiner's
+    confidence. People whose picture cannot be read pass through unchanged and are named at the end.
+
+    \b
+    Examples:
+      posefix refine results.json --images val2017/ --out refined.json
+      posefix refine results.json --images val2017/ --out refined.json --flip --draw moved/
+      posefix refine openpose_json/ --images frames/ --out refined_json/
+      posefix refine crowdpose.json --skeleton crowdpose --images images/ --out refined.json
+      posefix refine sequences/ --skeleton posetrack18 --images posetrack/ --out refined/
+    """
+    options = make_options(policy=policy, flip_test=flip, fill_missing=fill, batch_size=batch_size, trust=trust)
+    skeleton = skeleton_named(skeleton_name) if skeleton_name else None
+    check_output(out, folder=Path(results).is_dir())
+    if draw:
+        check_output(draw, folder=True)
+    # PoseTrack has a file per sequence, which name their pictures themselves.
+    sequences = read_posetrack(results) if skeleton is POSETRACK18 and Path(results).is_dir() else None
+    refiner = load_refiner(weights, device)
+    opened = None if sequences else read_any(results, skeleton or refiner.skeleton, format=file_format, images=images)
+    entries = sequences.entries() if sequences else opened.entries if opened else []
+    named = read_annotations(annotations, skeleton or refiner.skeleton) if annotations else None
+    start = time.perf_counter()
+    refined, report = refine_entries(
+        refiner,
+        entries,
+        images,
+        annotations=named,
+        options=options,
+        ranking=ranking,
+        soft_nms=soft_nms,
+        use_boxes=use_boxes,
+        skeleton=skeleton,
+        workers=workers,
+        progress=sys.stderr.isatty(),
+    )
+    seconds = time.perf_counter() - start
+    if report.unread and not report.refined:
+        why = next(iter(report.unread.values()))
+        raise ImageError(f"none of the {len(report.unread)} pictures can be read, nothing is written; the first: {why}")
+    if sequences:
+        write_posetrack(out, sequences, refined)
+    elif opened:
+        opened.write(out, refined)
+    click.echo(report.summary())
+    click.echo(f"{out} written: {seconds:.1f} s, {report.refined / max(seconds, 1e-9):.0f} people/s")
+    if draw:
+        chosen = skeleton or refiner.skeleton
+        pictures = write_most_moved(entries, refined, images, draw, skeleton=chosen, annotations=named, most=draw_count)
+        click.echo(f"{len(pictures)} pictures written to {draw}" if pictures else "no picture written: nothing moved")
+    if strict and not report.complete:
+        raise click.ClickException(f"{report.people - report.refined} of {report.people} people could not be refined")

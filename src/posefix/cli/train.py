@@ -1,0 +1,40 @@
+"""``posefix train``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import click
+
+from posefix.cli.options import device_option, speaks_plainly
+from posefix.training.config import read_config
+from posefix.training.trainer import train as run
+from posefix.training.validation import finish, make_validation
+from posefix.weights.weights import save_weights
+
+
+@click.command()
+@click.argument("config", type=click.Path(dir_okay=False))
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in the configuration's 'out' folder.")
+@device_option
+@speaks_plainly
+def train(config: str, resume: bool, device: str) -> None:
+    """Train a refiner from a YAML configuration.
+
+    Writes checkpoints, log.jsonl and at the end a weights folder that Refiner.from_pretrained(FOLDER) loads.
+    Several GPUs: torchrun --nproc-per-node=4 -m posefix train CONFIG.
+
+    \b
+    Examples:
+      posefix train configs/embedded.yaml
+      posefix train configs/embedded.yaml --resume
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    settings = read_config(config)
+    network = run(settings, resume=resume, device=device, validate=make_validation(settings))
+    if int(os.environ.get("RANK", "0")) == 0:
+        folder = Path(settings.out) / "weights"
+        save_weights(folder, finish(network, settings), half=True)
+        click.echo(f"{folder} written")

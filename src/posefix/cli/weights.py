@@ -1,0 +1,194 @@
+"""``posefix weights list|download|verify|card``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import torch
+
+from posefix.cli.options import speaks_plainly, split_revision
+from posefix.exceptions import WeightsError
+from posefix.weights.hub import HubSource, Snapshot, cached, cached_snapshots
+from posefix.weights.model_card import licence, model_card
+from posefix.weights.weights import CONFIG_NAME, WEIGHTS_NAME, Weights, embedded_folder, is_config, load_weights
+
+_NAMES = (CONFIG_NAME, WEIGHTS_NAME)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Weights and the files that they were read from.
+
+    Attributes:
+        weights: strictly loaded.
+        config: content of ``config.json``.
+        content: of ``model.safetensors``.
+        where: their folder.
+    """
+
+    weights: Weights
+    config: bytes
+    content: bytes
+    where: str
+
+    @property
+    def sha256(self) -> str:
+        """Of ``model.safetensors``, as computed."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def recorded_sha256(self) -> str | None:
+        """What ``config.json`` says that it is."""
+        value = json.loads(self.config).get("sha256")
+        return None if value is None else str(value)
+
+
+@click.group()
+def weights() -> None:
+    """Weights: what is here, where it is from, whether it is whole.
+
+    WHERE is a folder or a hub repository USER/REPO[@REVISION]; without it, the weights in the package are meant.
+
+    \b
+    Examples:
+      posefix weights list
+      posefix weights download USER/REPO --revision v1.0
+      posefix weights verify
+    """
+
+
+@weights.command(name="list")
+@speaks_plainly
+def list_weights() -> None:
+    """Weights in the package and in the hub's cache: licence, keypoints, input, size, hash, origin.
+
+    Nothing is downloaded. Of the cache (HF_HOME), only repositories of posefix are shown.
+
+    \b
+    Example:
+      posefix weights list
+    """
+    blocks = []
+    for place in [None, *cached_snapshots(_NAMES)]:
+        if place is not None and not is_config(place.folder / CONFIG_NAME):
+            continue
+        try:
+            blocks.append(_describe(_read(place)))
+        except WeightsError as error:
+            blocks.append(f"{place.origin if place else 'embedded'}\n  {error}")
+    click.echo("\n\n".join(blocks))
+
+
+@weights.command()
+@click.argument("repository", metavar="USER/REPO")
+@click.option("--revision", help="Branch, tag or commit; default: the newest on the main branch.")
+@click.option("--force", is_flag=True, help="Fetch it again even if it is in the cache.")
+@speaks_plainly
+def download(repository: str, revision: str | None, force: bool) -> None:
+    """Fetch weights from the Hugging Face hub into its cache, for use without a network.
+
+    Private and gated repositories: run 'hf auth login' first, or set HF_TOKEN. A commit as revision pins them.
+
+    \b
+    Examples:
+      posefix weights download USER/REPO
+      posefix weights download USER/REPO --revision v1.0
+    """
+    name, at_revision = split_revision(repository)
+    if Path(name).exists():
+        raise WeightsError(f"download: expected a hub repository USER/REPO, got the folder {name}")
+    loaded = load_weights(name, revision=revision or at_revision, force_download=force)
+    _, _, commit = loaded.origin.rpartition("@")
+    snapshot = cached(HubSource(name, commit), _NAMES)
+    assert snapshot is not None  # it was just read from there
+    click.echo(_describe(_read(snapshot)))
+
+
+@weights.command()
+@click.argument("where", required=False)
+@speaks_plainly
+def verify(where: str | None) -> None:
+    """Check weights: load them strictly, look at every number, compare the hash. Exit status 1 if wrong.
+
+    \b
+    Examples:
+      posefix weights verify
+      posefix weights verify runs/embedded/weights
+      posefix weights verify USER/REPO@v1.0
+    """
+    stored = _read(_place(where))
+    network = stored.weights.build()
+    wrong = [name for name, tensor in network.state_dict().items() if not torch.isfinite(tensor).all()]
+    if wrong:
+        raise WeightsError(f"weights {stored.weights.origin}: {wrong[0]} has values that are not finite; train again")
+    recorded = stored.recorded_sha256
+    if recorded is not None and recorded != stored.sha256:
+        raise WeightsError(
+            f"weights {stored.weights.origin}: {WEIGHTS_NAME} is not the file that {CONFIG_NAME} was written with "
+            f"(sha256 {stored.sha256}, recorded {recorded}); copy or download both again"
+        )
+    click.echo(_describe(stored))
+    count = sum(p.numel() for p in network.parameters())
+    hashes = "the recorded hash" if recorded else "no hash on record"
+    click.echo(f"  ok        {count / 1e6:.2f} million parameters, all finite; {hashes}")
+
+
+@weights.command()
+@click.argument("where", required=False)
+@speaks_plainly
+def card(where: str | None) -> None:
+    """Print the model card (Markdown with the hub's YAML front matter).
+
+    \b
+    Examples:
+      posefix weights card
+      posefix weights card runs/embedded/weights > README.md
+    """
+    place = _place(where)
+    loaded = _read(place).weights
+    click.echo(model_card(loaded, place.repository) if isinstance(place, Snapshot) else model_card(loaded), nl=False)
+
+
+def _place(where: str | None) -> Path | Snapshot | None:
+    """Where weights are on this computer; those of the hub are fetched."""
+    if where is None:
+        return None
+    name, revision = split_revision(where)
+    if Path(name).exists():
+        return Path(name)
+    commit = load_weights(name, revision=revision).origin.rpartition("@")[2]
+    return cached(HubSource(name, commit), _NAMES)
+
+
+def _read(place: Path | Snapshot | None) -> Stored:
+    """Weights of a place and their files.
+
+    Raises:
+        WeightsError: they cannot be loaded.
+    """
+    if place is None:
+        loaded, folder, where = load_weights(), embedded_folder(), "in the package"
+    elif isinstance(place, Path):
+        loaded, folder, where = load_weights(place), place, str(place)
+    else:
+        loaded = load_weights(place.repository, revision=place.commit, local_files_only=True)
+        folder, where = place.folder, str(place.folder)
+    return Stored(loaded, (folder / CONFIG_NAME).read_bytes(), (folder / WEIGHTS_NAME).read_bytes(), where)
+
+
+def _describe(stored: Stored) -> str:
+    weights = stored.weights
+    height, width = weights.config.input_hw
+    rows = {
+        "licence": licence(weights),
+        "network": f"{weights.config.backbone}, input {height}x{width}",
+        "keypoints": f"{len(weights.skeleton)} ({weights.skeleton.name})",
+        "size": f"{len(stored.content) / 1e6:.1f} MB",
+        "sha256": stored.sha256,
+        "folder": stored.where,
+    }
+    return "\n".join([weights.origin, *(f"  {name:<9} {value}" for name, value in rows.items())])

@@ -1,1 +1,0 @@
-"""Data sets beside COCO: their files in and out, and their own measures."""

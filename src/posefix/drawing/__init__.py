@@ -1,0 +1,1 @@
+"""Poses drawn into images."""

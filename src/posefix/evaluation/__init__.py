@@ -1,0 +1,1 @@
+"""Average precision and its relatives, and who was matched with whom."""

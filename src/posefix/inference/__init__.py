@@ -1,0 +1,1 @@
+"""From an image and its poses to better poses."""

@@ -1,0 +1,77 @@
+"""What happened to a results file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Report:
+    """What happened to a results file.
+
+    Attributes:
+        people: entries in the file.
+        refined: people that went through the network.
+        keypoints: of the refined people, those that were there before.
+        moved: how many of them changed place.
+        distance: (moved,) px each of them moved.
+        filled: keypoints that were missing before.
+        lowered: people whose score was lowered because their pose repeats a better-scored one.
+        trust: how far the file's poses were trusted, given or measured; None where neither, or nothing hears it.
+        sure: keypoints on which it was measured, those that the picture is sure of; 0 where it was not.
+        beside: how many of them the poses had elsewhere.
+        unread: pictures that could not be read, with the reason; their poses are unchanged.
+        skipped: entries that are no pose of this skeleton, with the reason; they are unchanged.
+    """
+
+    people: int
+    refined: int
+    keypoints: int
+    moved: int
+    distance: npt.NDArray[np.float64]
+    filled: int
+    lowered: int = 0
+    trust: float | None = None
+    sure: int = 0
+    beside: int = 0
+    unread: dict[str, str] = field(default_factory=dict)
+    skipped: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everybody could be refined."""
+        return self.refined == self.people
+
+    def summary(self) -> str:
+        """The report as a few lines of text."""
+        lines = [f"{self.refined} of {self.people} people refined"]
+        if self.keypoints:
+            share = 100 * self.moved / self.keypoints
+            line = f"{self.moved} of {self.keypoints} keypoints moved ({share:.0f} %)"
+            if self.moved:
+                low, median, high = np.percentile(self.distance, [25, 50, 95])
+                line += f", by {median:.1f} px in the median (quarter below {low:.1f}, one in twenty above {high:.1f})"
+            lines.append(line)
+        if self.filled:
+            lines.append(f"{self.filled} missing keypoints filled")
+        if self.trust is not None and self.refined:
+            line = f"trust in the poses: {self.trust:.2f} (1 is usual)"
+            if self.sure:
+                line += f", for {self.beside} of {self.sure} keypoints lie beside what the picture is sure of"
+            lines.append(line)
+        if self.lowered:
+            who = "person repeats" if self.lowered == 1 else "people repeat"
+            lines.append(f"{self.lowered} {who} a better-scored one: score lowered")
+        lines += _listed("pictures that could not be read (poses unchanged)", self.unread)
+        lines += _listed("entries that are no such pose (unchanged)", {str(k): v for k, v in self.skipped.items()})
+        return "\n".join(lines)
+
+
+def _listed(title: str, items: dict[str, str], most: int = 10) -> list[str]:
+    if not items:
+        return []
+    lines = [f"{len(items)} {title}:"] + [f"  {name}: {why}" for name, why in list(items.items())[:most]]
+    return lines + ([f"  … and {len(items) - most} more"] if len(items) > most else [])

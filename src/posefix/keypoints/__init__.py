@@ -1,0 +1,1 @@
+"""Keypoint sets, poses, object keypoint similarity and heatmaps."""

@@ -1,0 +1,115 @@
+"""The refinement network: crops and input poses in, logits over cells out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from posefix.keypoints.heatmaps import draw_gaussians
+from posefix.network.config import STRIDE, ModelConfig
+from posefix.network.correction import Correction
+from posefix.network.mobilenet import FEATURES, Head, MobileNetFpn
+from posefix.network.prior import PosePrior
+from posefix.network.resnet import FEATURES as RESNET_FEATURES
+from posefix.network.resnet import ResNetUp
+
+#: Crops that go through the trunk at once on a CPU.
+_CPU_BATCH = 4
+
+
+class RefinementNetwork(nn.Module):
+    """Picture crops and input poses → logits (PoseFix §3; the embedded network is this library's own)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        keypoints = config.num_keypoints
+        self.register_buffer("mean", torch.tensor(config.normalisation.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.normalisation.std).view(3, 1, 1), persistent=False)
+        if config.backbone == "mobilenet_v2":
+            self.trunk: nn.Module = MobileNetFpn(config.width, config.last_channels)
+            self.head: nn.Module = Head(keypoints)
+        else:
+            self.trunk = ResNetUp(config.backbone, 3 + keypoints)
+            self.head = nn.Conv2d(RESNET_FEATURES, keypoints, 1)
+            nn.init.normal_(self.head.weight, std=0.001)
+        self.correction = Correction(FEATURES, keypoints) if config.pose_entry == "correction" else None
+        self.prior = (
+            PosePrior(keypoints, adaptive=config.adaptive_prior, scored=config.scored) if config.pose_prior else None
+        )
+        #: Set by the trainer: trunk and head keep their weights and build no graph.
+        self.frozen = False
+
+    def forward(
+        self,
+        crops: Tensor,
+        crop_points: Tensor,
+        valid: Tensor,
+        std: Tensor,
+        scores: Tensor | None = None,
+        *,
+        trust: float = 1.0,
+    ) -> Tensor:
+        """Logits for each keypoint's place.
+
+        Args:
+            crops: (B, H, W, 3) uint8 or float RGB in 0…255.
+            crop_points: (B, K, 2) input pose in crop pixels; ignored where not valid.
+            valid: (B, K) bool.
+            std: (B, K) length scale of keypoint similarity, sqrt(area) · 2σ, in crop pixels.
+            scores: (B, K) estimator's score over that of the person's best keypoint; None is 1, nothing known.
+            trust: power of the pose prior.
+
+        Returns:
+            (B, K, H/4, W/4) logits; the soft-max over cells is the distribution of the keypoint's place.
+        """
+        logits = self.evidence(crops, crop_points, valid, scores)
+        prior = self.log_prior(logits, crop_points, valid, std, scores)
+        return logits if prior is None else logits + trust * prior
+
+    def log_prior(
+        self, evidence: Tensor, crop_points: Tensor, valid: Tensor, std: Tensor, scores: Tensor | None = None
+    ) -> Tensor | None:
+        """(B, K, H/4, W/4) what the input pose says of each cell, given the evidence; None without a prior."""
+        if self.prior is None:
+            return None
+        # Small differences of logarithms decide here: float32, also under autocast.
+        with torch.autocast(evidence.device.type, enabled=False):
+            cell_points = (crop_points - self.config.cell_offset) / STRIDE
+            scores = scores if self.config.scored else None
+            out: Tensor = self.prior(evidence, cell_points, valid, std / STRIDE, scores)
+            return out
+
+    def evidence(self, crops: Tensor, crop_points: Tensor, valid: Tensor, scores: Tensor | None = None) -> Tensor:
+        """(B, K, H/4, W/4) float32 logits before the prior; arguments as for ``forward``."""
+        config = self.config
+        scores = scores if config.scored else None
+        weight = next(self.parameters())
+        images = crops.permute(0, 3, 1, 2).to(weight.dtype)
+        if config.normalisation.channels == "bgr":
+            images = images.flip(1)
+        images = (images - self.mean) / self.std
+        if isinstance(self.trunk, MobileNetFpn):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+                features, logits = self._look(images)
+            if self.correction is not None:
+                cell_points = (crop_points - config.cell_offset) / STRIDE
+                logits = self.correction(features, logits, cell_points, valid, scores)
+            return logits.float()
+        heat = draw_gaussians(crop_points, valid, config.input_hw, config.heatmap_std) * config.heatmap_scale
+        out: Tensor = self.head(self.trunk(torch.cat([images, heat.to(images.dtype)], dim=1)))
+        return out.float()
+
+    def _look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 24, H/4, W/4) features and (B, K, H/4, W/4) logits of the picture alone."""
+        if torch.is_grad_enabled() or images.device.type != "cpu":
+            parts = [images]
+        else:
+            # A few crops at a time, so that what one layer writes is in the cache when the next one reads it.
+            parts = list(torch.split(images, _CPU_BATCH)) or [images]
+        features = [self.trunk(part) for part in parts]
+        logits = [self.head(f) for f in features]
+        return torch.cat(features), torch.cat(logits)

@@ -1,0 +1,1 @@
+"""Making, finding and counting pose errors."""

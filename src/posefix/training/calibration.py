@@ -1,0 +1,224 @@
+"""Temperature of the soft-max over cells, so that the confidence predicts the keypoint similarity really reached.
+
+Measured on people that were not trained on: real estimators' results matched to annotated people, and annotated
+people with synthetic errors. One temperature per part where that predicts better on held-out halves, else one for all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from posefix.evaluation.matching import match_people, matchable, neighbours_of
+from posefix.geometry import transform_points
+from posefix.inference.crops import Crops
+from posefix.inference.forward import departures, read_logits
+from posefix.inference.refiner import Refiner
+from posefix.io.coco import Annotations, Results, image_name
+from posefix.io.images import load_image
+from posefix.keypoints.heatmaps import cell_probabilities, expected_similarity, expected_similarity_argmax
+from posefix.keypoints.oks import keypoint_similarity
+from posefix.keypoints.skeleton import Skeleton
+from posefix.network.config import STRIDE
+from posefix.pose_errors.synthesis import synthesize
+from posefix.weights.weights import Weights
+
+Doubles = npt.NDArray[np.float64]
+
+#: Temperatures tried.
+GRID = np.array([0.6, 0.75, 0.9, 1.0, 1.15, 1.35, 1.6, 2.0])
+
+
+@dataclass(frozen=True)
+class Observations:
+    """The network's evidence for P people whose annotation is known, in crop pixels.
+
+    Attributes:
+        logits: (P, K, h, w) float16.
+        std: (P, K) length scale that test time assumes.
+        targets: (P, K, 2) annotated points.
+        annotated: (P, K) which are.
+        area: (P,) annotated area in crop px².
+        group: (P,) picture, for splitting into halves.
+    """
+
+    logits: torch.Tensor
+    std: torch.Tensor
+    targets: Doubles
+    annotated: npt.NDArray[np.bool_]
+    area: Doubles
+    group: npt.NDArray[np.int64]
+
+
+def observe(
+    weights: Weights,
+    annotations: Annotations,
+    images: str | os.PathLike[str],
+    results: Sequence[Results],
+    *,
+    synthetic: bool = True,
+    seed: int = 0,
+) -> Observations:
+    """Run the network on people whose annotation is known.
+
+    Args:
+        weights: to calibrate.
+        annotations: of held-out pictures.
+        images: folder.
+        results: real estimators' results on them.
+        synthetic: also annotated people with synthetic errors, once each.
+        seed: of those.
+
+    Returns:
+        evidence and annotation of all matched people, estimator after estimator.
+    """
+    skeleton = weights.skeleton
+    cases = []
+    for file in results:
+        entries, people = match_people(annotations, file, skeleton)
+        cases.append((file.keypoints(skeleton)[entries], people))
+    if synthetic:
+        people = np.flatnonzero(matchable(annotations, skeleton))
+        cases.append((_spoil(annotations, people, skeleton, seed), people))
+    refiner = Refiner(weights, device="auto", precision="auto")
+    parts = [_observe(refiner, annotations, Path(images), poses, people) for poses, people in cases]
+    return Observations(
+        logits=torch.cat([p.logits for p in parts]),
+        std=torch.cat([p.std for p in parts]),
+        targets=np.concatenate([p.targets for p in parts]),
+        annotated=np.concatenate([p.annotated for p in parts]),
+        area=np.concatenate([p.area for p in parts]),
+        group=np.concatenate([p.group for p in parts]),
+    )
+
+
+def _spoil(annotations: Annotations, people: npt.NDArray[np.intp], skeleton: Skeleton, seed: int) -> Doubles:
+    annotated = annotations.annotated[people]
+    mask = annotated[..., 2] > 0
+    near, overlap = neighbours_of(annotations, people, 0.1)
+    points, _ = synthesize(
+        annotated[..., :2],
+        mask,
+        skeleton,
+        annotations.area[people],
+        np.random.default_rng(seed),
+        neighbours=near,
+        overlap=overlap,
+    )
+    return np.concatenate([np.nan_to_num(points), mask[..., None]], axis=-1)
+
+
+@torch.inference_mode()
+def _observe(
+    refiner: Refiner, annotations: Annotations, images: Path, poses: Doubles, people: npt.NDArray[np.intp]
+) -> Observations:
+    crops, affine, kept = [], [], []
+    image_ids = annotations.image_ids[people]
+    for image_id in dict.fromkeys(image_ids.tolist()):
+        rows = np.flatnonzero(image_ids == image_id)
+        picture = load_image(images / image_name({"image_id": image_id}, annotations), ignore_orientation=True)
+        prepared = refiner.prepare(picture, poses[rows])
+        crops.append(prepared.crops)
+        affine.append(prepared.affine)
+        kept.append(people[rows[prepared.rows]])
+    joined, matrices, who = Crops.join(crops), np.concatenate(affine), np.concatenate(kept)
+    annotated = annotations.annotated[who]
+    pictures = {str(image_id): index for index, image_id in enumerate(annotations.images)}
+    group = [pictures[str(i)] for i in annotations.image_ids[who].tolist()]
+    # As for a whole results file.
+    trust = refiner.weights.calibration.trust
+    if refiner.measures_trust:
+        trust *= refiner.trust_from(*departures(refiner.network, joined))
+    return Observations(
+        read_logits(refiner.network, joined, trust=trust).half().cpu(),
+        torch.from_numpy(joined.std),
+        transform_points(matrices, annotated[..., :2]),
+        annotated[..., 2] > 0,
+        annotations.area[who] * np.abs(np.linalg.det(matrices[:, :, :2])),
+        np.array(group, np.int64),
+    )
+
+
+def predict(
+    observations: Observations, offset: float, sigmas: Sequence[float], temperature: Sequence[float]
+) -> tuple[Doubles, Doubles]:
+    """What the refiner would say, and what it would reach.
+
+    Args:
+        observations: P people.
+        offset: ``ModelConfig.cell_offset``.
+        sigmas: (K,).
+        temperature: (K,).
+
+    Returns:
+        (P, K) confidence and (P, K) keypoint similarity of the answer to the annotation.
+    """
+    heat = torch.tensor(np.array(temperature), dtype=torch.float32)
+    confidence, similarity = [], []
+    for start in range(0, len(observations.std), 64):
+        rows = slice(start, start + 64)
+        logits, std = observations.logits[rows].float(), observations.std[rows] / STRIDE
+        cells, _ = expected_similarity_argmax(cell_probabilities(logits), std)
+        value = expected_similarity(cell_probabilities(logits, heat), cells, std)
+        points = cells.double().numpy() * STRIDE + offset
+        confidence.append(value.double().numpy())
+        similarity.append(
+            keypoint_similarity(points, observations.targets[rows], observations.area[rows], np.array(sigmas))
+        )
+    return np.concatenate(confidence), np.concatenate(similarity)
+
+
+def calibration_error(confidence: Doubles, similarity: Doubles, bins: int = 10) -> float:
+    """Expected calibration error: mean distance of confidence and similarity over equally wide bins of confidence.
+
+    Args:
+        confidence: (n,).
+        similarity: (n,).
+        bins: how many.
+    """
+    place = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    gap = np.bincount(place, confidence - similarity, bins)
+    return float(np.abs(gap).sum() / max(len(confidence), 1))
+
+
+def reliability(confidence: Doubles, similarity: Doubles, bins: int = 10) -> list[tuple[float, float, int]]:
+    """(mean confidence, mean similarity, count) of each bin of confidence that holds anything."""
+    place = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    rows = [(place == b) for b in range(bins)]
+    return [(float(confidence[r].mean()), float(similarity[r].mean()), int(r.sum())) for r in rows if r.any()]
+
+
+def fit_temperature(observations: Observations, offset: float, skeleton: Skeleton) -> tuple[float, ...]:
+    """(K,) temperatures that make the squared difference of confidence and similarity least.
+
+    One per part where halves of the pictures, each predicted from the other, are predicted better so; else one.
+    """
+    count, mask = len(skeleton), observations.annotated
+    errors = np.empty((len(GRID), *mask.shape))
+    for i, heat in enumerate(GRID):
+        confidence, similarity = predict(observations, offset, skeleton.sigmas, (heat,) * count)
+        errors[i] = np.square(confidence - similarity) * mask
+
+    def best(rows: npt.NDArray[np.bool_], per_part: bool) -> npt.NDArray[np.intp]:
+        loss = errors[:, rows].sum(1)  # (grid, K)
+        if not per_part:
+            return np.full(count, loss.sum(1).argmin())
+        parts = np.array(skeleton.parts)
+        return np.array([loss[:, parts == p].sum(1).argmin() for p in parts])
+
+    half = observations.group % 2 == 0
+    held_out = [
+        sum(
+            errors[best(fit, per_part), :, np.arange(count)][:, test].sum()
+            for fit, test in ((half, ~half), (~half, half))
+        )
+        for per_part in (False, True)
+    ]
+    chosen = best(np.ones(len(half), bool), per_part=bool(held_out[1] < held_out[0]))
+    return tuple(float(GRID[i]) for i in chosen)

@@ -1,0 +1,163 @@
+"""Batches of training samples: synthetic errors, crops, augmentation. Every batch is a function of (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from posefix.geometry import warp_crop
+from posefix.keypoints.skeleton import Skeleton
+from posefix.network.config import ModelConfig
+from posefix.pose_errors.synthesis import ErrorRates
+from posefix.training.config import Augmentation
+from posefix.training.data.copy_paste import add_company
+from posefix.training.data.device import DevicePictures
+from posefix.training.data.people import People, Pictures
+from posefix.training.data.photometric import retouch
+from posefix.training.data.sampling import Plan, plan_batch
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B training samples in crop pixels.
+
+    Attributes:
+        crops: (B, H, W, 3) uint8 RGB; already a tensor where they were made on the device.
+        crop_points: (B, K, 2) float32 input pose; 0 where not valid.
+        valid: (B, K) bool.
+        targets: (B, K, 2) float32 annotated pose; 0 where there is none.
+        target_mask: (B, K) bool, annotated and inside the crop.
+        std: (B, K) float32 length scale of keypoint similarity, from the area that test time would assume.
+        scores: (B, K) float32 estimator's score over that of the person's best keypoint; 1 where nothing is known.
+    """
+
+    crops: npt.NDArray[np.uint8] | Tensor
+    crop_points: npt.NDArray[np.float32]
+    valid: Bools
+    targets: npt.NDArray[np.float32]
+    target_mask: Bools
+    std: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+
+
+def make_batch(
+    people: People,
+    pictures: Pictures | DevicePictures,
+    skeleton: Skeleton,
+    model: ModelConfig,
+    augmentation: Augmentation,
+    batch_size: int,
+    rng: np.random.Generator,
+    rates: ErrorRates | None = None,
+) -> Batch:
+    """Draw people, corrupt their poses, cut and augment their crops.
+
+    Args:
+        people: all of them.
+        pictures: theirs, in memory or on the device; crops are made where they are.
+        skeleton: the keypoint set.
+        model: tells crop size and how crops are made.
+        augmentation: what happens to them.
+        batch_size: B.
+        rng: source of all randomness.
+        rates: of the synthetic errors; default the reference's.
+
+    Returns:
+        the batch.
+    """
+    plan = plan_batch(people, skeleton, model, augmentation, batch_size, rng, rates)
+    return _fill(plan, people, pictures, model)
+
+
+def _fill(plan: Plan, people: People, pictures: Pictures | DevicePictures, model: ModelConfig) -> Batch:
+    """The batch that was planned."""
+    if isinstance(pictures, DevicePictures):
+        crops: npt.NDArray[np.uint8] | Tensor = pictures.paint(plan)
+    else:
+        crops = _paint(plan, people, pictures, model)
+    return Batch(
+        crops=crops,
+        crop_points=plan.crop_points,
+        valid=plan.valid,
+        targets=plan.targets,
+        target_mask=plan.target_mask,
+        std=plan.std,
+        scores=plan.scores,
+    )
+
+
+def _paint(plan: Plan, people: People, pictures: Pictures, model: ModelConfig) -> npt.NDArray[np.uint8]:
+    images = [pictures[int(i)] for i in people.picture[plan.rows]]
+    crops = np.stack(
+        [warp_crop(i, a, model.input_hw, antialias=model.antialias) for i, a in zip(images, plan.affine, strict=True)]
+    )
+    add_company(crops, people, pictures, plan.masks, model)
+    retouch(crops, plan.retouch)
+    return crops
+
+
+class BatchStream:
+    """Batches step after step, prepared ahead by threads (OpenCV and numpy release the interpreter lock).
+
+    With pictures on the device, they only plan, and one more thread has the crops made there.
+    """
+
+    def __init__(
+        self,
+        people: People,
+        skeleton: Skeleton,
+        model: ModelConfig,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        cache_gb: float = 4.0,
+        workers: int = 2,
+        rates: ErrorRates | None = None,
+        pictures: DevicePictures | None = None,
+    ) -> None:
+        self._rates = rates
+        self._people, self._skeleton, self._model = people, skeleton, model
+        self._augmentation, self._batch_size = augmentation, batch_size
+        self._pictures = pictures or Pictures(people.paths, cache_gb, people.codes)
+        self._seed, self._rank, self._workers = seed, rank, max(workers, 1)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step: the same in every run, whatever was asked for before."""
+        return _fill(self._plan(step), self._people, self._pictures, self._model)
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """Batches of the steps start … stop − 1, in order."""
+        with ThreadPoolExecutor(self._workers) as pool, ThreadPoolExecutor(1) as painter:
+
+            def submit(step: int) -> Future[Batch]:
+                if not isinstance(self._pictures, DevicePictures):
+                    return pool.submit(self.batch, step)
+                plan = pool.submit(self._plan, step)
+                return painter.submit(lambda: _fill(plan.result(), self._people, self._pictures, self._model))
+
+            waiting = [submit(step) for step in range(start, min(start + 2 * self._workers, stop))]
+            for step in range(start, stop):
+                done = waiting.pop(0).result()
+                ahead = step + 2 * self._workers
+                if ahead < stop:
+                    waiting.append(submit(ahead))
+                if isinstance(done.crops, Tensor) and done.crops.is_cuda:
+                    # Made on another stream, whose next crops must not take this memory before it was read.
+                    done.crops.record_stream(torch.cuda.current_stream(done.crops.device))
+                yield done
+
+    def _plan(self, step: int) -> Plan:
+        rng = np.random.default_rng([self._seed, step, self._rank])
+        return plan_batch(
+            self._people, self._skeleton, self._model, self._augmentation, self._batch_size, rng, self._rates
+        )

@@ -1,0 +1,263 @@
+"""Weights with their configuration: embedded in the package, in a folder, or on the Hugging Face hub.
+
+A weights folder holds ``model.safetensors`` and ``config.json`` (model, skeleton, calibration, about). Loading
+is strict, and nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from posefix.exceptions import SkeletonError, WeightsError
+from posefix.keypoints.skeleton import Skeleton
+from posefix.network.config import ModelConfig
+from posefix.network.model import RefinementNetwork
+from posefix.network.resnet import ResNetUp
+from posefix.weights.calibration import Calibration
+from posefix.weights.hub import HubSource, Snapshot, download, refuse_damaged
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
+
+CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+_FORMAT = "posefix-weights-1"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Everything that makes a refiner.
+
+    Attributes:
+        config: the network.
+        skeleton: the keypoint set that it was trained for.
+        calibration: how its answer is read.
+        state: its parameters and buffers.
+        about: data, recipe, licence and results, as written by whoever trained it.
+        origin: where it was loaded from; with the commit, where that is known.
+    """
+
+    config: ModelConfig
+    skeleton: Skeleton
+    calibration: Calibration
+    state: dict[str, Tensor]
+    about: dict[str, Any] = field(default_factory=dict)
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        count = len(self.skeleton)
+        if self.config.num_keypoints != count:
+            raise WeightsError(
+                f"weights: the model has {self.config.num_keypoints} keypoints, its skeleton "
+                f"{self.skeleton.name!r} has {count}"
+            )
+        for name in ("temperature", "margin"):
+            if len(getattr(self.calibration, name)) not in (0, count):
+                raise WeightsError(f"weights: calibration.{name} must have {count} values or none")
+
+    def build(self) -> RefinementNetwork:
+        """The network with these weights, float32, in evaluation mode.
+
+        Raises:
+            WeightsError: names or shapes do not fit the configuration.
+        """
+        with torch.device("meta"):
+            network = RefinementNetwork(self.config)
+        expected = {k: tuple(v.shape) for k, v in network.state_dict().items()}
+        given = {k: tuple(v.shape) for k, v in self.state.items()}
+        problems = [f"{k} is missing" for k in sorted(expected.keys() - given.keys())]
+        problems += [f"{k} is not known" for k in sorted(given.keys() - expected.keys())]
+        problems += [
+            f"{k} has shape {given[k]}, expected {expected[k]}"
+            for k in sorted(expected.keys() & given.keys())
+            if expected[k] != given[k]
+        ]
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise WeightsError(f"weights {self.origin}: {problems[0]}{more}; they belong to another model")
+        network = RefinementNetwork(self.config)
+        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in self.state.items()})
+        return network.eval()
+
+
+def weights_files(weights: Weights, *, half: bool = False) -> dict[str, bytes]:
+    """The files of a weights folder: ``model.safetensors``, and ``config.json`` with the other one's SHA-256.
+
+    Args:
+        weights: what to write.
+        half: store parameters as float16.
+    """
+    state = {
+        k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous().clone()
+        for k, v in weights.state.items()
+    }
+    content = save(state)
+    config = {
+        "format": _FORMAT,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "model": weights.config.to_dict(),
+        "skeleton": weights.skeleton.to_dict(),
+        "calibration": weights.calibration.to_dict(),
+        "about": weights.about,
+    }
+    return {WEIGHTS_NAME: content, CONFIG_NAME: (json.dumps(config, indent=2) + "\n").encode()}
+
+
+def save_weights(folder: str | Path, weights: Weights, *, half: bool = False) -> None:
+    """Write ``model.safetensors`` and ``config.json``, each whole or not at all.
+
+    Args:
+        folder: created where it does not exist.
+        weights: what to write.
+        half: store parameters as float16.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in weights_files(weights, half=half).items():
+        temporary = folder / (name + ".tmp")
+        temporary.write_bytes(content)
+        os.replace(temporary, folder / name)
+
+
+def load_weights(
+    source: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Weights:
+    """Load weights.
+
+    Args:
+        source: None for those in the package, a folder, or a hub repository ``user/name``.
+        revision: branch, tag or commit on the hub.
+        cache_dir: of downloads; default the hub's (``HF_HOME``).
+        token: for private repositories.
+        local_files_only: do not ask the network.
+        force_download: do not use the cache.
+
+    Raises:
+        WeightsError: they cannot be found or read, or do not fit their configuration.
+    """
+    if source is None:
+        folder = embedded_folder()
+        return _parse(
+            _read(folder / CONFIG_NAME, "the package"), _read(folder / WEIGHTS_NAME, "the package"), "embedded"
+        )
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _parse(_read(path / CONFIG_NAME, str(path)), _read(path / WEIGHTS_NAME, str(path)), str(path))
+    if path.exists():
+        raise WeightsError(f"weights: expected a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, got the file {path}")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
+        name, at, rest = str(source).partition("@")
+        hint = f"; pass a revision as from_pretrained({name!r}, revision={rest!r})" if at else ""
+        raise WeightsError(
+            f"weights: no such folder {str(source)!r}, and not a hub repository 'user/name' either{hint}"
+        )
+    return _load_from_hub(
+        HubSource(
+            repository=str(source),
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+    )
+
+
+def embedded_folder() -> Traversable:
+    """Where the package keeps its own weights."""
+    return resources.files("posefix.weights") / "pretrained"
+
+
+def is_config(path: Path) -> bool:
+    """Whether a file is the configuration of posefix weights; one that cannot be read is not."""
+    try:
+        _parse_config(path.read_bytes(), "")
+    except (OSError, WeightsError):
+        return False
+    return True
+
+
+def _load_from_hub(source: HubSource) -> Weights:
+    def accept(snapshot: Snapshot) -> None:
+        # Another library's repository is refused before its weights, which may be large, are fetched.
+        content = _read(snapshot.folder / CONFIG_NAME, snapshot.origin)
+        refuse_damaged(snapshot.folder / CONFIG_NAME, content)
+        _parse_config(content, snapshot.origin)
+
+    snapshot = download(source, (CONFIG_NAME, WEIGHTS_NAME), accept)
+    contents = []
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        contents.append(_read(snapshot.folder / name, snapshot.origin))
+        refuse_damaged(snapshot.folder / name, contents[-1])
+    return _parse(contents[0], contents[1], snapshot.origin)
+
+
+def _read(path: Any, where: str) -> bytes:
+    try:
+        return bytes(path.read_bytes())
+    except FileNotFoundError:
+        raise WeightsError(f"weights: {where} has no {path.name}") from None
+    except OSError as error:
+        raise WeightsError(f"weights: cannot read {path.name} of {where}: {error.strerror}") from error
+
+
+def _parse_config(content: bytes, origin: str) -> dict[str, Any]:
+    try:
+        data = json.loads(content)
+    except ValueError as error:
+        raise WeightsError(f"weights {origin}: {CONFIG_NAME} is not JSON: {error}") from error
+    if not isinstance(data, dict) or data.get("format") != _FORMAT:
+        raise WeightsError(
+            f"weights {origin}: {CONFIG_NAME} is not posefix's (expected format {_FORMAT!r}); name weights that "
+            "posefix wrote"
+        )
+    return data
+
+
+def _parse(config_bytes: bytes, weights_bytes: bytes, origin: str) -> Weights:
+    data = _parse_config(config_bytes, origin)
+    try:
+        state = load(weights_bytes)
+    except SafetensorError as error:
+        raise WeightsError(
+            f"weights {origin}: {WEIGHTS_NAME} is damaged or no safetensors file ({error}); copy it again, or download "
+            "it again with force_download=True"
+        ) from error
+    try:
+        return Weights(
+            config=ModelConfig.from_dict(data["model"]),
+            skeleton=Skeleton.from_dict(data["skeleton"]),
+            calibration=Calibration.from_dict(data["calibration"]),
+            state=state,
+            about=dict(data.get("about", {})),
+            origin=origin,
+        )
+    except KeyError as error:
+        raise WeightsError(f"weights {origin}: {CONFIG_NAME} lacks the key {error}") from error
+    except (TypeError, ValueError) as error:
+        if isinstance(error, SkeletonError | WeightsError):
+            raise WeightsError(f"weights {origin}: {error}") from error
+        raise WeightsError(f"weights {origin}: {CONFIG_NAME} has a value of the wrong type: {error}") from error
+
+
+def fold_batch_norm(network: RefinementNetwork) -> None:
+    """Fold batch norm into the convolutions before it, for inference (in place; the function stays the same)."""
+    if isinstance(network.trunk, ResNetUp):
+        network.trunk.fold_batch_norm()

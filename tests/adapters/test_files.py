@@ -1,0 +1,234 @@
+"""Folders and files of other estimators; structures as OpenPose, AlphaPose and PoseTrack document them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from factories import random_poses
+from posefix.adapters.files import Opened, detect_format, read_any
+from posefix.exceptions import FileFormatError, InputError, SkeletonError
+from posefix.io.coco import image_name, replace_keypoints
+from posefix.keypoints.skeleton import COCO, CROWDPOSE, POSETRACK18, Skeleton
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def poses(rng: np.random.Generator, people: int, count: int) -> np.ndarray[Any, Any]:
+    names = tuple(f"k{i}" for i in range(count))
+    return random_poses(rng, people, Skeleton("any", names, (0.1,) * count))
+
+
+def coco(rng: np.random.Generator, count: int = 17) -> list[dict[str, Any]]:
+    return [
+        {"image_id": i, "category_id": 1, "keypoints": p.reshape(-1).tolist(), "score": 0.5, "extra": i}
+        for i, p in enumerate(poses(rng, 3, count))
+    ]
+
+
+def alphapose(rng: np.random.Generator, count: int = 17) -> list[dict[str, Any]]:
+    return [
+        {**e, "image_id": f"{i}.jpg", "box": [1.0, 2.0, 3.0, 4.0], "idx": [0.0]} for i, e in enumerate(coco(rng, count))
+    ]
+
+
+def posetrack(rng: np.random.Generator, scores: bool = True) -> dict[str, Any]:
+    people = []
+    for i, pose in enumerate(poses(rng, 3, 17)):
+        values = pose.copy()
+        values[3:5] = 0  # ears are never annotated
+        flat = np.where([True, True, False], values, (values > 0) * 1.0).reshape(-1).tolist()
+        if not scores:
+            flat = values.reshape(-1).tolist()
+        person = {"id": 100 + i, "image_id": 7 if i else 8, "track_id": i, "category_id": 1, "keypoints": flat}
+        people.append(person | ({"scores": values[:, 2].tolist()} if scores else {}))
+    return {
+        "images": [
+            {"id": 7, "file_name": "images/val/1_mpii/000000.jpg", "frame_id": 7},
+            {"id": 8, "file_name": "images/val/1_mpii/000001.jpg", "frame_id": 8},
+        ],
+        "annotations": people,
+        "categories": [{"id": 1, "name": "person", "keypoints": list(POSETRACK18.keypoints)}],
+    }
+
+
+def openpose(rng: np.random.Generator, folder: Path, count: int = 25) -> Path:
+    folder.mkdir()
+    for frame, people in enumerate((2, 0, 1)):
+        data = poses(rng, people, count)
+        data[:, 3] = 0
+        content = {
+            "version": 1.3,
+            "people": [
+                {"person_id": [-1], "pose_keypoints_2d": p.reshape(-1).tolist(), "hand_left_keypoints_2d": []}
+                for p in data
+            ],
+        }
+        (folder / f"video_{frame:012d}_keypoints.json").write_text(json.dumps(content))
+    return folder
+
+
+def content(path: Path) -> Any:
+    if path.is_dir():
+        return {p.name: json.loads(p.read_text()) for p in sorted(path.glob("*.json"))}
+    return json.loads(path.read_text())
+
+
+def moved(opened: Opened, by: float = 1.0) -> list[dict[str, Any]]:
+    """Entries as a refiner gives them: what is there moves."""
+    values = np.array([e["keypoints"] for e in opened.entries], np.float64).reshape(len(opened.entries), -1, 3)
+    there = values[..., 2] > 0
+    values[there, :2] += by
+    values[there, 2] = 0.75
+    return replace_keypoints(opened.entries, values)
+
+
+def sources(rng: np.random.Generator, tmp_path: Path) -> dict[str, tuple[Path, str]]:
+    files: dict[str, Any] = {
+        "coco": coco(rng),
+        "coco 133": coco(rng, 133),
+        "alphapose": alphapose(rng),
+        "alphapose 26": alphapose(rng, 26),
+        "posetrack": posetrack(rng),
+        "posetrack unscored": posetrack(rng, scores=False),
+        "openpose frame": None,
+        "nobody": [],
+    }
+    found = {"openpose 25": openpose(rng, tmp_path / "op25"), "openpose 18": openpose(rng, tmp_path / "op18", 18)}
+    files["openpose frame"] = content(found["openpose 25"])["video_000000000000_keypoints.json"]
+    for name, data in files.items():
+        found[name] = tmp_path / f"{name}.json"
+        found[name].write_text(json.dumps(data))
+    return {k: (p, "coco" if k == "nobody" else k.split()[0]) for k, p in found.items()}
+
+
+NAMES = (
+    *("coco", "coco 133", "alphapose", "alphapose 26", "posetrack", "posetrack unscored"),
+    *("openpose frame", "openpose 25", "openpose 18", "nobody"),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_round_trip(name: str, rng: np.random.Generator, tmp_path: Path) -> None:
+    path, expected = sources(rng, tmp_path)[name]
+    assert detect_format(path) == expected
+    opened = read_any(path)
+    assert opened.format == expected
+    opened.write(tmp_path / "out", copy.deepcopy(opened.entries))
+    assert content(tmp_path / "out") == content(path)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "nobody"])
+def test_refined(name: str, rng: np.random.Generator, tmp_path: Path) -> None:
+    path, _ = sources(rng, tmp_path)[name]
+    opened = read_any(path)
+    assert all(len(e["keypoints"]) == 51 for e in opened.entries)
+    opened.write(tmp_path / "out", moved(opened))
+    again = read_any(tmp_path / "out")
+    for new, old in zip(again.entries, moved(opened), strict=True):
+        np.testing.assert_allclose(new["keypoints"], old["keypoints"], atol=1e-3)
+        assert name == "openpose frame" or new["image_id"] == old["image_id"]  # a frame is named as its file
+    assert again.format == opened.format
+
+
+def test_the_rest_stays(rng: np.random.Generator, tmp_path: Path) -> None:
+    path, _ = sources(rng, tmp_path)["alphapose 26"]
+    opened = read_any(path)
+    assert opened.entries[0]["bbox"] == [1.0, 2.0, 3.0, 4.0]
+    opened.write(tmp_path / "out", moved(opened))
+    for new, old in zip(content(tmp_path / "out"), content(path), strict=True):
+        assert set(new) == set(old)
+        assert new["keypoints"][51:] == old["keypoints"][51:]
+        assert new["idx"] == old["idx"]
+
+
+def test_pictures(rng: np.random.Generator, tmp_path: Path) -> None:
+    found = sources(rng, tmp_path)
+    assert [image_name(e) for e in read_any(found["alphapose"][0]).entries] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert image_name(read_any(found["posetrack"][0]).entries[0]) == "images/val/1_mpii/000001.jpg"
+    frames = [image_name(e) for e in read_any(found["openpose 25"][0]).entries]
+    assert frames == ["video_000000000000.jpg"] * 2 + ["video_000000000002.jpg"]
+    cv2.imwrite(str(tmp_path / "video_000000000002.png"), np.zeros((8, 8, 3), np.uint8))
+    frames = [image_name(e) for e in read_any(found["openpose 25"][0], images=tmp_path).entries]
+    assert frames[2] == "video_000000000002.png"
+
+
+def test_posetrack_with_its_own_skeleton(rng: np.random.Generator, tmp_path: Path) -> None:
+    path, _ = sources(rng, tmp_path)["posetrack"]
+    opened = read_any(path, POSETRACK18)
+    data = content(path)
+    assert opened.entries[0]["keypoints"][3:6] == [
+        *data["annotations"][0]["keypoints"][3:5],
+        data["annotations"][0]["scores"][1],
+    ]
+    filled = [e | {"keypoints": [5.0, 6.0, 0.5] * 17} for e in opened.entries]
+    opened.write(tmp_path / "out", filled)
+    new = content(tmp_path / "out")["annotations"][0]
+    assert new["keypoints"][:3] == [5.0, 6.0, 1.0]
+    assert new["scores"][0] == 0.5
+    assert new["keypoints"][9:15] == [0.0] * 6  # no ears
+    assert new["track_id"] == 0
+
+
+def test_posetrack_has_no_eyes_for_coco(rng: np.random.Generator, tmp_path: Path) -> None:
+    entry = read_any(sources(rng, tmp_path)["posetrack"][0], COCO).entries[0]
+    eyes = slice(3 * COCO.index("left_eye"), 3 * COCO.index("right_eye") + 3)
+    assert entry["keypoints"][eyes] == [0] * 6
+
+
+def test_normalised_openpose(rng: np.random.Generator, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((101, 201, 3), np.uint8))
+    pose = poses(rng, 1, 25)[0]
+    pose[:, :2] /= 1000
+    (tmp_path / "a_keypoints.json").write_text(json.dumps({"people": [{"pose_keypoints_2d": pose.ravel().tolist()}]}))
+    opened = read_any(tmp_path / "a_keypoints.json", images=tmp_path)
+    np.testing.assert_allclose(opened.entries[0]["keypoints"][:2], pose[0, :2] * [200, 100])
+    with pytest.raises(FileFormatError, match="pass the one picture"):
+        read_any(tmp_path / "a_keypoints.json")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"images": [], "annotations": [{"keypoints": [], "num_keypoints": 3}]}, "annotation file"),
+        ({"a": 1}, "expected COCO or AlphaPose results"),
+        ("text", "got a string"),
+        ({"people": [{"pose_keypoints_2d": [1, 2, 3]}]}, "expected 75 numbers"),
+        ([{"image_id": 1, "keypoints": [0] * 51}, {"image_id": 1, "keypoints": [0] * 78}], None),
+        ([{"image_id": 1, "keypoints": [0] * 78}, {"image_id": 1, "keypoints": [0] * 51}], None),
+        ([{"image_id": 1, "keypoints": [0] * 78}, {"image_id": 1, "keypoints": [0] * 75}], "entry 1: expected 78"),
+        ([{"image_id": 1, "keypoints": [0] * 42}], "entry 0 has 14 keypoints"),
+    ],
+)
+def test_what_is_refused(data: Any, message: str | None, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    if message is None:  # refine_entries tells the people that are no such pose
+        assert len(read_any(tmp_path / "a.json").entries) == 2
+        return
+    with pytest.raises(FileFormatError, match=message):
+        read_any(tmp_path / "a.json")
+
+
+def test_wrong_use(rng: np.random.Generator, tmp_path: Path) -> None:
+    found = sources(rng, tmp_path)
+    with pytest.raises(InputError, match="format: expected auto"):
+        read_any(found["coco"][0], format="xml")
+    with pytest.raises(FileFormatError, match="expected a coco file, got a folder"):
+        read_any(found["openpose 25"][0], format="coco")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileFormatError, match="got none"):
+        read_any(tmp_path / "empty")
+    with pytest.raises(SkeletonError):
+        read_any(found["posetrack"][0], Skeleton("x", ("a", "b"), (0.1, 0.1)))
+    assert len(read_any(found["alphapose 26"][0], CROWDPOSE).entries[0]["keypoints"]) == 42
+    with pytest.raises(InputError, match="the 3 entries"):
+        read_any(found["alphapose 26"][0]).write(tmp_path / "out", [])

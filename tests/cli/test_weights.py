@@ -1,0 +1,160 @@
+"""``posefix weights``: what is here, whether it is whole; with the real client where the hub is meant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
+
+import hub_client
+from factories import make_weights
+from hub_server import Hub, Repository
+from posefix.cli.weights import weights
+from posefix.weights.weights import CONFIG_NAME, WEIGHTS_NAME, save_weights, weights_files
+
+NAME = "ann/poses"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_weights(tmp_path / "weights", replace(make_weights(), about={"licence": "MIT"}), half=True)
+    return tmp_path / "weights"
+
+
+@pytest.fixture
+def embedded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of the package's own."""
+    monkeypatch.setattr("posefix.weights.weights.embedded_folder", lambda: folder)
+    monkeypatch.setattr("posefix.cli.weights.embedded_folder", lambda: folder)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "no cache"))
+    monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(folder / "no cache"))
+    return folder
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub().running() as hub:
+        hub.repositories[NAME] = Repository()
+        hub.repositories[NAME].commit(weights_files(replace(make_weights(), about={"licence": "MIT"}), half=True))
+        yield hub
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(weights, list(arguments))
+
+
+def refused(*arguments: str) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert result.output.count("\n") == 1
+    return result.output
+
+
+def test_embedded(embedded: Path) -> None:
+    result = run("list")
+    assert result.exit_code == 0
+    recorded = json.loads((embedded / CONFIG_NAME).read_text())["sha256"]
+    size = (embedded / WEIGHTS_NAME).stat().st_size
+    assert result.output.splitlines() == [
+        "embedded",
+        "  licence   MIT",
+        "  network   mobilenet_v2, input 256x192",
+        "  keypoints 17 (coco)",
+        f"  size      {size / 1e6:.1f} MB",
+        f"  sha256    {recorded}",
+        "  folder    in the package",
+    ]
+    result = run("verify")
+    assert result.exit_code == 0
+    assert "million parameters, all finite; the recorded hash" in result.output
+    assert run("card").output.startswith("---\nlicense: mit\n")
+
+
+def test_list_goes_on_past_what_cannot_be_read(embedded: Path) -> None:
+    (embedded / WEIGHTS_NAME).write_bytes(b"")
+    result = run("list")
+    assert result.exit_code == 0
+    assert "embedded" in result.output
+    assert "is damaged" in result.output
+
+
+def test_verify_and_card_of_a_folder(folder: Path) -> None:
+    result = run("verify", str(folder))
+    assert result.exit_code == 0
+    assert str(folder) in result.output
+    assert "# posefix mobilenet_v2 256x192, coco" in run("card", str(folder)).output
+
+
+def test_verify_finds_what_is_wrong(folder: Path, tmp_path: Path) -> None:
+    assert "no such folder" in refused("verify", str(tmp_path / "nowhere"))
+    path, state = folder / WEIGHTS_NAME, load_file(folder / WEIGHTS_NAME)
+    save_file(state | {"head.2.bias": state["head.2.bias"] + 1}, path)
+    assert "is not the file that config.json was written with" in refused("verify", str(folder))
+    save_file(state | {"head.2.bias": torch.full((17,), torch.nan)}, path)
+    assert "head.2.bias has values that are not finite" in refused("verify", str(folder))
+    save_file({k: v for k, v in state.items() if k != "head.2.bias"}, path)
+    assert "head.2.bias is missing" in refused("verify", str(folder))
+    path.write_bytes(path.read_bytes()[:-10])
+    assert "damaged" in refused("verify", str(folder))
+
+
+def test_weights_without_recorded_hash(folder: Path) -> None:
+    data = json.loads((folder / CONFIG_NAME).read_text())
+    del data["sha256"]
+    (folder / CONFIG_NAME).write_text(json.dumps(data))
+    result = run("verify", str(folder))
+    assert result.exit_code == 0
+    assert "no hash on record" in result.output
+
+
+def test_download_wants_a_repository(folder: Path) -> None:
+    assert "expected a hub repository USER/REPO, got the folder" in refused("download", str(folder))
+
+
+def test_from_the_hub(hub: Hub, tmp_path: Path) -> None:
+    environment = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url}
+
+    def command(*arguments: str, **more: str) -> tuple[int, str]:
+        outcome = hub_client.run(hub_client.command, *arguments, environment={**environment, **more})
+        assert outcome.error is None
+        return outcome.value  # type: ignore[no-any-return]
+
+    repository = hub.repositories[NAME]
+    first = repository.refs["v1"] = repository.refs["main"]
+    status, output = command("download", NAME)
+    assert status == 0
+    assert output.startswith(f"{NAME}@{first}\n  licence   MIT\n")
+    second = repository.commit(weights_files(replace(make_weights(), about={"licence": "CC0-1.0"}), half=True))
+    assert f"{NAME}@{second}" in command("download", f"{NAME}@main", "--force")[1]
+    assert command("download", NAME, "--revision", "v9")[0] == 1
+    # Without a network from here on; another library's repository is in the cache, too.
+    hub.repositories["bob/bert"] = Repository()
+    hub.repositories["bob/bert"].commit({CONFIG_NAME: b"{}", WEIGHTS_NAME: b"x"})
+    assert command("download", "bob/bert")[0] == 1
+    other = tmp_path / "home/hub/models--bob--bert/snapshots"
+    (next(other.iterdir()) / WEIGHTS_NAME).write_bytes(b"x")
+    offline = {"HF_HUB_OFFLINE": "1"}
+    status, output = command("list", **offline)
+    assert status == 0
+    assert f"{NAME}@{first}\n  licence   MIT" in output
+    assert f"{NAME}@{second}\n  licence   CC0-1.0" in output
+    assert "bert" not in output
+    status, output = command("verify", f"{NAME}@{first}", **offline)
+    assert status == 0
+    assert "all finite" in output
+    assert f'Refiner.from_pretrained("{NAME}")' in command("card", NAME, **offline)[1]
+    path = tmp_path / "home/hub/models--ann--poses/snapshots" / first / WEIGHTS_NAME
+    path.resolve().write_bytes(path.read_bytes()[:-1])
+    status, output = command("verify", f"{NAME}@{first}", **offline)
+    assert status == 1
+    assert "is damaged" in output
+    status, output = command("list", **offline)
+    assert status == 0
+    assert "is damaged" in output

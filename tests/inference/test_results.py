@@ -1,0 +1,175 @@
+"""A results file goes through whole: same entries, order, ids and fields, whatever single pictures or people hold."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from factories import make_weights, random_poses
+from posefix.exceptions import FileFormatError, InputError
+from posefix.inference.options import Options
+from posefix.inference.refiner import Refiner
+from posefix.inference.results import refine_entries
+from posefix.io.coco import annotations_of
+from posefix.weights.calibration import Calibration
+
+
+@pytest.fixture(scope="module")
+def refiner() -> Refiner:
+    return Refiner(make_weights(), device="cpu", precision="float32")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("000000000007.jpg", "000000000009.jpg", "named.png"):
+        cv2.imwrite(
+            str(tmp_path / name), rng.integers(0, 256, (48, 64, 3)).astype(np.uint8).repeat(10, 0).repeat(10, 1)
+        )
+    return tmp_path
+
+
+def make_entries(image_ids: list[Any]) -> list[dict[str, Any]]:
+    poses = random_poses(np.random.default_rng(2), len(image_ids))
+    return [
+        {"image_id": i, "category_id": 1, "keypoints": p.reshape(-1).tolist(), "score": 0.5, "track": [n], "note": "x"}
+        for n, (i, p) in enumerate(zip(image_ids, poses, strict=True))
+    ]
+
+
+def test_everything_but_keypoints_survives(refiner: Refiner, pictures: Path) -> None:
+    entries = make_entries([9, 7, 9, 7, 7])
+    before = copy.deepcopy(entries)
+    refined, report = refine_entries(refiner, entries, pictures)
+    assert entries == before
+    changing = ("keypoints", "score")
+    assert [{k: v for k, v in e.items() if k not in changing} for e in refined] == [
+        {k: v for k, v in e.items() if k not in changing} for e in before
+    ]
+    assert all(list(e) == list(b) and 0 < e["score"] <= 0.5 for e, b in zip(refined, before, strict=True))
+    assert report.complete
+    assert (report.people, report.refined, report.keypoints) == (5, 5, 85)
+    assert report.moved == len(report.distance) > 0
+    assert "5 of 5 people refined" in report.summary()
+
+
+def test_same_as_the_refiner_alone(refiner: Refiner, pictures: Path) -> None:
+    entries = make_entries([9, 7, 9])
+    refined, _ = refine_entries(refiner, entries, pictures, options=Options(batch_size=2))
+    poses = np.array([e["keypoints"] for e in entries]).reshape(-1, 17, 3)
+    alone = refiner.refine(pictures / "000000000009.jpg", poses[[0, 2]])
+    got = np.array([e["keypoints"] for e in refined]).reshape(-1, 17, 3)[[0, 2]]
+    np.testing.assert_allclose(got, alone, atol=2e-3)
+
+
+def test_bad_pictures_and_people_pass_through(refiner: Refiner, pictures: Path) -> None:
+    (pictures / "000000000011.jpg").write_bytes(b"not a picture")
+    entries = make_entries([7, 10, 11, 7, 7, 7])
+    entries[3]["keypoints"] = [1.0, 2.0]
+    entries[4]["keypoints"][5] = "?"
+    entries[5]["keypoints"] = [0.0] * 51
+    refined, report = refine_entries(refiner, entries, pictures)
+    assert refined[1:] == entries[1:]
+    assert refined[0] != entries[0]
+    assert set(report.unread) == {"000000000010.jpg", "000000000011.jpg"}
+    assert "no such file" in report.unread["000000000010.jpg"]
+    assert set(report.skipped) == {3, 4}
+    assert not report.complete
+    for part in ("1 of 6 people", "2 pictures that could not be read", "000000000011.jpg", "expected 51 numbers"):
+        assert part in report.summary()
+
+
+def test_names_of_pictures(refiner: Refiner, pictures: Path) -> None:
+    entries = make_entries([1, 2])
+    entries[1]["file_name"] = "named.png"
+    data = {
+        "images": [{"id": 1, "file_name": "000000000007.jpg", "width": 640, "height": 480}],
+        "annotations": [],
+        "categories": [],
+    }
+    _, report = refine_entries(refiner, entries, pictures, annotations=annotations_of(data))
+    assert report.complete
+
+
+def test_nobody(refiner: Refiner, pictures: Path) -> None:
+    refined, report = refine_entries(refiner, [], pictures)
+    assert refined == []
+    assert report.complete
+
+
+def test_what_stays_keeps_its_digits(pictures: Path) -> None:
+    keep_all = Refiner(make_weights(Calibration(policy="safe", margin=(1.0,) * 17)), device="cpu")
+    entries = make_entries([7])
+    entries[0]["keypoints"][0] = 123.45678901
+    refined, report = refine_entries(keep_all, entries, pictures)
+    before = np.array(entries[0]["keypoints"]).reshape(-1, 3)
+    np.testing.assert_array_equal(np.array(refined[0]["keypoints"]).reshape(-1, 3)[:, :2], before[:, :2])
+    assert report.moved == 0
+
+
+def test_estimators_ranking_leaves_scores(refiner: Refiner, pictures: Path) -> None:
+    refined, _ = refine_entries(refiner, make_entries([7, 9]), pictures, ranking="estimator")
+    assert [e["score"] for e in refined] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("ranking", ["product", "confidence"])
+def test_rankings(refiner: Refiner, pictures: Path, ranking: str) -> None:
+    entries = make_entries([7, 9])
+    refined, _ = refine_entries(refiner, entries, pictures, ranking=ranking)
+    confidence = np.array([e["keypoints"] for e in refined]).reshape(-1, 17, 3)[..., 2].mean(-1)
+    expected = confidence * (0.5 if ranking == "product" else 1)
+    np.testing.assert_allclose([e["score"] for e in refined], expected, atol=1e-3)
+
+
+def test_repeated_people_are_ranked_lower(refiner: Refiner, pictures: Path) -> None:
+    keep_all = Refiner(make_weights(Calibration(policy="safe", margin=(1.0,) * 17)), device="cpu")
+    entries = make_entries([7, 7, 9, 7])
+    entries[1]["keypoints"] = [v + 0.5 for v in entries[0]["keypoints"]]
+    entries[1]["score"] = 0.6
+    entries[2]["keypoints"] = list(entries[0]["keypoints"])
+    plain, unlowered = refine_entries(keep_all, entries, pictures, soft_nms=False)
+    lowered, report = refine_entries(keep_all, entries, pictures)
+    scores, was = [e["score"] for e in lowered], [e["score"] for e in plain]
+    # The same pose with the lower score, and neither another pose nor another picture.
+    assert scores[1:] == was[1:]
+    assert 0 <= scores[0] < 0.5 * was[0]
+    assert [e["keypoints"] for e in lowered] == [e["keypoints"] for e in plain]
+    assert (report.lowered, unlowered.lowered) == (1, 0)
+    assert "1 person repeats a better-scored one: score lowered" in report.summary()
+    assert "repeat" not in unlowered.summary()
+    left, _ = refine_entries(keep_all, entries, pictures, ranking="estimator")
+    assert [e["score"] for e in left] == [e["score"] for e in entries]
+
+
+@pytest.mark.parametrize("score", [None, "high", -1.5, float("nan"), float("inf"), True])
+def test_scores_that_cannot_be_weighed_stay(refiner: Refiner, pictures: Path, score: Any) -> None:
+    entries = make_entries([7, 7])
+    entries[1]["keypoints"] = list(entries[0]["keypoints"])
+    entries[1]["score"] = score
+    refined, report = refine_entries(refiner, entries, pictures)
+    assert repr([e["score"] for e in refined]) == repr([0.5, score])
+    assert report.lowered == 0
+
+
+def test_boxes_of_entries(refiner: Refiner, pictures: Path) -> None:
+    entries = make_entries([7, 7])
+    entries[0]["bbox"] = [10, 10, 300, 300]
+    plain, _ = refine_entries(refiner, entries, pictures)
+    boxed, _ = refine_entries(refiner, entries, pictures, use_boxes=True)
+    assert boxed[0]["keypoints"] != plain[0]["keypoints"]
+    np.testing.assert_allclose(boxed[1]["keypoints"], plain[1]["keypoints"], atol=2e-3)
+
+
+def test_mistakes(refiner: Refiner, pictures: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        refine_entries(refiner, [], pictures / "nowhere")
+    with pytest.raises(InputError, match="ranking"):
+        refine_entries(refiner, [], pictures, ranking="best")
+    wrong = [{"image_id": 7, "category_id": 1, "keypoints": [0.0] * 48, "score": 1}]
+    with pytest.raises(FileFormatError, match="expected 51 numbers as keypoints, got 48"):
+        refine_entries(refiner, wrong, pictures)

@@ -1,0 +1,53 @@
+"""A temperature that was there is found again, and the calibration error measures what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from factories import FOUR
+from posefix.training.calibration import GRID, Observations, calibration_error, fit_temperature, predict, reliability
+
+
+def sample(true_heat: float, people: int = 1500) -> Observations:
+    """Annotations drawn from the soft-max of broad random logits at a known temperature."""
+    rng = np.random.default_rng(0)
+    height, width, count = 12, 12, len(FOUR)
+    centre = rng.uniform(3, 8, (people, count, 2))
+    spread = rng.uniform(0.7, 2.0, (people, count, 1, 1))
+    rows = (np.arange(height)[:, None] - centre[..., 1, None, None]) ** 2
+    columns = (np.arange(width)[None, :] - centre[..., 0, None, None]) ** 2
+    logits = torch.tensor(-(rows + columns) / (2 * spread**2)).half()
+    probabilities = torch.softmax(logits.float().flatten(2) / true_heat, -1)
+    cells = torch.multinomial(probabilities.flatten(0, 1), 1).view(people, count).numpy()
+    targets = np.stack([cells % width, cells // width], -1) * 4.0 + 1.5
+    area = np.full(people, 30.0**2)
+    std = torch.tensor(30.0 * 2 * np.array(FOUR.sigmas), dtype=torch.float32).expand(people, count)
+    return Observations(logits, std, targets, np.ones((people, count), bool), area, np.arange(people) % 50)
+
+
+@pytest.mark.parametrize("true_heat", [0.75, 1.0, 1.6])
+def test_temperature_is_found_again(true_heat: float) -> None:
+    seen = sample(true_heat)
+    found = fit_temperature(seen, 1.5, FOUR)
+    step = np.abs(np.log(GRID)[:, None] - np.log(GRID)[None]).max(initial=0) / (len(GRID) - 1)
+    assert np.allclose(np.log(found), np.log(true_heat), atol=1.5 * step)
+    errors = []
+    for heat in ((true_heat,) * 4, (3.0,) * 4):
+        confidence, similarity = predict(seen, 1.5, FOUR.sigmas, heat)
+        errors.append(calibration_error(confidence.ravel(), similarity.ravel()))
+    assert errors[0] < 0.02 < errors[1]
+
+
+def test_calibration_error() -> None:
+    confidence = np.array([0.05, 0.95, 0.95, 0.95])
+    assert calibration_error(confidence, confidence) == 0
+    assert calibration_error(confidence, confidence - 0.03) == pytest.approx(0.03)
+    # Within one bin too high and too low cancel; across bins they do not.
+    assert calibration_error(confidence, np.array([0.15, 1.0, 0.9, 0.95])) == pytest.approx(0.1 / 4)
+    assert calibration_error(np.zeros(0), np.zeros(0)) == 0
+    assert reliability(confidence, confidence) == [
+        pytest.approx((0.05, 0.05, 1)),
+        pytest.approx((0.95, 0.95, 3)),
+    ]
