@@ -1,0 +1,161 @@
+"""A JSON list of objects, read and written one object at a time: memory stays flat however long the list is."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from posefix.exceptions import FileFormatError, InputError
+from posefix.io.json import PathLike, kind_of
+
+#: Bytes read at a time.
+_CHUNK = 1 << 20
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def iterate_json_list(path: PathLike) -> Iterator[Any]:
+    """The elements of a file that holds one JSON list, in order.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        FileFormatError: no such file, no list, or damaged; the message names the element at fault. What came
+            before it has been handed out by then.
+
+    Example:
+        >>> for entry in iterate_json_list("results.json"):
+        ...     entry["image_id"]
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            yield from _elements(stream, os.fspath(path))
+    except FileNotFoundError:
+        raise FileFormatError(f"{os.fspath(path)}: no such file") from None
+    except UnicodeDecodeError:
+        raise FileFormatError(f"{os.fspath(path)}: expected JSON text, got binary data") from None
+    except OSError as error:
+        raise FileFormatError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise FileFormatError(f"{os.fspath(path)}: the JSON is nested too deeply") from None
+
+
+def _elements(stream: IO[bytes], source: str) -> Iterator[Any]:
+    text = codecs.getincrementaldecoder("utf-8-sig")()
+    decode = json.JSONDecoder().raw_decode
+    buffer, at, ended = "", 0, False
+
+    def more() -> None:
+        nonlocal buffer, at, ended
+        # Doubling: an element longer than the buffer is parsed again only a few times.
+        raw = stream.read(max(_CHUNK, len(buffer) - at))
+        ended = not raw
+        buffer, at = buffer[at:] + text.decode(raw, final=ended), 0
+
+    def skip(pattern: re.Pattern[str]) -> str:
+        """The next character that is no space; empty at the end of the file. ``at`` is then on it."""
+        nonlocal at
+        while True:
+            found = pattern.match(buffer, at)
+            end = found.end() if found else at
+            if end < len(buffer) or ended:
+                at = end
+                return buffer[at : at + 1]
+            more()
+
+    first = skip(_SPACE)
+    if first == "":
+        raise FileFormatError(f"{source}: the file is empty, expected JSON")
+    if first != "[":
+        found = {"{": "an object", '"': "a string"}.get(first, f"text that begins with {first!r}")
+        raise FileFormatError(f"{source}: expected a list, got {found}")
+    at += 1
+    index = 0
+    while skip(_SPACE) != "]":
+        if index:
+            if buffer[at : at + 1] != ",":
+                raise _cut(source, index) if ended and at >= len(buffer) else _damaged(source, index, buffer, at)
+            at += 1
+            skip(_SPACE)
+        while True:
+            try:
+                value, end = decode(buffer, at)
+                # A number that touches the buffer's end may go on in the next piece.
+                if end < len(buffer) or ended:
+                    break
+            except json.JSONDecodeError as error:
+                if ended:
+                    late = error.pos >= len(buffer.rstrip()) or "Unterminated" in error.msg
+                    raise (_cut(source, index) if late else _damaged(source, index, buffer, error.pos)) from None
+            more()
+        at = end
+        yield value
+        index += 1
+    at += 1
+    if skip(_SPACE) != "":
+        raise FileFormatError(f"{source}: is not JSON: there is text after the list's end")
+
+
+def _cut(source: str, index: int) -> FileFormatError:
+    return FileFormatError(f"{source}: the file ends too early, in element {index}; write or download it again")
+
+
+def _damaged(source: str, index: int, buffer: str, at: int) -> FileFormatError:
+    return FileFormatError(f"{source}: is not JSON: element {index} is damaged near {buffer[at : at + 20]!r}")
+
+
+def iterate_entries(path: PathLike) -> Iterator[dict[str, Any]]:
+    """The people of a COCO results file, one after another.
+
+    Raises:
+        FileFormatError: as ``iterate_json_list``, or an element that is no object with an ``image_id``.
+    """
+    for index, entry in enumerate(iterate_json_list(path)):
+        if not isinstance(entry, dict):
+            raise FileFormatError(f"{os.fspath(path)}: entry {index}: expected an object, got {kind_of(entry)}")
+        image_id = entry.get("image_id")
+        if not isinstance(image_id, (int, str)) and not (isinstance(image_id, float) and image_id.is_integer()):
+            raise FileFormatError(
+                f"{os.fspath(path)}: entry {index}: expected an integer or string 'image_id', got {image_id!r}"
+            )
+        yield entry
+
+
+def write_json_list(path: PathLike, values: Iterable[Any]) -> int:
+    """Write one JSON list, element after element; the file appears whole or not at all.
+
+    Args:
+        path: of the file; its folder must exist.
+        values: plain JSON values.
+
+    Returns:
+        how many there were.
+
+    Raises:
+        InputError: the folder does not exist.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise InputError(f"{os.fspath(path)}: the folder {target.parent} does not exist; create it first")
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    encode = json.JSONEncoder(separators=(",", ":")).encode
+    count = 0
+    try:
+        with part.open("x", encoding="utf-8") as stream:
+            stream.write("[")
+            for value in values:
+                stream.write(f",{encode(value)}" if count else encode(value))
+                count += 1
+            stream.write("]\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
