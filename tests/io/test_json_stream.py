@@ -22,7 +22,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(values=st.lists(_VALUES, max_size=6), chunk=st.integers(1, 9), indent=st.sampled_from([None, 2]))
 def test_reads_what_json_reads(tmp_path_factory: Any, values: list[Any], chunk: int, indent: int | None) -> None:
     path = tmp_path_factory.mktemp("stream") / "list.json"
@@ -32,6 +32,14 @@ def test_reads_what_json_reads(tmp_path_factory: Any, values: list[Any], chunk: 
         assert list(iterate_json_list(path)) == values
     assert write_json_list(path, values) == len(values)
     assert json.loads(path.read_text(encoding="utf-8")) == values
+
+
+@pytest.mark.parametrize("chunk", range(1, 12))
+def test_numbers_that_straddle_pieces(tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_stream, "_CHUNK", chunk)
+    path = tmp_path / "numbers.json"
+    path.write_text("[0.5,-1.25e+10 , 1E-7,100,-0.0]")
+    assert list(iterate_json_list(path)) == [0.5, -1.25e10, 1e-7, 100, -0.0]
 
 
 @pytest.mark.parametrize("text", ['[{"a": 1}, {"b": [1, 2]}, 12.5, "é"]', "[1]", "[]"])

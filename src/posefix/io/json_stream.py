@@ -17,6 +17,9 @@ from posefix.io.json import PathLike, kind_of
 #: Bytes read at a time.
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
+_AFTER = re.compile(r"[ \t\r\n]*[,\]]")
+#: A number that is cut off leaves at most two characters unread: "." or "e+".
+_REST_OF_NUMBER = 2
 
 
 def iterate_json_list(path: PathLike) -> Iterator[Any]:
@@ -86,8 +89,8 @@ def _elements(stream: IO[bytes], source: str) -> Iterator[Any]:
         while True:
             try:
                 value, end = decode(buffer, at)
-                # A number that touches the buffer's end may go on in the next piece.
-                if end < len(buffer) or ended:
+                # The piece may end inside a number: "0" of "0.5".
+                if ended or len(buffer) - end > _REST_OF_NUMBER or _AFTER.match(buffer, end):
                     break
             except json.JSONDecodeError as error:
                 if ended:
