@@ -49,12 +49,12 @@ require(at + 'tfjs-backend-wasm').setWasmPaths(at + 'tfjs-backend-wasm/dist/');
 
 def main(annotations: str, images: str, model: str, out: str) -> None:
     """Estimate, write COCO results."""
-    pictures = json.loads(Path(annotations).read_text())["images"]
+    infos = json.loads(Path(annotations).read_text())["images"]
     with tempfile.TemporaryDirectory() as folder:
         listed, scales = [], []
-        for index, picture in enumerate(pictures):
+        for index, info in enumerate(infos):
             image = cv2.imread(
-                str(Path(images) / picture["file_name"]), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+                str(Path(images) / info["file_name"]), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
             )
             height, width = image.shape[:2]
             factor = SIDE / max(height, width)
@@ -70,14 +70,14 @@ def main(annotations: str, images: str, model: str, out: str) -> None:
         subprocess.run(["node", f"{folder}/run.js", model, folder], check=True)
         found = json.loads((Path(folder) / "found.json").read_text())
     entries = []
-    for picture, answer, (shape, scale) in zip(pictures, found, scales, strict=True):
+    for info, answer, (shape, scale) in zip(infos, found, scales, strict=True):
         for person in np.array(answer).reshape(-1, 56):
             if person[55] < 0.1:
                 continue
             # y, x, score of each keypoint, in shares of the padded picture.
             keypoints = person[:51].reshape(17, 3)[:, [1, 0, 2]]
             keypoints[:, :2] = (keypoints[:, :2] * shape[::-1] - 0.5) * scale
-            one = {"image_id": picture["id"], "category_id": 1, "score": float(person[55])}
+            one = {"image_id": info["id"], "category_id": 1, "score": float(person[55])}
             entries.append(one | {"keypoints": keypoints.round(3).reshape(-1).tolist()})
     Path(out).write_text(json.dumps(entries))
 

@@ -35,8 +35,8 @@ def variants() -> dict[str, Any]:
 @pytest.mark.parametrize("name", sorted(variants()))
 def test_round_trip(name: str, identity: StandIn) -> None:
     output, untouched = variants()[name], variants()[name]
-    image = [picture()] * len(output) if name == "frames" else picture()
-    result = identity(image, output)
+    given = [picture()] * len(output) if name == "frames" else picture()
+    result = identity(given, output)
     assert_same(result, untouched)
     assert_same(output, untouched)
     assert result is not output

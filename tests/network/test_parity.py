@@ -97,9 +97,9 @@ class People:
 def people(golden: Path) -> People:
     results = sorted(json.loads((golden / "pipeline_input.json").read_text()), key=lambda r: -r["score"])
     keypoints = np.array([r["keypoints"] for r in results]).reshape(-1, 17, 3)
-    picture = cv2.imread(str(golden / "pipeline_image.png"))
-    assert picture is not None
-    image = np.ascontiguousarray(picture[..., ::-1], np.uint8)
+    bgr = cv2.imread(str(golden / "pipeline_image.png"))
+    assert bgr is not None
+    image = np.ascontiguousarray(bgr[..., ::-1], np.uint8)
     points, valid = keypoints[..., :2], keypoints[..., 2] > 0
     boxes = boxes_around_points(points, valid)
     rectangles = crop_rectangles(boxes, HW)

@@ -132,24 +132,24 @@ def adapt(output: Any, skeleton: Skeleton, image: Any = None, adapter: Extract |
         InputError: an output of no known kind, or pictures that are not one per element of it.
         SkeletonError: an output without the skeleton's keypoints.
     """
-    pictures = _pictures(image)
-    found = _restricted(_extract(output, pictures, skeleton, adapter), skeleton)
+    given = _pictures(image)
+    found = _restricted(_extract(output, given, skeleton, adapter), skeleton)
     images = found.images
     if not found.keypoints:
         images = []
-    elif isinstance(pictures, Mapping):
-        missing = [i for i in found.ids or () if i not in pictures]
+    elif isinstance(given, Mapping):
+        missing = [i for i in found.ids or () if i not in given]
         if found.ids is None or missing:
             what = f"no picture for image {missing[0]!r}" if missing else "pictures by id, and this output has no ids"
             raise InputError(f"image: expected one picture per image of the output, got {what}")
-        images = [pictures[i] for i in found.ids]
-    elif pictures is not None:
-        if len(pictures) != len(found.keypoints):
+        images = [given[i] for i in found.ids]
+    elif given is not None:
+        if len(given) != len(found.keypoints):
             raise InputError(
-                f"image: expected {len(found.keypoints)}, one per element of the output, got {len(pictures)}; "
+                f"image: expected {len(found.keypoints)}, one per element of the output, got {len(given)}; "
                 "pass a list (the same picture several times if all show it), or for results a dict by image id"
             )
-        images = list(pictures)
+        images = list(given)
     return Extracted(found.keypoints, found.rebuild, boxes=found.boxes, images=images, ids=found.ids)
 
 

@@ -20,12 +20,14 @@ from posefix.pose_errors.report import format_report, make_report, to_json
 @click.option("--plot", type=click.Path(dir_okay=False), help="Also draw the shares by part (png, svg, pdf).")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Also write everything as JSON.")
 @click.option(
+    "--draw",
     "--pictures",
+    "draw",
     type=click.Path(file_okay=False),
     help="Also draw the worst people into this folder: those whom refinement harmed most, or without --after "
     "those of the lowest OKS.",
 )
-@click.option("--images", type=click.Path(file_okay=False), help="Folder of the pictures, for --pictures.")
+@click.option("--images", type=click.Path(file_okay=False), help="Folder of the pictures, for --draw.")
 @click.option("--worst", type=click.IntRange(min=1), default=20, show_default=True, help="How many of them.")
 @skeleton_option
 @speaks_plainly
@@ -35,7 +37,7 @@ def diagnose(
     after: str | None,
     plot: str | None,
     json_path: str | None,
-    pictures: str | None,
+    draw: str | None,
     images: str | None,
     worst: int,
     skeleton_name: str,
@@ -50,14 +52,14 @@ def diagnose(
       posefix diagnose val.json results.json
       posefix diagnose val.json results.json --after refined.json --plot errors.png
     """
-    if pictures and not images:
-        raise click.UsageError("--pictures needs --images, the folder of the pictures")
+    if draw and not images:
+        raise click.UsageError("--draw needs --images, the folder of the pictures")
     if plot:
         require_matplotlib()  # before the work, not after it
     for path in filter(None, (plot, json_path)):
         check_output(path)
-    if pictures:
-        check_output(pictures, folder=True)
+    if draw:
+        check_output(draw, folder=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     skeleton = skeleton_named(skeleton_name)
     truth = open_annotations(annotations, skeleton)
@@ -67,6 +69,6 @@ def diagnose(
         write_json(json_path, to_json(report), indent=2)
     if plot:
         plot_shares(report.before, plot, report.after)
-    if pictures and images:
-        written = write_worst_people(truth, report.before, images, pictures, after=report.after, most=worst)
-        click.echo(f"\n{len(written)} pictures written to {pictures}")
+    if draw and images:
+        written = write_worst_people(truth, report.before, images, draw, after=report.after, most=worst)
+        click.echo(f"\n{len(written)} pictures written to {draw}")

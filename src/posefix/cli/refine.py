@@ -161,7 +161,7 @@ def refine(
     click.echo(f"{out} written: {seconds:.1f} s, {report.refined / max(seconds, 1e-9):.0f} people/s")
     if draw:
         chosen = skeleton or refiner.skeleton
-        pictures = write_most_moved(entries, refined, images, draw, skeleton=chosen, annotations=named, most=draw_count)
-        click.echo(f"{len(pictures)} pictures written to {draw}" if pictures else "no picture written: nothing moved")
+        written = write_most_moved(entries, refined, images, draw, skeleton=chosen, annotations=named, most=draw_count)
+        click.echo(f"{len(written)} pictures written to {draw}" if written else "no picture written: nothing moved")
     if strict and not report.complete:
         raise click.ClickException(f"{report.people - report.refined} of {report.people} people could not be refined")

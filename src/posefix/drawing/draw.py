@@ -96,8 +96,8 @@ def draw_comparison(
     new, new_valid = _split("after", after, skeleton, threshold)
     if len(old) != len(new):
         raise InputError(f"after: expected the {len(old)} people of 'before' in the same order, got {len(new)}")
-    picture = load_image(image, color=color)
-    left, right = picture.copy(), picture.copy()
+    loaded = load_image(image, color=color)
+    left, right = loaded.copy(), loaded.copy()
     _draw_poses(left, old, old_valid, skeleton)
     _draw_poses(right, new, new_valid, skeleton)
     both = old_valid & new_valid
@@ -112,7 +112,7 @@ def draw_comparison(
         _ring(right, old[person, keypoint], 1.5 * pens[person] + 0.5, _MOVED, width)
     for panel, label in ((left, labels[0]), (right, labels[1])):
         _write(panel, label)
-    gap = np.full((picture.shape[0], max(round(picture.shape[1] / 100), 1), 3), 255, np.uint8)
+    gap = np.full((loaded.shape[0], max(round(loaded.shape[1] / 100), 1), 3), 255, np.uint8)
     return np.concatenate([left, gap, right], axis=1)
 
 

@@ -274,9 +274,9 @@ class Refiner:
     ) -> Prepared:
         """Check one picture's people and cut their crops: the part that needs no network (thread-safe)."""
         poses = read_poses(keypoints, self.skeleton)
-        picture = load_image(image, color=color, ignore_orientation=ignore_orientation)
+        pixels = load_image(image, color=color, ignore_orientation=ignore_orientation)
         return cut_crops(
-            picture, poses, boxes_xyxy, self.skeleton.sigmas, self.config.input_hw, antialias=self.config.antialias
+            pixels, poses, boxes_xyxy, self.skeleton.sigmas, self.config.input_hw, antialias=self.config.antialias
         )
 
     def refine_prepared(self, prepared: Sequence[Prepared], options: Options) -> list[Refined]:

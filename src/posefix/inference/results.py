@@ -131,7 +131,7 @@ def refine_entries(
             if sum(len(p.rows) for _, p in pending) >= chosen.batch_size:
                 flush()
         flush()
-    pictures = {i: name for name, rows in groups.items() for i in rows}
+    names = {i: name for name, rows in groups.items() for i in rows}
 
     def rank(rows: list[int], after: Floats) -> tuple[Floats | None, int]:
         own = after[:, shared.from_source]
@@ -139,7 +139,7 @@ def refine_entries(
         if scores is None or not soft_nms:
             return scores, 0
         sigmas = np.array(shared.source.sigmas)[shared.from_source]
-        repeated = duplicates(own, scores, [pictures[i] for i in rows], sigmas)
+        repeated = duplicates(own, scores, [names[i] for i in rows], sigmas)
         return scores * (1 - repeated), int((repeated > 0).sum())
 
     output, report = _assemble(entries, poses, refined, touched, shared, rank, unread, skipped)

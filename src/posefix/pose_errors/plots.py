@@ -128,9 +128,9 @@ def write_worst_people(
         except ImageError as error:
             logger.warning("%s", error)
             continue
-        picture = _panels(image, index, [before] if after is None else [before, after])
+        panels = _panels(image, index, [before] if after is None else [before, after])
         path = Path(folder) / f"{rank:03d}_{Path(name).stem}_{before.entries[index]}.png"
-        write_picture(path, picture)
+        write_picture(path, panels)
         written.append(path)
     return written
 

@@ -129,8 +129,8 @@ def _observe(
         kept.append(people[rows[prepared.rows]])
     joined, matrices, who = Crops.join(crops), np.concatenate(affine), np.concatenate(kept)
     annotated = annotations.annotated[who]
-    pictures = {str(image_id): index for index, image_id in enumerate(annotations.images)}
-    group = [pictures[str(i)] for i in annotations.image_ids[who].tolist()]
+    position = {str(image_id): index for index, image_id in enumerate(annotations.images)}
+    group = [position[str(i)] for i in annotations.image_ids[who].tolist()]
     # As for a whole results file.
     trust = refiner.weights.calibration.trust
     if refiner.measures_trust:

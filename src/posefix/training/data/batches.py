@@ -95,9 +95,9 @@ def _fill(plan: Plan, people: People, pictures: Pictures | DevicePictures, model
 
 
 def _paint(plan: Plan, people: People, pictures: Pictures, model: ModelConfig) -> npt.NDArray[np.uint8]:
-    images = [pictures[int(i)] for i in people.picture[plan.rows]]
+    sources = [pictures[int(i)] for i in people.picture[plan.rows]]
     crops = np.stack(
-        [warp_crop(i, a, model.input_hw, antialias=model.antialias) for i, a in zip(images, plan.affine, strict=True)]
+        [warp_crop(i, a, model.input_hw, antialias=model.antialias) for i, a in zip(sources, plan.affine, strict=True)]
     )
     add_company(crops, people, pictures, plan.masks, model)
     retouch(crops, plan.retouch)

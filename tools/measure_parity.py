@@ -1,6 +1,6 @@
 """What docs/parity.md says of the departures from the reference, measured: radii, mirrors, boxes.
 
-    python tools/measure_departures.py ../shared/data/coco
+    python tools/measure_parity.py ../shared/data/coco
 
 Needs COCO's annotations (train.json, val.json) and results of real estimators on val (results/*.json) in that folder,
 and the golden numbers in tests/golden.
