@@ -20,7 +20,7 @@ import numpy.typing as npt
 from simulated import fewer_errors, shared_error, smaller_errors
 
 from posefix.evaluation.coco_ap import Row, compare, evaluate
-from posefix.evaluation.matching import matchable, neighbours_of
+from posefix.evaluation.matching import matchable, others_of
 from posefix.inference.options import Options
 from posefix.inference.refiner import Refiner
 from posefix.inference.report import Report
@@ -64,8 +64,8 @@ class Bench:
         """Refined entries."""
         return self.refine_and_report(entries, **options)[0]
 
-    def refine_by_picture(self, entries: list[Entry]) -> list[Entry]:
-        """Each picture by itself, as ``Refiner.refine`` sees it: trust is measured on its people alone."""
+    def refine_by_image(self, entries: list[Entry]) -> list[Entry]:
+        """Each image by itself, as ``Refiner.refine`` sees it: trust is measured on its people alone."""
         rows: dict[Any, list[int]] = {}
         for index, entry in enumerate(entries):
             rows.setdefault(entry["image_id"], []).append(index)
@@ -120,7 +120,7 @@ def main_table(bench: Bench) -> Iterator[str]:
                 f"{before.ap75:.3f} → {metrics.ap75:.3f}",
                 f"{before.ar:.3f} → {metrics.ar:.3f}",
                 f"{100 * better:.1f} % / {100 * worse:.1f} %",
-                f"{report.trust or 1:.2f}",
+                f"{report.prior_weight or 1:.2f}",
                 f"{speed:.0f}",
             ]
         )
@@ -135,17 +135,17 @@ def main_table(bench: Bench) -> Iterator[str]:
             "AP75",
             "AR",
             "better / worse",
-            "trust",
+            "prior_weight",
             "people/s",
         ],
         rows,
     )
-    yield "better / worse: share of annotated keypoints whose similarity changed by more than 0.1.\n"
+    yield "better / worse: share of labelled keypoints whose similarity changed by more than 0.1.\n"
     yield "people/s: with measuring the trust, which sees up to 256 of a file's people once more.\n"
 
 
 def better_and_worse(pair: Comparison) -> tuple[float, float]:
-    """Shares of annotated keypoints of matched people that became better or worse by more than 0.1 similarity."""
+    """Shares of labelled keypoints of matched people that became better or worse by more than 0.1 similarity."""
     seen = pair.before.kinds != PoseError.NONE
     change = (pair.after.similarity - pair.before.similarity)[seen]
     return float((change > 0.1).mean()), float((change < -0.1).mean())
@@ -159,15 +159,15 @@ def kinds_table(bench: Bench) -> Iterator[str]:
         refined = Results(name, bench.refine(file.entries))
         second = diagnose_results(bench.annotations, refined, COCO, like=first)
         change = second.similarity - first.similarity
-        cells = [name]
+        heatmap_points = [name]
         for kind in (PoseError.GOOD, PoseError.JITTER, PoseError.INVERSION, PoseError.SWAP, PoseError.MISS):
             mine = first.kinds == kind
-            cells.append(
+            heatmap_points.append(
                 f"{100 * mine.sum() / (first.kinds >= 0).sum():.1f} → "
                 f"{100 * (second.kinds == kind).sum() / (second.kinds >= 0).sum():.1f} % "
                 f"({100 * (change[mine] > 0.1).mean():.0f} / {100 * (change[mine] < -0.1).mean():.0f})"
             )
-        rows.append(cells)
+        rows.append(heatmap_points)
     yield "## By kind of error\n"
     yield "Share before → after refinement (of those before: made better / worse by more than 0.1, in %).\n"
     yield from table(["estimator", "good", "jitter", "inversion", "swap", "miss"], rows)
@@ -180,7 +180,7 @@ def lever_table(bench: Bench) -> Iterator[str]:
         ("policy always", {"policy": "always"}),
         ("decoder soft_argmax, always", {"decoder": "soft_argmax", "policy": "always"}),
         ("flip test", {"flip_test": True}),
-        *((f"trust {t}, not measured", {"trust": t}) for t in (0.4, 0.7, 1.0, 1.5, 2.0)),
+        *((f"trust {t}, not measured", {"prior_weight": t}) for t in (0.4, 0.7, 1.0, 1.5, 2.0)),
         ("crop around the results' boxes", {"use_boxes": True}),
         ("no soft NMS", {"soft_nms": False}),
         *((f"ranking {r}", {"ranking": r}) for r in RANKINGS[1:]),
@@ -193,7 +193,7 @@ def lever_table(bench: Bench) -> Iterator[str]:
         mean = float(np.mean([c.change for c in changes]))
         rows.append([name, *(interval(c) for c in changes), f"{mean:+.3f}"])
     others = {
-        "trust measured on each picture by itself": bench.refine_by_picture,
+        "trust measured on each image by itself": bench.refine_by_image,
         "soft NMS and no refinement": without_refinement,
     }
     for name, change in others.items():
@@ -213,23 +213,23 @@ def without_refinement(entries: list[Entry]) -> list[Entry]:
 
 
 def harm_table(bench: Bench) -> Iterator[str]:
-    """Annotated poses and already refined ones as input."""
+    """Labelled poses and already refined ones as input."""
     yield "## No harm\n"
     people = np.flatnonzero(matchable(bench.annotations, COCO))
-    annotated = bench.annotations.annotated[people]
+    ground_truth = bench.annotations.ground_truth[people]
     ids = bench.annotations.image_ids[people].tolist()
     entries: list[Entry] = [
         {"image_id": i, "category_id": 1, "keypoints": a.reshape(-1).tolist(), "score": 1.0}
-        for i, a in zip(ids, annotated, strict=True)
+        for i, a in zip(ids, ground_truth, strict=True)
     ]
-    mask = annotated[..., 2] > 0
+    mask = ground_truth[..., 2] > 0
     rows = []
     for policy in ("safe", "always"):
         refined = np.array([e["keypoints"] for e in bench.refine(entries, policy=policy)]).reshape(-1, 17, 3)
-        ks = keypoint_similarity(refined[..., :2], annotated[..., :2], bench.annotations.area[people], COCO.sigmas)[
+        ks = keypoint_similarity(refined[..., :2], ground_truth[..., :2], bench.annotations.area[people], COCO.sigmas)[
             mask
         ]
-        untouched = (refined[..., :2] == annotated[..., :2]).all(-1)[mask]
+        untouched = (refined[..., :2] == ground_truth[..., :2]).all(-1)[mask]
         second = []
         for file in bench.files.values():
             once = bench.refine(file.entries, policy=policy)
@@ -243,11 +243,11 @@ def harm_table(bench: Bench) -> Iterator[str]:
                 *(f"{s:+.4f}" for s in second),
             ]
         )
-    head = ["policy", "annotated in: mean similarity", "untouched", "similarity ≥ 0.9"]
+    head = ["policy", "labelled in: mean similarity", "untouched", "similarity ≥ 0.9"]
     yield from table([*head, *(f"second pass, {n}" for n in bench.files)], rows)
-    repeated = duplicates(annotated, np.arange(len(people), 0.0, -1.0), ids, COCO.sigmas)
+    repeated = duplicates(ground_truth, np.arange(len(people), 0.0, -1.0), ids, COCO.sigmas)
     yield (
-        f"Annotated people with an OKS of {DUPLICATE_OKS} or more with one before them, whose score soft NMS would "
+        f"Labelled people with an OKS of {DUPLICATE_OKS} or more with one before them, whose score soft NMS would "
         f"lower: {(repeated > 0).sum()} of {len(people)}.\n"
     )
 
@@ -255,7 +255,7 @@ def harm_table(bench: Bench) -> Iterator[str]:
 def stronger_table(bench: Bench) -> Iterator[str]:
     """Does it harm estimators that are stronger than any of the files?"""
     name, file = max(bench.files.items(), key=lambda item: bench.ap(item[1].entries))
-    settings: tuple[dict[str, Any], ...] = ({"trust": 1.0}, {"policy": "always"}, {"soft_nms": False})
+    settings: tuple[dict[str, Any], ...] = ({"prior_weight": 1.0}, {"policy": "always"}, {"soft_nms": False})
     cases = [(f"{share} of each error left", smaller_errors(bench.annotations, file, share)) for share in (0.5, 0.25)]
     cases += [
         (f"{share} of the keypoints right", fewer_errors(bench.annotations, file, share)) for share in (0.5, 0.8, 0.95)
@@ -265,7 +265,7 @@ def stronger_table(bench: Bench) -> Iterator[str]:
         refined, report = bench.refine_and_report(entries)
         default = bench.change(entries, refined)
         changes = [interval(bench.change(entries, bench.refine(entries, **options))) for options in settings]
-        by_picture = bench.change(entries, bench.refine_by_picture(entries))
+        by_image = bench.change(entries, bench.refine_by_image(entries))
         before, after = evaluate(bench.annotations, entries, COCO), default.metrics
         rows.append(
             [
@@ -274,9 +274,9 @@ def stronger_table(bench: Bench) -> Iterator[str]:
                 interval(default),
                 f"{after.ap50 - before.ap50:+.3f}",
                 f"{after.ar - before.ar:+.3f}",
-                f"{report.trust or 1:.2f}",
+                f"{report.prior_weight or 1:.2f}",
                 *changes,
-                interval(by_picture),
+                interval(by_image),
             ]
         )
     shared = shared_error(bench.annotations, list(bench.files.values()))
@@ -287,18 +287,28 @@ def stronger_table(bench: Bench) -> Iterator[str]:
         f"{ANNOTATORS_ERROR} length scales per axis. (Estimators share "
         f"{shared[0]:.2f} to {shared[1]:.2f} on body keypoints that both of a pair find.)\n"
     )
-    head = ["estimator", "AP before", "default", "AP50", "AR", "trust", "trust 1", "policy always", "no soft NMS"]
-    yield from table([*head, "trust by picture"], rows)
+    head = [
+        "estimator",
+        "AP before",
+        "default",
+        "AP50",
+        "AR",
+        "prior_weight",
+        "trust 1",
+        "policy always",
+        "no soft NMS",
+    ]
+    yield from table([*head, "trust by image"], rows)
 
 
 def synthetic_table(bench: Bench) -> Iterator[str]:
     """The gain on synthetic errors beside the gain on real ones, as mean keypoint similarity."""
     people = np.flatnonzero(matchable(bench.annotations, COCO))
-    annotated, area = bench.annotations.annotated[people], bench.annotations.area[people]
-    mask = annotated[..., 2] > 0
-    near, overlap = neighbours_of(bench.annotations, people, 0.1)
+    ground_truth, area = bench.annotations.ground_truth[people], bench.annotations.area[people]
+    mask = ground_truth[..., 2] > 0
+    near, overlap = others_of(bench.annotations, people, 0.1)
     rng = np.random.default_rng(0)
-    points, _ = synthesize(annotated[..., :2], mask, COCO, area, rng, neighbours=near, overlap=overlap)
+    points, _ = synthesize(ground_truth[..., :2], mask, COCO, area, rng, others=near, overlap=overlap)
     poses = np.concatenate([np.nan_to_num(points), mask[..., None]], -1)
     ids = bench.annotations.image_ids[people].tolist()
     entries: list[Entry] = [
@@ -307,7 +317,7 @@ def synthetic_table(bench: Bench) -> Iterator[str]:
     ]
     refined = np.array([e["keypoints"] for e in bench.refine(entries)]).reshape(-1, 17, 3)
     similar = [
-        keypoint_similarity(p[..., :2], annotated[..., :2], area, COCO.sigmas)[mask].mean() for p in (poses, refined)
+        keypoint_similarity(p[..., :2], ground_truth[..., :2], area, COCO.sigmas)[mask].mean() for p in (poses, refined)
     ]
     rows = [
         ["synthetic (reference's rates)", f"{similar[0]:.3f} → {similar[1]:.3f}", f"{similar[1] - similar[0]:+.3f}"]
@@ -328,7 +338,7 @@ def calibration_table(bench: Bench) -> Iterator[str]:
     weights = bench.refiner.weights
     plain = replace(weights, calibration=replace(weights.calibration, policy="always", temperature=()))
     seen = observe(plain, bench.annotations, bench.images, list(bench.files.values()))
-    offset, mask = weights.config.cell_offset, seen.annotated
+    offset, mask = weights.config.heatmap_offset, seen.ground_truth
     yield "## Confidence\n"
     rows = []
     heat = weights.calibration.temperature or (1.0,) * len(COCO)

@@ -22,14 +22,14 @@ import torch
 
 from posefix.training.config import Optimisation, Start, TrainingConfig, read_config
 from posefix.training.data.batches import BatchStream
-from posefix.training.data.device import DevicePictures
+from posefix.training.data.device import DeviceImages
 from posefix.training.data.people import People, read_people
 from posefix.training.trainer import train
 
 WARM_UP = 50
 
 
-def alone(people: People, config: TrainingConfig, pictures: DevicePictures | None, steps: int, device: str) -> float:
+def alone(people: People, config: TrainingConfig, images: DeviceImages | None, steps: int, device: str) -> float:
     """Samples per second of batches that nobody uses; the first tenth only warms up."""
     stream = BatchStream(
         people,
@@ -41,7 +41,7 @@ def alone(people: People, config: TrainingConfig, pictures: DevicePictures | Non
         cache_gb=config.cache_gb,
         workers=config.workers,
         rates=config.rates,
-        pictures=pictures,
+        images=images,
     )
     sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     skip, start = max(steps // 10, 2 * config.workers), 0.0
@@ -81,18 +81,16 @@ def main() -> None:
     people = read_people(config.sets, config.skeleton)
     name = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else "CPU"
     print(f"{options.device} ({name}), {torch.get_num_threads()} torch threads, torch {torch.__version__}")
-    print(
-        f"{len(people)} people on {len(people.paths)} pictures, batches of {options.batch_size}, {options.steps} steps"
-    )
+    print(f"{len(people)} people on {len(people.paths)} images, batches of {options.batch_size}, {options.steps} steps")
     start = time.perf_counter()
     device = torch.device(options.device)
-    pictures = DevicePictures(people, config.model, device, cache_gb=config.cache_gb, workers=max(options.threads))
-    print(f"decoded onto the device: {pictures.nbytes / 2**30:.2f} GiB in {time.perf_counter() - start:.1f} s")
+    images = DeviceImages(people, config.model, device, cache_gb=config.cache_gb, workers=max(options.threads))
+    print(f"decoded onto the device: {images.nbytes / 2**30:.2f} GiB in {time.perf_counter() - start:.1f} s")
     print(f"{'feeding':<9}{'threads':>8}{'alone':>11}{'training':>11}{'waiting':>9}   samples/s")
     for feeding in ("cpu", "device"):
         for threads in options.threads:
             run = replace(config, feeding=feeding, workers=threads)
-            rate = alone(people, run, pictures if feeding == "device" else None, options.steps, options.device)
+            rate = alone(people, run, images if feeding == "device" else None, options.steps, options.device)
             columns = f"{rate:11.0f}"
             if not options.no_training:
                 speed, wait = training(run, options.steps, options.device)

@@ -46,15 +46,15 @@ def fewer_errors(annotations: Annotations, file: Results, share: float, seed: in
 def shared_error(annotations: Annotations, files: Sequence[Results], limit: float = 1.0) -> tuple[float, float]:
     """Least and largest standard deviation, per axis in length scales, of the error that two estimators share.
 
-    Two estimators that see the same picture share the annotators' error and what the picture does to both, so this is
-    rather too much. Counted are annotated, visible body keypoints that both find within ``limit``.
+    Two estimators that see the same image share the annotators' error and what the image does to both, so this is
+    rather too much. Counted are labelled, visible body keypoints that both find within ``limit``.
     """
-    found = np.full((len(files), len(annotations.annotated), len(COCO), 2), np.nan)
+    found = np.full((len(files), len(annotations.ground_truth), len(COCO), 2), np.nan)
     for errors, file in zip(found, files, strict=True):
         rows, people = match_people(annotations, file, COCO)
         errors[people] = _errors(annotations, file, rows, people)
     body = np.array([part not in ("nose", "eye", "ear") for part in COCO.parts])
-    found[:, (annotations.annotated[..., 2] < 2) | ~body] = np.nan
+    found[:, (annotations.ground_truth[..., 2] < 2) | ~body] = np.nan
     found[np.linalg.norm(found, axis=-1) > limit] = np.nan
     shared = [float(np.sqrt(max(np.nanmean(a * b), 0.0))) for a, b in combinations(found, 2)]
     return min(shared), max(shared)
@@ -63,24 +63,24 @@ def shared_error(annotations: Annotations, files: Sequence[Results], limit: floa
 def _errors(annotations: Annotations, file: Results, rows: npt.ArrayLike, people: npt.ArrayLike) -> Floats:
     """(M, K, 2) from annotation to estimate, in length scales."""
     std = keypoint_std(annotations.area[people], COCO.sigmas)[..., None]
-    off: Floats = (file.keypoints(COCO)[rows, :, :2] - annotations.annotated[people, :, :2]) / std
+    off: Floats = (file.keypoints(COCO)[rows, :, :2] - annotations.ground_truth[people, :, :2]) / std
     return off
 
 
 def _nearer(
     annotations: Annotations, file: Results, change: Callable[[Floats, Random], Floats], seed: int
 ) -> list[Entry]:
-    """The entries with other errors of the matched people's annotated keypoints, and scores that fit them."""
+    """The entries with other errors of the matched people's labelled keypoints, and scores that fit them."""
     rng = np.random.default_rng(seed)
     rows, people = match_people(annotations, file, COCO)
     before = _errors(annotations, file, rows, people)
     after = change(before, rng)
-    seen = annotations.annotated[people, :, 2] > 0
+    seen = annotations.ground_truth[people, :, 2] > 0
     changed = seen & (after != before).any(-1)
 
     poses = file.keypoints(COCO)[rows].astype(np.float64)
     std = keypoint_std(annotations.area[people], COCO.sigmas)[..., None]
-    moved = annotations.annotated[people, :, :2] + after * std
+    moved = annotations.ground_truth[people, :, :2] + after * std
     poses[..., :2] = np.where(changed[..., None], moved, poses[..., :2])
     size = np.linalg.norm(before, axis=-1)[seen]
     order = np.argsort(size)

@@ -3,7 +3,7 @@
     python benchmarks/speed.py                         # embedded weights on the CPU
     python benchmarks/speed.py --device cuda --paper   # also the paper's networks, random weights
 
-End to end is `Refiner.refine_batch` on 640 × 480 pictures of 8 people: crops, network, decoding, way back. The CPU's
+End to end is `Refiner.refine_batch` on 640 × 480 images of 8 people: crops, network, decoding, way back. The CPU's
 memory allocator matters: preload tcmalloc (LD_PRELOAD=libtcmalloc_minimal.so.4) and compare.
 """
 
@@ -65,26 +65,26 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(options.pictures)]
-    corner = rng.uniform(0, (400, 240), (options.pictures, PEOPLE, 1, 2))
-    points = corner + rng.uniform(0, (120, 200), (options.pictures, PEOPLE, 17, 2))
+    images = [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(options.images)]
+    corner = rng.uniform(0, (400, 240), (options.images, PEOPLE, 1, 2))
+    points = corner + rng.uniform(0, (120, 200), (options.images, PEOPLE, 17, 2))
     poses = list(np.concatenate([points, np.ones((*points.shape[:3], 1))], -1))
-    crops_in_all = options.pictures * PEOPLE
+    crops_in_all = options.images * PEOPLE
     print(f"{options.device}, {options.threads} threads, torch {torch.__version__}, batches of {options.batch_size}")
     print(f"{'network':<22}{'precision':<11}{'bare':>10}{'end to end':>12}{'with flip':>11}   crops/s (ratio to first)")
     first = None
     for name, weights in networks(options.paper).items():
         for precision in ("float32", "bfloat16"):
             refiner = Refiner(weights, device=options.device, precision=precision)
-            prepared = [refiner.prepare(i, p) for i, p in zip(pictures[:2], poses[:2], strict=True)]
+            prepared = [refiner.prepare(i, p) for i, p in zip(images[:2], poses[:2], strict=True)]
             crops = type(prepared[0].crops).join([p.crops for p in prepared])
             plain = make_options(batch_size=options.batch_size)
 
             def bare(refiner: Refiner = refiner, crops: object = crops, plain: object = plain) -> object:
                 return refiner.answer(crops, plain, np.repeat(np.arange(2), PEOPLE))  # type: ignore[arg-type]
 
-            def whole(flip: bool, refiner: Refiner = refiner) -> object:
-                return refiner.refine_batch(pictures, poses, flip_test=flip, batch_size=options.batch_size)
+            def whole(flip_indices: bool, refiner: Refiner = refiner) -> object:
+                return refiner.refine_batch(images, poses, flip_test=flip_indices, batch_size=options.batch_size)
 
             speeds = [
                 rate(bare, len(crops), options.seconds, options.device),

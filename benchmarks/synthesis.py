@@ -18,21 +18,21 @@ PEOPLE, REPEATS = 1024, 10
 
 
 def main() -> None:
-    """Time poses without neighbours, with one, and with three in a crowd."""
+    """Time poses without other instances, with one, and with three in a crowd."""
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 200, (PEOPLE, 1, 2))
     centres = corner + rng.uniform(0, (100, 200), (PEOPLE, len(COCO), 2))
-    annotated = rng.random((PEOPLE, len(COCO))) < 0.85
+    ground_truth = rng.random((PEOPLE, len(COCO))) < 0.85
     area = np.full(PEOPLE, 0.53 * 100 * 200)
-    print("neighbours  poses/s")
+    print("other instances  poses/s")
     for count in (0, 1, 3):
         near = np.zeros((PEOPLE, count, len(COCO), 3))
         near[..., :2] = centres[:, None] + rng.uniform(-120, 120, (PEOPLE, count, 1, 2))
         near[..., 2] = 2
-        synthesize(centres, annotated, COCO, area, rng, neighbours=near)
+        synthesize(centres, ground_truth, COCO, area, rng, others=near)
         start = time.perf_counter()
         for _ in range(REPEATS):
-            synthesize(centres, annotated, COCO, area, rng, neighbours=near)
+            synthesize(centres, ground_truth, COCO, area, rng, others=near)
         print(f"{count:10d}  {PEOPLE * REPEATS / (time.perf_counter() - start):,.0f}")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from offline import drawn_picture, random_refiner
+from offline import drawn_image, random_refiner
 
 from posefix import Refiner
 from posefix.adapters.files import read_any
@@ -23,10 +23,10 @@ from posefix.io.json import write_json
 
 
 def drawn_files(folder: Path) -> tuple[Path, Path]:
-    """Two pictures and a results file of three people."""
+    """Two images and a results file of three people."""
     rng = np.random.default_rng(0)
     for image_id in (1, 2):
-        cv2.imwrite(str(folder / f"{image_id:012d}.jpg"), drawn_picture(seed=image_id))
+        cv2.imwrite(str(folder / f"{image_id:012d}.jpg"), drawn_image(seed=image_id))
     people = np.concatenate([rng.uniform(60, 200, (3, 17, 2)), rng.uniform(0.2, 1, (3, 17, 1))], -1)
     entries = [
         {"image_id": i, "category_id": 1, "keypoints": p.ravel().tolist(), "score": 0.9}
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--random-weights", action="store_true")
     args = parser.parse_args()
     if not (args.out or args.random_weights):
-        parser.error("give results, pictures and where to write, or --random-weights")
+        parser.error("give results, images and where to write, or --random-weights")
 
     refiner = random_refiner() if args.random_weights else Refiner.from_pretrained()
     results, images, out = args.results, args.images, args.out

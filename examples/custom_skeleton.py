@@ -2,8 +2,8 @@
 
     python examples/custom_skeleton.py
 
-No data needed: the pictures are drawn (a kite on a noisy ground, its left wing red, its right wing blue). About a
-minute on a laptop's CPU. With your own data, ``SetConfig`` takes your COCO-format file and pictures instead.
+No data needed: the images are drawn (a kite on a noisy ground, its left wing red, its right wing blue). About a
+minute on a laptop's CPU. With your own data, ``SetConfig`` takes your COCO-format file and images instead.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KITE = Skeleton(
     name="kite",
     keypoints=("nose", "left_wing", "right_wing", "tail"),
     sigmas=(0.05, 0.06, 0.06, 0.05),
-    limbs=(("nose", "tail"), ("left_wing", "right_wing")),
+    edges=(("nose", "tail"), ("left_wing", "right_wing")),
 )
 
 # 2. The errors of an estimator of kites, by part (both wings are "wing"): it often confuses the wings.
@@ -43,7 +43,7 @@ RATES = ErrorRates(
 
 
 def draw_kite(rng: np.random.Generator, side: int = 128) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
-    """A picture (side, side, 3) RGB and its kite (4, 2) px."""
+    """An image (side, side, 3) RGB and its kite (4, 2) px."""
     angle, size = rng.uniform(0, 2 * np.pi), side * rng.uniform(0.2, 0.3)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shape = np.array([[0, -1.0], [-0.8, -0.2], [0.8, -0.2], [0, 1.3]]) * size
@@ -93,20 +93,20 @@ def main() -> None:
         # 3. Train, and make a refiner of the result. ``save_weights`` would keep it for ``from_pretrained``.
         refiner = Refiner(finish(train(config, device="cpu"), config), device="cpu")
 
-    # 4. An estimator's results on new pictures: the truth, spoilt at the same rates.
+    # 4. An estimator's results on new images: the truth, corrupted at the same rates.
     rng = np.random.default_rng(1)
     images, truth = map(list, zip(*(draw_kite(rng) for _ in range(100)), strict=True))
     clean = np.stack(truth)
     area = 0.53 * np.ptp(clean, axis=1).prod(-1)
-    spoilt, _ = synthesize(clean, np.ones(clean.shape[:2], bool), KITE, area, rng, rates=RATES)
+    corrupted, _ = synthesize(clean, np.ones(clean.shape[:2], bool), KITE, area, rng, rates=RATES)
 
     # 5. Refine.
-    refined = np.concatenate(refiner.refine_batch(images, [pose[None] for pose in spoilt]))
+    refined = np.concatenate(refiner.refine_batch(images, [pose[None] for pose in corrupted]))
     print("mean error in px   input  refined")
     for k, name in enumerate(KITE.keypoints):
-        before, after = (np.linalg.norm(p[:, k] - clean[:, k], axis=-1).mean() for p in (spoilt, refined))
+        before, after = (np.linalg.norm(p[:, k] - clean[:, k], axis=-1).mean() for p in (corrupted, refined))
         print(f"{name:<16}{before:8.1f}{after:9.1f}")
-    before, after = (np.linalg.norm(p - clean, axis=-1).mean() for p in (spoilt, refined))
+    before, after = (np.linalg.norm(p - clean, axis=-1).mean() for p in (corrupted, refined))
     print(f"all keypoints: {before:.1f} px → {after:.1f} px")
 
 

@@ -3,7 +3,7 @@
     pip install posefix rtmlib onnxruntime
     python examples/rtmlib_body.py photo.jpg
 
-``--random-weights`` runs without network and picture, with answers drawn at random.
+``--random-weights`` runs without network and image, with answers drawn at random.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from offline import drawn_picture, random_refiner
+from offline import drawn_image, random_refiner
 from rtmlib import Body, RTMPose
 
 from posefix import Refiner
@@ -39,10 +39,10 @@ def main() -> None:
     parser.add_argument("--random-weights", action="store_true")
     args = parser.parse_args()
     if not (args.image or args.random_weights):
-        parser.error("give a picture, or --random-weights")
+        parser.error("give an image, or --random-weights")
 
     if args.random_weights:
-        image, refiner = drawn_picture()[..., ::-1].copy(), random_refiner()
+        image, refiner = drawn_image()[..., ::-1].copy(), random_refiner()
         output = RandomPose()(image, [[60, 20, 150, 220], [170, 20, 260, 220]])
     else:
         image, refiner = cv2.imread(args.image), Refiner.from_pretrained()

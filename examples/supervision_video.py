@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import supervision as sv
-from offline import drawn_picture, random_refiner
+from offline import drawn_image, random_refiner
 from ultralytics import YOLO
 
 from posefix import Refiner
@@ -23,7 +23,7 @@ def drawn_video(path: Path) -> str:
     """Four frames of stick figures."""
     with sv.VideoSink(str(path), sv.VideoInfo(width=320, height=240, fps=5)) as sink:
         for seed in range(4):
-            sink.write_frame(drawn_picture(seed=seed)[..., ::-1].copy())
+            sink.write_frame(drawn_image(seed=seed)[..., ::-1].copy())
     return str(path)
 
 

@@ -3,7 +3,7 @@
     pip install posefix torchvision
     python examples/torchvision_keypoint_rcnn.py photo.jpg
 
-``--random-weights`` runs without network and picture, with models that know nothing.
+``--random-weights`` runs without network and image, with models that know nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from offline import drawn_picture, random_refiner
+from offline import drawn_image, random_refiner
 from torchvision.models.detection import KeypointRCNN_ResNet50_FPN_Weights, keypointrcnn_resnet50_fpn
 
 from posefix import Refiner, load_image
@@ -24,13 +24,13 @@ def main() -> None:
     parser.add_argument("--random-weights", action="store_true")
     args = parser.parse_args()
     if not (args.image or args.random_weights):
-        parser.error("give a picture, or --random-weights")
+        parser.error("give an image, or --random-weights")
 
     if args.random_weights:
         model = keypointrcnn_resnet50_fpn(
             weights=None, weights_backbone=None, box_score_thresh=0.0, box_detections_per_img=2, min_size=128
         )
-        refiner, image = random_refiner(), drawn_picture()
+        refiner, image = random_refiner(), drawn_image()
     else:
         model = keypointrcnn_resnet50_fpn(weights=KeypointRCNN_ResNet50_FPN_Weights.DEFAULT, box_score_thresh=0.5)
         refiner, image = Refiner.from_pretrained(), load_image(args.image)

@@ -3,7 +3,7 @@
     pip install posefix transformers torchvision
     python examples/transformers_vitpose.py photo.jpg
 
-``--random-weights`` runs without network and picture, with models that know nothing.
+``--random-weights`` runs without network and image, with models that know nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 from typing import Any
 
 import torch
-from offline import drawn_picture, random_refiner
+from offline import drawn_image, random_refiner
 from transformers import (
     AutoProcessor,
     RTDetrForObjectDetection,
@@ -29,7 +29,7 @@ ESTIMATOR = "usyd-community/vitpose-base-simple"
 
 
 def person_boxes(image: Any) -> list[list[float]]:
-    """People of a picture as [x, y, width, height]."""
+    """People of an image as [x, y, width, height]."""
     processor = AutoProcessor.from_pretrained(DETECTOR)
     detector = RTDetrForObjectDetection.from_pretrained(DETECTOR).eval()
     with torch.no_grad():
@@ -48,12 +48,12 @@ def main() -> None:
     parser.add_argument("--random-weights", action="store_true")
     args = parser.parse_args()
     if not (args.image or args.random_weights):
-        parser.error("give a picture, or --random-weights")
+        parser.error("give an image, or --random-weights")
 
     if args.random_weights:
         small = VitPoseBackboneConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
         model = VitPoseForPoseEstimation(VitPoseConfig(backbone_config=small, num_labels=17))
-        processor, refiner, image = VitPoseImageProcessor(), random_refiner(), drawn_picture()
+        processor, refiner, image = VitPoseImageProcessor(), random_refiner(), drawn_image()
         boxes = [[60.0, 20.0, 90.0, 200.0], [170.0, 20.0, 90.0, 200.0]]
     else:
         processor = AutoProcessor.from_pretrained(ESTIMATOR)

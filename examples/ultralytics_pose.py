@@ -3,7 +3,7 @@
     pip install posefix ultralytics
     python examples/ultralytics_pose.py photo.jpg --out refined.jpg
 
-``--random-weights`` runs without network and picture, with models that know nothing.
+``--random-weights`` runs without network and image, with models that know nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from offline import drawn_picture, random_refiner
+from offline import drawn_image, random_refiner
 from ultralytics import YOLO
 
 from posefix import Refiner
@@ -22,11 +22,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="?")
     parser.add_argument("--model", default="yolo11n-pose.pt")
-    parser.add_argument("--out", help="where to save the picture with the refined poses")
+    parser.add_argument("--out", help="where to save the image with the refined poses")
     parser.add_argument("--random-weights", action="store_true")
     args = parser.parse_args()
     if not (args.image or args.random_weights):
-        parser.error("give a picture, or --random-weights")
+        parser.error("give an image, or --random-weights")
 
     options: dict[str, Any] = {"verbose": False}
     if args.random_weights:
@@ -36,9 +36,9 @@ def main() -> None:
         model, refiner = YOLO(args.model), Refiner.from_pretrained()
 
     # An array is BGR for ultralytics.
-    source = args.image or drawn_picture()[..., ::-1].copy()
+    source = args.image or drawn_image()[..., ::-1].copy()
     results = model(source, **options)
-    refined = refiner(None, results)  # results bring their picture
+    refined = refiner(None, results)  # results bring their image
 
     for before, after in zip(results, refined, strict=True):
         moved = (after.keypoints.xy - before.keypoints.xy).norm(dim=-1)

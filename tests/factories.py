@@ -57,7 +57,7 @@ FOUR = Skeleton(
 
 
 def random_poses(rng: np.random.Generator, people: int, skeleton: Skeleton = COCO) -> npt.NDArray[np.float64]:
-    """(N, K, 3) poses about 100 px wide in a 640 × 480 picture, scores in (0, 1)."""
+    """(N, K, 3) poses about 100 px wide in a 640 × 480 image, scores in (0, 1)."""
     corner = rng.uniform([0.0, 0.0], [500.0, 340.0], (people, 1, 2))
     points = corner + rng.uniform(0.0, 140.0, (people, len(skeleton), 2))
     scores = rng.uniform(0.05, 1.0, (people, len(skeleton), 1))
@@ -67,7 +67,7 @@ def random_poses(rng: np.random.Generator, people: int, skeleton: Skeleton = COC
 def annotation_file(
     rng: np.random.Generator, images: int = 4, people: int = 3, skeleton: Skeleton = COCO
 ) -> dict[str, Any]:
-    """The content of a COCO annotation file: ``people`` in each of ``images`` pictures."""
+    """The content of a COCO annotation file: ``people`` in each of ``images`` images."""
     data: dict[str, Any] = {
         "images": [{"id": i, "file_name": f"{i:03d}.jpg", "width": 640, "height": 480} for i in range(1, images + 1)],
         "annotations": [],
@@ -96,7 +96,7 @@ def annotation_file(
 
 
 def results_of(data: dict[str, Any], rng: np.random.Generator, noise: float = 3.0) -> list[dict[str, Any]]:
-    """COCO results: the annotated people of ``data`` with Gaussian noise of ``noise`` px."""
+    """COCO results: the labelled people of ``data`` with Gaussian noise of ``noise`` px."""
     entries = []
     for person in data["annotations"]:
         pose = np.reshape(np.array(person["keypoints"], np.float64), (-1, 3))
@@ -109,7 +109,7 @@ def results_of(data: dict[str, Any], rng: np.random.Generator, noise: float = 3.
 
 
 def draw_dots(data: Path) -> None:
-    """Overwrite the pictures of ``data/train.json``: white dots at the annotated keypoints on black."""
+    """Overwrite the images of ``data/train.json``: white dots at the labelled keypoints on black."""
     content = json.loads((data / "train.json").read_text())
     for image in content["images"]:
         canvas = np.zeros((480, 640, 3), np.uint8)

@@ -187,16 +187,16 @@ def test_mirrored_affine_is_the_mirror_of_the_plain_one(rng: np.random.Generator
     both = crop_affine(rectangles, INPUT_HW, rotation=angle, mirror=np.ones(30, bool))
     none = crop_affine(rectangles, INPUT_HW, rotation=angle, mirror=np.zeros(30, bool))
     points = rng.uniform(-300, 300, (30, 17, 2))
-    expected = flip_points(transform_points(plain, points), INPUT_HW[1], COCO.flip)
-    np.testing.assert_allclose(transform_points(both, points)[:, COCO.flip], expected, atol=1e-9)
+    expected = flip_points(transform_points(plain, points), INPUT_HW[1], COCO.flip_indices)
+    np.testing.assert_allclose(transform_points(both, points)[:, COCO.flip_indices], expected, atol=1e-9)
     np.testing.assert_array_equal(none, plain)
 
 
 def test_flip_points_is_its_own_inverse_and_mutates_nothing(rng: np.random.Generator) -> None:
     points = rng.normal(size=(6, 17, 2)) * 100
     original = points.copy()
-    once = flip_points(points, 192, COCO.flip)
-    np.testing.assert_allclose(flip_points(once, 192, COCO.flip), points)
+    once = flip_points(points, 192, COCO.flip_indices)
+    np.testing.assert_allclose(flip_points(once, 192, COCO.flip_indices), points)
     np.testing.assert_array_equal(points, original)
     np.testing.assert_allclose(once[:, COCO.index("left_knee"), 0], 191 - points[:, COCO.index("right_knee"), 0])
 
@@ -208,17 +208,17 @@ def test_no_people() -> None:
     assert boxes.shape == (0, 4)
     assert invert_affine(affine).shape == affine.shape == (0, 2, 3)
     assert transform_points(affine, nobody).shape == (0, 17, 2)
-    assert flip_points(nobody, 192, COCO.flip).shape == (0, 17, 2)
+    assert flip_points(nobody, 192, COCO.flip_indices).shape == (0, 17, 2)
     assert box_area(boxes).shape == (0,)
     assert transform_points(np.zeros((2, 2, 3)), np.zeros((2, 0, 2))).shape == (2, 0, 2)
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 @pytest.mark.parametrize("antialias", [False, True])
 @pytest.mark.parametrize("box_height", [60.0, 250.0, 900.0, 1700.0])
-def test_the_picture_goes_where_its_points_go(box_height: float, antialias: bool) -> None:
+def test_the_image_goes_where_its_points_go(box_height: float, antialias: bool) -> None:
     spot = np.array([820.3, 431.7])
     image = blob((1100, 1600), spot, std=max(box_height / 30, 4))
     box = np.array([[spot[0] - 30, spot[1] - box_height / 2 + 8, spot[0] + 40, spot[1] + box_height / 2]])
@@ -239,7 +239,7 @@ def test_mirrored_crop_is_the_crop_mirrored(antialias: bool, rng: np.random.Gene
         assert np.abs(mirrored[:, ::-1].astype(int) - plain).max() <= 2
 
 
-def test_identity_crop_is_the_picture(rng: np.random.Generator) -> None:
+def test_identity_crop_is_the_image(rng: np.random.Generator) -> None:
     image = rng.integers(0, 256, (300, 200, 3)).astype(np.uint8)
     affine = np.array([[1.0, 0, -3], [0, 1, -5]])
     np.testing.assert_array_equal(warp_crop(image, affine, INPUT_HW), image[5:261, 3:195])
@@ -266,7 +266,7 @@ def test_crops_wholly_outside_are_black(box: list[float]) -> None:
         assert not warp_crop(image, affine, INPUT_HW, antialias=antialias).any()
 
 
-def test_outside_is_black_and_inside_is_the_picture() -> None:
+def test_outside_is_black_and_inside_is_the_image() -> None:
     image = np.full((480, 640, 3), 200, np.uint8)
     affine = crop_affine(crop_rectangles(np.array([[-100.0, -100, 200, 300]]), INPUT_HW), INPUT_HW)
     crop = warp_crop(image, affine[0], INPUT_HW)
@@ -278,7 +278,7 @@ def test_outside_is_black_and_inside_is_the_picture() -> None:
 
 @pytest.mark.parametrize("antialias", [False, True])
 @pytest.mark.parametrize("wide", [True, False])
-def test_pictures_longer_than_opencv_takes(wide: bool, antialias: bool) -> None:
+def test_images_longer_than_opencv_takes(wide: bool, antialias: bool) -> None:
     spot = np.array([39000.4, 30.2]) if wide else np.array([30.2, 39000.4])
     hw = (64, 40000) if wide else (40000, 64)
     image = np.zeros((*hw, 3), np.uint8)
@@ -301,7 +301,7 @@ def test_crops_that_span_more_than_opencv_takes(antialias: bool) -> None:
     np.testing.assert_allclose([seen[0], seen[-1]], expected, atol=1.5)
 
 
-def test_tiny_pictures_and_senseless_maps() -> None:
+def test_tiny_images_and_senseless_maps() -> None:
     image = np.full((1, 1, 3), 77, np.uint8)
     affine = crop_affine(crop_rectangles(np.array([[-1.0, -1, 1, 1]]), INPUT_HW), INPUT_HW)[0]
     assert warp_crop(image, affine, INPUT_HW).max() == 77

@@ -21,22 +21,22 @@ EVERYTHING = Augmentation(
     colour=0.3,
     degrade=0.5,
     occlude=0.5,
-    company=0.5,
-    drop=0.5,
+    copy_paste=0.5,
+    keypoint_dropout=0.5,
     input_box=0.5,
-    real=0.5,
+    real_pose_prob=0.5,
     real_noise=0.2,
     severity=1.0,
-    precise=0.5,
-    stronger=0.5,
-    mended=0.5,
-    scored=0.5,
-    again=0.5,
+    low_jitter_prob=0.5,
+    error_shrink_prob=0.5,
+    error_fix_prob=0.5,
+    score_prob=0.5,
+    self_input_prob=0.5,
 )
 
 
 def write_data(folder: Path) -> Path:
-    """A tiny COCO set with pictures and one estimator's results."""
+    """A tiny COCO set with images and one estimator's results."""
     rng = np.random.default_rng(0)
     content = annotation_file(rng)
     for image in content["images"]:

@@ -30,25 +30,27 @@ def main() -> None:
     parser.add_argument("--usual-departure", type=float, help="such an estimator's departures; default as they are")
     options = parser.parse_args()
     weights = load_weights(options.weights)
-    skeleton, offset = weights.skeleton, weights.config.cell_offset
+    skeleton, offset = weights.skeleton, weights.config.heatmap_offset
     annotations = read_annotations(options.data / "val.json", skeleton)
     paths = sorted((options.data / "results").glob("*.json"))
     files = [read_results(p) for p in paths]
     stored = weights.calibration
     plain = Calibration(
-        trust=stored.trust if options.trust is None else options.trust,
-        usual_departure=stored.usual_departure if options.usual_departure is None else options.usual_departure,
+        prior_weight=stored.prior_weight if options.prior_weight is None else options.prior_weight,
+        reference_outlier_rate=stored.reference_outlier_rate
+        if options.reference_outlier_rate is None
+        else options.reference_outlier_rate,
     )
-    any_share = Refiner(replace(weights, calibration=replace(plain, usual_departure=0.5)))
-    for path, file in zip(paths, files, strict=True) if any_share.measures_trust else ():
+    any_share = Refiner(replace(weights, calibration=replace(plain, reference_outlier_rate=0.5)))
+    for path, file in zip(paths, files, strict=True) if any_share.measures_reliability else ():
         report = refine_entries(any_share, file.entries, options.data / "val", annotations=annotations)[1]
-        share = report.beside / max(report.sure, 1)
-        print(f"{path.name}: departures {share:.4f} ({report.beside} of {report.sure} keypoints)")
+        share = report.outliers / max(report.confident, 1)
+        print(f"{path.name}: departures {share:.4f} ({report.outliers} of {report.confident} keypoints)")
     seen = observe(replace(weights, calibration=plain), annotations, options.data / "val", files)
     temperature = fit_temperature(seen, offset, skeleton)
     for name, heat in (("before", (1.0,) * len(skeleton)), ("after", temperature)):
         confidence, similarity = predict(seen, offset, skeleton.sigmas, heat)
-        error = calibration_error(confidence[seen.annotated], similarity[seen.annotated])
+        error = calibration_error(confidence[seen.ground_truth], similarity[seen.ground_truth])
         print(f"expected calibration error {name}: {error:.4f}")
     print("temperature by part:", dict(zip(skeleton.parts, temperature, strict=True)))
     calibration = replace(

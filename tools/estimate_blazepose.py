@@ -32,7 +32,7 @@ def main(annotations: str, images: str, results: str, out: str) -> None:
     estimator = mediapipe.solutions.pose.Pose(static_image_mode=True, model_complexity=1, min_detection_confidence=0.1)
 
     @cache
-    def picture(image_id: int) -> np.ndarray:
+    def image(image_id: int) -> np.ndarray:
         mode = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         return cv2.imread(str(Path(images) / names[image_id]), mode)[..., ::-1]
 
@@ -43,7 +43,7 @@ def main(annotations: str, images: str, results: str, out: str) -> None:
         scale = SIDE / max(MARGIN * (high - low).max(), 16)
         shift = SIDE / 2 - scale * (low + high) / 2
         matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
-        crop = cv2.warpAffine(picture(person["image_id"]), matrix, (SIDE, SIDE))
+        crop = cv2.warpAffine(image(person["image_id"]), matrix, (SIDE, SIDE))
         found = estimator.process(np.ascontiguousarray(crop)).pose_landmarks
         if found is None:
             continue

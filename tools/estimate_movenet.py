@@ -1,11 +1,11 @@
-"""Run MoveNet over annotated boxes: another estimator's view of a training set.
+"""Run MoveNet over labelled boxes: another estimator's view of a training set.
 
     python tools/estimate_movenet.py ANNOTATIONS.json IMAGES_DIR WEIGHTS.npz OUT.json [HEIGHT WIDTH]
 
 WEIGHTS is shared/weights/movenet_lightning.npz, or what tools/import_movenet.py writes without --last. Crops of 256 ×
 192 pixels, or HEIGHT × WIDTH: small ones make a weak estimator, whose errors are real ones all the same.
-Writes COCO results, one entry per annotated person in file order. Used for the centres of keypoints that are
-not annotated, for real errors as training input, and to check labels (tools/prepare_lspet.py).
+Writes COCO results, one entry per labelled person in file order. Used for the centres of keypoints that are
+not labelled, for real errors as training input, and to check labels (tools/prepare_lspet.py).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from posefix.geometry import (
     transform_points,
     warp_crop,
 )
-from posefix.keypoints.heatmaps import cell_probabilities, expected_similarity_argmax
+from posefix.keypoints.heatmaps import expected_similarity_argmax, heatmap_probabilities
 from posefix.network.config import STRIDE, ModelConfig
 from posefix.network.model import RefinementNetwork
 from posefix.training.initial_weights import start_from_movenet
 
 
 def main(annotations: str, images: str, weights: str, out: str, height: str = "256", width: str = "192") -> None:
-    """Estimate every annotated person."""
+    """Estimate every labelled person."""
     with np.load(weights) as arrays:
         multiplier = arrays["stem.bias"].size / 32
     config = ModelConfig(width=multiplier, input_hw=(int(height), int(width)), pose_entry="none")
@@ -51,16 +51,16 @@ def main(annotations: str, images: str, weights: str, out: str, height: str = "2
         crops = []
         for person, matrix in zip(chunk, affine, strict=True):
             path = str(Path(images) / names[person["image_id"]])
-            picture = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
-            crops.append(warp_crop(np.ascontiguousarray(picture), matrix, config.input_hw, antialias=True))
+            image = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
+            crops.append(warp_crop(np.ascontiguousarray(image), matrix, config.input_hw, antialias=True))
         count = len(chunk)
         nobody = torch.zeros(count, 17, 2), torch.zeros(count, 17, dtype=torch.bool)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            logits = network.evidence(torch.from_numpy(np.stack(crops)), *nobody)
-            # MoveNet's own likelihood is a sigmoid per cell; the best cell is refined between its neighbours.
-            points, _ = expected_similarity_argmax(cell_probabilities(logits), torch.ones(count, 17))
+            logits = network.image_logits(torch.from_numpy(np.stack(crops)), *nobody)
+            # MoveNet's own likelihood is a sigmoid per heatmap pixel; the best one is refined between pixels.
+            points, _ = expected_similarity_argmax(heatmap_probabilities(logits), torch.ones(count, 17))
             scores = torch.sigmoid(logits.flatten(2).amax(-1)).numpy()
-        crop_points = points.numpy() * STRIDE + config.cell_offset
+        crop_points = points.numpy() * STRIDE + config.heatmap_offset
         found = transform_points(invert_affine(affine), crop_points)
         for person, pose, score in zip(chunk, found, scores, strict=True):
             keypoints = np.concatenate([pose.round(3), score[:, None].round(6)], axis=1)

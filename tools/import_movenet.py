@@ -10,7 +10,7 @@ has the layout of shared/weights/movenet_lightning.npz, which holds Lightning's 
 
 ``--last N`` leaves N channels between the last block and the layer after it. Both are linear there, so this is a
 matrix of rank N in place of one of higher rank; the one that changes that layer's output least over the crops of the
-annotated people is taken, and the constant part of the change goes into the bias. Prints what share of the output's
+labelled people is taken, and the constant part of the change goes into the bias. Prints what share of the output's
 variance is lost.
 """
 
@@ -123,7 +123,7 @@ def shrink(layers: dict[str, Floats], inputs: Floats, rank: int) -> float:
 
 @torch.inference_mode()
 def last_inputs(npz: Path, width: float, annotations: str, images: str, people: int) -> Floats:
-    """(n, C) inputs of the last block's projection at random places of annotated people's crops."""
+    """(n, C) inputs of the last block's projection at random places of labelled people's crops."""
     config = ModelConfig(width=width, pose_entry="none")
     network = RefinementNetwork(config).eval()
     start_from_movenet(network, npz)
@@ -136,13 +136,13 @@ def last_inputs(npz: Path, width: float, annotations: str, images: str, people: 
 
     network.trunk.blocks[-1].project.register_forward_pre_hook(keep)  # type: ignore[union-attr, operator]
     data = read_annotations(annotations, COCO)
-    rows = rng.permutation(np.flatnonzero((data.annotated[..., 2] > 0).sum(-1) >= 3))[:people]
+    rows = rng.permutation(np.flatnonzero((data.ground_truth[..., 2] > 0).sum(-1) >= 3))[:people]
     for row in rows:
         image_id = data.image_ids[row]
-        picture = load_image(Path(images) / data.images[image_id].file_name, ignore_orientation=True)
+        image = load_image(Path(images) / data.images[image_id].file_name, ignore_orientation=True)
         affine = crop_affine(crop_rectangles(data.boxes_xyxy[row : row + 1], config.input_hw), config.input_hw)
-        crop = torch.from_numpy(warp_crop(picture, affine[0], config.input_hw, antialias=True))[None]
-        network.evidence(crop, torch.zeros(1, 17, 2), torch.zeros(1, 17, dtype=torch.bool))
+        crop = torch.from_numpy(warp_crop(image, affine[0], config.input_hw, antialias=True))[None]
+        network.image_logits(crop, torch.zeros(1, 17, 2), torch.zeros(1, 17, dtype=torch.bool))
     return np.concatenate(seen)
 
 

@@ -39,7 +39,7 @@ def measure_radii(coco: Path) -> None:
     ]
     print(f"  a keypoint that the reference calls 0.85 similar is {np.median(real):.2f} similar in the median")
     share = np.sqrt(1 / AREA_PER_BOX)
-    print(f"  box / (0.53 · box), where no segment is annotated: {share:.2f}")
+    print(f"  box / (0.53 · box), where no segment is labelled: {share:.2f}")
 
 
 def measure_mirrors() -> None:
@@ -50,13 +50,13 @@ def measure_mirrors() -> None:
     rows: dict[str, list[float]] = {"left_": [], "right_": []}
     for name in CASES[::3]:  # nobody near, so that nothing else is there
         joints, estimates, poses = data[f"{name}_joints"], data[f"{name}_est"], data[name] / 64.0
-        annotated = joints[:, 2] > 0
-        clean = np.where(annotated[:, None], joints, estimates)[:, :2]
+        ground_truth = joints[:, 2] > 0
+        clean = np.where(ground_truth[:, None], joints, estimates)[:, :2]
         std = keypoint_std(float(data["area"]), COCO.sigmas)
-        mirror = np.linalg.norm(poses - clean[COCO.flip], axis=-1) / std
+        mirror = np.linalg.norm(poses - clean[COCO.flip_indices], axis=-1) / std
         own = np.linalg.norm(poses - clean, axis=-1) / std
         for side, found in rows.items():
-            use = [k for k, n in enumerate(COCO.keypoints) if n.startswith(side) and annotated[COCO.flip[k]]]
+            use = [k for k, n in enumerate(COCO.keypoints) if n.startswith(side) and ground_truth[COCO.flip_indices[k]]]
             found += mirror[:, use][
                 (mirror < own)[:, use] & (mirror[:, use] < similarity_radius(0.5, 1.0, [0.5])[0])
             ].tolist()

@@ -2,7 +2,7 @@
 
     python tools/prepare_lspet.py ANNOTATIONS.json TINYPOSE.json MOVENET.json OUT.json
 
-The labels are crowd-sourced: left and right are exchanged on some pictures, some points are far off, the face is
+The labels are crowd-sourced: left and right are exchanged on some images, some points are far off, the face is
 never labelled. Both views are independent networks that never saw these labels. For each person:
 
 - arms (shoulders, elbows, wrists) and legs (hips, knees, ankles) are exchanged left to right where both views
@@ -40,7 +40,7 @@ def main(annotations: str, tinypose: str, movenet: str, out: str) -> None:
 
     exchanged = {}
     for name, group in (("arms", ARMS), ("legs", LEGS)):
-        flipped = labels[:, COCO.flip]
+        flipped = labels[:, COCO.flip_indices]
         gains = []
         for view in (first, second):
             as_is, mirrored = (similarity(view, which, area, group) for which in (labels, flipped))

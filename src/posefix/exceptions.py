@@ -3,7 +3,7 @@
     PosefixError (ValueError)
     ├── InputError          an argument has the wrong shape, type or value
     │   └── SkeletonError   poses or weights belong to another keypoint set, or one is ill-defined
-    ├── ImageError          a picture cannot be opened or is not a picture
+    ├── ImageError          an image cannot be opened or is not an image
     ├── FileFormatError     a JSON file is not what it should be
     ├── WeightsError        weights or their configuration cannot be found or do not fit
     ├── TrainingError       a training configuration is wrong, or training broke off
@@ -29,7 +29,7 @@ class SkeletonError(InputError):
 
 
 class ImageError(PosefixError):
-    """A picture cannot be opened, or an array is not a picture."""
+    """An image cannot be opened, or an array is not an image."""
 
 
 class FileFormatError(PosefixError):

@@ -112,7 +112,7 @@ def crop_affine(
     Args:
         rectangles_xyxy: (N, 4) image rectangles of the input's aspect ratio.
         input_hw: network input (h, w).
-        rotation: (N,) degrees by which the picture turns about the crop's centre; None is no turn.
+        rotation: (N,) degrees by which the image turns about the crop's centre; None is no turn.
         mirror: (N,) whether the crop is mirrored left to right (x → W − 1 − x) after the turn.
 
     Returns:
@@ -158,18 +158,18 @@ def transform_points(affine: Floats, points: Floats) -> Doubles:
     return np.asarray(moved.reshape(exact.shape))
 
 
-def flip_points(points: Floats, width: float, flip: npt.NDArray[np.int64]) -> Floats:
+def flip_points(points: Floats, width: float, flip_indices: npt.NDArray[np.int64]) -> Floats:
     """Mirror poses left to right: x → width − 1 − x, and left and right keypoints exchange names.
 
     Args:
         points: (..., K, 2) in a frame ``width`` pixels wide.
         width: pixels.
-        flip: (K,) permutation.
+        flip_indices: (K,) permutation.
 
     Returns:
         (..., K, 2), a new array.
     """
-    mirrored = np.array(points[..., flip, :])
+    mirrored = np.array(points[..., flip_indices, :])
     mirrored[..., 0] = width - 1 - mirrored[..., 0]
     return mirrored
 
@@ -177,7 +177,7 @@ def flip_points(points: Floats, width: float, flip: npt.NDArray[np.int64]) -> Fl
 def warp_crop(
     image: npt.NDArray[np.uint8], affine: Doubles, input_hw: tuple[int, int], *, antialias: bool = False
 ) -> npt.NDArray[np.uint8]:
-    """Cut one crop out of a picture: bilinear, zero outside the picture (REFERENCE §3).
+    """Cut one crop out of an image: bilinear, zero outside the image (REFERENCE §3).
 
     A map that is not finite or cannot be inverted gives a black crop.
 
@@ -185,7 +185,7 @@ def warp_crop(
         image: (H, W, 3) uint8.
         affine: (2, 3) image → crop.
         input_hw: size (h, w) of the crop.
-        antialias: average pixels first where the crop shrinks the picture more than twofold. Without it the
+        antialias: average pixels first where the crop shrinks the image more than twofold. Without it the
             crop is the reference's to the bit, whatever the version of OpenCV.
 
     Returns:
@@ -212,7 +212,7 @@ def warp_crop(
         small = (max(part.shape[1] // shrink, 1), max(part.shape[0] // shrink, 1))
         ratio = np.array([part.shape[1] / small[0], part.shape[0] / small[1]])
         part = np.asarray(cv2.resize(part, small, interpolation=cv2.INTER_AREA), np.uint8)
-        # Pixel p of the shrunk picture is the mean of a block whose centre lies at (p + 0.5) · ratio − 0.5.
+        # Pixel p of the shrunk image is the mean of a block whose centre lies at (p + 0.5) · ratio − 0.5.
         local[:, 2] += local[:, :2] @ (ratio / 2 - 0.5)
         local[:, :2] = local[:, :2] * ratio
     part = np.ascontiguousarray(part, np.uint8)

@@ -1,4 +1,4 @@
-"""Real files: pictures' annotations and real estimators' results in ../shared (skipped where it is absent)."""
+"""Real files: images' annotations and real estimators' results in ../shared (skipped where it is absent)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_annotation_files(file: str, images: int, people: int) -> None:
     assert len(annotations.images) == images
     assert ((annotations.num_keypoints > 0) & ~annotations.iscrowd).sum() == people
     assert (annotations.area > 0).all()
-    np.testing.assert_array_equal((annotations.annotated[..., 2] > 0).sum(-1), annotations.num_keypoints)
+    np.testing.assert_array_equal((annotations.ground_truth[..., 2] > 0).sum(-1), annotations.num_keypoints)
 
 
 @pytest.mark.parametrize("estimator", ["tinypose_256", "simplepose", "movenet", "posenet"])
@@ -65,7 +65,7 @@ def test_results_files_survive(estimator: str, tmp_path: Path) -> None:
     assert np.isfinite(results.keypoints(COCO)).all()
 
 
-def test_every_picture_is_found_and_has_its_size() -> None:
+def test_every_image_is_found_and_has_its_size() -> None:
     coco = shared_dir() / "data" / "coco"
     annotations = read_annotations(coco / "val.json", COCO)
     for image_id, info in annotations.images.items():
@@ -106,10 +106,12 @@ def test_movenet_as_an_estimator_knows_where_it_is_right(tmp_path: Path) -> None
 
     estimates = np.array([e["keypoints"] for e in json.loads(out.read_text())]).reshape(-1, 17, 3)
     people = [a for a in data["annotations"] if a["num_keypoints"] > 0 and not a["iscrowd"]]
-    annotated = np.array([a["keypoints"] for a in people], float).reshape(-1, 17, 3)
+    ground_truth = np.array([a["keypoints"] for a in people], float).reshape(-1, 17, 3)
     area = np.array([a["area"] for a in people])
-    similarity = keypoint_similarity(estimates[..., :2], annotated[..., :2], area, COCO.sigmas)[annotated[..., 2] > 0]
-    scores = estimates[..., 2][annotated[..., 2] > 0]
+    similarity = keypoint_similarity(estimates[..., :2], ground_truth[..., :2], area, COCO.sigmas)[
+        ground_truth[..., 2] > 0
+    ]
+    scores = estimates[..., 2][ground_truth[..., 2] > 0]
     # A likelihood, not a share of the map.
     assert np.median(scores) > 0.1
     assert scores[similarity > 0.5].mean() > scores[similarity < 0.1].mean() + 0.05

@@ -51,7 +51,7 @@ class StandIn:
         return refine_output(self, image, output, **options)
 
 
-def picture(height: int = 480, width: int = 640) -> np.ndarray[Any, Any]:
+def image(height: int = 480, width: int = 640) -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
 
 

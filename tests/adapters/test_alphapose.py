@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import StandIn, assert_same, picture, poses
+from checks import StandIn, assert_same, image, poses
 
 from posefix.adapters import alphapose
 
@@ -30,14 +30,14 @@ def output(count: int = 17) -> list[dict[str, Any]]:
 def test_round_trip(count: int, identity: StandIn) -> None:
     people, untouched = output(count), output(count)
     assert alphapose.recognise(people)
-    assert_same(identity({"a.jpg": picture(), "b.jpg": picture()}, people), untouched)
+    assert_same(identity({"a.jpg": image(), "b.jpg": image()}, people), untouched)
     assert_same(people, untouched)
 
 
 @pytest.mark.parametrize("count", [17, 26, 136])
 def test_pixels_and_rest(count: int, shift: StandIn) -> None:
     people = output(count)
-    result = shift([picture(), picture()], copy.deepcopy(people))
+    result = shift([image(), image()], copy.deepcopy(people))
     before = np.reshape(people[1]["keypoints"], (-1, 3))
     after = np.reshape(result[1]["keypoints"], (-1, 3))
     np.testing.assert_allclose(after[:17, :2], before[:17, :2] + 1, atol=1e-3)
@@ -47,5 +47,5 @@ def test_pixels_and_rest(count: int, shift: StandIn) -> None:
 
 def test_box() -> None:
     stand_in = StandIn()
-    stand_in([picture(), picture()], output(), use_boxes=True)
+    stand_in([image(), image()], output(), use_boxes=True)
     assert stand_in.boxes[1].tolist() == [[10, 20, 40, 60]]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checks import StandIn, assert_same, picture, poses
+from checks import StandIn, assert_same, image, poses
 
 from posefix.exceptions import InputError, SkeletonError
 from posefix.keypoints.skeleton import Skeleton
@@ -35,7 +35,7 @@ def variants() -> dict[str, Any]:
 @pytest.mark.parametrize("name", sorted(variants()))
 def test_round_trip(name: str, identity: StandIn) -> None:
     output, untouched = variants()[name], variants()[name]
-    given = [picture()] * len(output) if name == "frames" else picture()
+    given = [image()] * len(output) if name == "frames" else image()
     result = identity(given, output)
     assert_same(result, untouched)
     assert_same(output, untouched)
@@ -45,14 +45,14 @@ def test_round_trip(name: str, identity: StandIn) -> None:
 @pytest.mark.parametrize("name", sorted(variants()))
 def test_new_arrays_share_no_memory(name: str, shift: StandIn) -> None:
     output, untouched = variants()[name], variants()[name]
-    shift([picture()] * len(output) if name == "frames" else picture(), output)
+    shift([image()] * len(output) if name == "frames" else image(), output)
     assert_same(output, untouched)
 
 
 def test_what_is_there_moves(shift: StandIn) -> None:
     data = poses().astype(np.float32)
     data[0, 3] = (np.nan, np.nan, 0.5)
-    result = shift(picture(), data)
+    result = shift(image(), data)
     np.testing.assert_allclose(result[1, :, :2], data[1, :, :2] + 1, rtol=1e-6)
     np.testing.assert_array_equal(result[1, :, 2], 0.75)
     assert np.isnan(result[0, 3, 0])
@@ -62,19 +62,19 @@ def test_what_is_there_moves(shift: StandIn) -> None:
 def test_missing_is_filled(fill: StandIn) -> None:
     data = poses()[..., :2].astype(np.float32)
     data[0, 3] = 0
-    assert fill(picture(), data)[0, 3].tolist() == [12, 34]
+    assert fill(image(), data)[0, 3].tolist() == [12, 34]
 
 
 def test_integers_become_floats(shift: StandIn) -> None:
     data = np.arange(2 * 17 * 2).reshape(2, 17, 2) + 1
-    result = shift(picture(), data)
+    result = shift(image(), data)
     assert result.dtype == np.float32
     np.testing.assert_array_equal(result, data + 1)
 
 
 def test_only_the_skeletons_keypoints_move(shift: StandIn) -> None:
     data = poses(1, 133)
-    result = shift(picture(), data)
+    result = shift(image(), data)
     np.testing.assert_allclose(result[0, :17, :2], data[0, :17, :2] + 1)
     np.testing.assert_array_equal(result[0, 17:], data[0, 17:])
 
@@ -82,24 +82,24 @@ def test_only_the_skeletons_keypoints_move(shift: StandIn) -> None:
 def test_frames_tracks_nodes(shift: StandIn) -> None:
     """The shape of SLEAP's ``labels.numpy()``."""
     data = poses(6).reshape(3, 2, 17, 3)
-    result = shift([picture()] * 3, data)
+    result = shift([image()] * 3, data)
     np.testing.assert_allclose(result[..., :2], data[..., :2] + 1)
     assert len(shift.images) == 3
     with pytest.raises(InputError, match="expected 3, one per element"):
-        shift(picture(), data)
+        shift(image(), data)
 
 
-def test_pictures(shift: StandIn) -> None:
-    with pytest.raises(InputError, match="brings no picture"):
+def test_images(shift: StandIn) -> None:
+    with pytest.raises(InputError, match="brings no image"):
         shift(None, poses())
     with pytest.raises(InputError, match="expected 2, one per element of the output, got 3"):
-        shift([picture()] * 3, [poses(), poses()])
+        shift([image()] * 3, [poses(), poses()])
     with pytest.raises(InputError, match="no ids"):
-        shift({1: picture()}, poses())
-    frames = (picture() for _ in range(2))
+        shift({1: image()}, poses())
+    frames = (image() for _ in range(2))
     assert len(shift(frames, [poses(), poses()])) == 2
-    shift(np.stack([picture(), picture()]), [poses(), poses()])
-    bgr = picture()
+    shift(np.stack([image(), image()]), [poses(), poses()])
+    bgr = image()
     stand_in = StandIn()
     stand_in(bgr, poses(), color="bgr")
     np.testing.assert_array_equal(stand_in.images[0], bgr[..., ::-1])
@@ -118,28 +118,28 @@ def test_pictures(shift: StandIn) -> None:
 )
 def test_refused(output: Any, message: str, identity: StandIn) -> None:
     with pytest.raises(InputError, match=message):
-        identity(picture(), output)
+        identity(image(), output)
 
 
 def test_other_keypoint_sets(identity: StandIn) -> None:
     with pytest.raises(SkeletonError, match="got 21"):
-        identity(picture(), poses(1, 21))
+        identity(image(), poses(1, 21))
     hand = Skeleton("hand", ("thumb", "finger"), (0.1, 0.1))
     with pytest.raises(SkeletonError, match="named as in skeleton 'hand'"):
-        StandIn(skeleton=hand)(picture(), poses())
+        StandIn(skeleton=hand)(image(), poses())
 
 
 def test_own_adapter(shift: StandIn) -> None:
     from posefix.adapters.base import Extracted
 
-    def extract(output: Any, pictures: Any, skeleton: Any) -> Extracted:
+    def extract(output: Any, images: Any, skeleton: Any) -> Extracted:
         return Extracted([output["pose"]], lambda refined: {"pose": refined[0]})
 
-    result = shift(picture(), {"pose": poses()}, adapter=extract)
+    result = shift(image(), {"pose": poses()}, adapter=extract)
     np.testing.assert_allclose(result["pose"][..., :2], poses()[..., :2] + 1)
 
 
 def test_empty_lists(identity: StandIn) -> None:
-    assert identity(picture(), []) == []
-    assert identity([picture()] * 2, [[], []]) == [[], []]
-    assert_same(identity([picture()] * 2, [[], poses()]), [[], poses()])
+    assert identity(image(), []) == []
+    assert identity([image()] * 2, [[], []]) == [[], []]
+    assert_same(identity([image()] * 2, [[], poses()]), [[], poses()])

@@ -4,11 +4,11 @@ import copy
 from typing import Any
 
 import pytest
-from checks import StandIn, assert_same, picture, poses
+from checks import StandIn, assert_same, image, poses
 
 from posefix.exceptions import InputError
 
-IMAGES = {7: picture(), 139: picture()}
+IMAGES = {7: image(), 139: image()}
 
 
 def entries(count: int = 17) -> list[dict[str, Any]]:
@@ -51,13 +51,13 @@ def test_filled(fill: StandIn) -> None:
     assert fill(IMAGES, entries())[0]["keypoints"][6:9] == [12, 34, 0.5]
 
 
-def test_pictures(identity: StandIn) -> None:
-    identity([picture()] * 2, entries())  # in the order of first appearance
-    identity(picture(), [entries()[1]])
-    with pytest.raises(InputError, match="no picture for image 139"):
-        identity({7: picture()}, entries())
+def test_images(identity: StandIn) -> None:
+    identity([image()] * 2, entries())  # in the order of first appearance
+    identity(image(), [entries()[1]])
+    with pytest.raises(InputError, match="no image for image 139"):
+        identity({7: image()}, entries())
     with pytest.raises(InputError, match="dict by image id"):
-        identity(picture(), entries())
+        identity(image(), entries())
 
 
 def test_boxes() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import StandIn, needs, picture, poses
+from checks import StandIn, image, needs, poses
 
 from posefix.exceptions import SkeletonError
 from posefix.keypoints.layouts import plain_name
@@ -31,7 +31,7 @@ def table(names: Any = COCO.keypoints, individuals: int = 0, dtype: Any = np.flo
 def test_round_trip(individuals: int, dtype: Any, likelihood: bool, identity: StandIn) -> None:
     output = table(individuals=individuals, dtype=dtype, likelihood=likelihood)
     untouched = output.copy()
-    result = identity([picture()] * 4, output)
+    result = identity([image()] * 4, output)
     needs("pandas").testing.assert_frame_equal(result, untouched, check_exact=True)
     needs("pandas").testing.assert_frame_equal(output, untouched, check_exact=True)
     assert result is not output
@@ -40,7 +40,7 @@ def test_round_trip(individuals: int, dtype: Any, likelihood: bool, identity: St
 def test_pixels(shift: StandIn) -> None:
     output = table(names=COCO.keypoints[::-1], individuals=2)
     untouched = output.copy()
-    result = shift([picture()] * 4, output)
+    result = shift([image()] * 4, output)
     scorer = result["DLC_resnet50"]
     before = output["DLC_resnet50"]
     assert np.isnan(scorer["mouse0", "right_ankle", "x"].iloc[0])
@@ -55,15 +55,15 @@ def test_pixels(shift: StandIn) -> None:
 
 
 def test_filled(fill: StandIn) -> None:
-    result = fill({i: picture() for i in (10, 11, 12, 13)}, table())
+    result = fill({i: image() for i in (10, 11, 12, 13)}, table())
     assert result.iloc[0, :3].tolist()[:2] == [12, 34]
 
 
 def test_other_spellings(identity: StandIn) -> None:
     spelled = ["".join(w.capitalize() for w in name.split("_")) for name in COCO.keypoints]
-    identity([picture()] * 4, table(names=spelled))
+    identity([image()] * 4, table(names=spelled))
     with pytest.raises(SkeletonError, match="got snout, paw_0"):
-        identity([picture()] * 4, table(names=["snout", *(f"paw_{i}" for i in range(16))]))
+        identity([image()] * 4, table(names=["snout", *(f"paw_{i}" for i in range(16))]))
 
 
 @pytest.mark.parametrize(

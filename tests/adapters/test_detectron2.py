@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from checks import StandIn, assert_same, picture, poses
+from checks import StandIn, assert_same, image, poses
 
 from posefix.exceptions import InputError
 
@@ -59,7 +59,7 @@ def instances(people: int = 2, dtype: torch.dtype = torch.float32) -> Instances:
 @pytest.mark.parametrize("people", [0, 2])
 def test_round_trip(people: int, dtype: torch.dtype, identity: StandIn) -> None:
     output, untouched = instances(people, dtype), instances(people, dtype)
-    result = identity(picture(), output)
+    result = identity(image(), output)
     assert_same(result, untouched)
     assert_same(output, untouched)
     assert result is not output
@@ -67,7 +67,7 @@ def test_round_trip(people: int, dtype: torch.dtype, identity: StandIn) -> None:
 
 def test_frame(shift: StandIn) -> None:
     output = instances()
-    result = shift(picture(), {"instances": output})["instances"]
+    result = shift(image(), {"instances": output})["instances"]
     torch.testing.assert_close(result.pred_keypoints[..., :2], output.pred_keypoints[..., :2] + 1)
     assert (result.pred_keypoints[..., 2] == 0.75).all()
     sent = torch.tensor(shift.keypoints[0])
@@ -77,6 +77,6 @@ def test_frame(shift: StandIn) -> None:
 
 def test_absent_field(identity: StandIn) -> None:
     empty = Instances((480, 640), scores=torch.zeros(0))
-    assert identity(picture(), empty).get_fields().keys() == {"scores"}
+    assert identity(image(), empty).get_fields().keys() == {"scores"}
     with pytest.raises(InputError, match="expected the field pred_keypoints, got scores"):
-        identity(picture(), Instances((480, 640), scores=torch.zeros(2)))
+        identity(image(), Instances((480, 640), scores=torch.zeros(2)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from checks import StandIn, assert_same, picture, poses
+from checks import StandIn, assert_same, image, poses
 
 from posefix.adapters import ADAPTERS
 
@@ -21,8 +21,8 @@ def test_the_example() -> None:
     data = poses()
     output = {"joints": (data[..., :2] / 1000).astype(np.float32), "certainty": data[..., 2].astype(np.float32)}
     output["joints"][0, 3] = -1
-    assert_same(StandIn()(picture(), output, adapter=names["extract"]), output)
-    moved = StandIn(move=1.0)(picture(), output, adapter=names["extract"])
+    assert_same(StandIn()(image(), output, adapter=names["extract"]), output)
+    moved = StandIn(move=1.0)(image(), output, adapter=names["extract"])
     np.testing.assert_allclose(moved["joints"][1], output["joints"][1] + 0.001, rtol=1e-5)
     assert moved["joints"][0, 3].tolist() == [-1, -1]
 

@@ -1,4 +1,4 @@
-"""Every example runs without network and pictures, as far as that goes: random weights, drawn pictures."""
+"""Every example runs without network and images, as far as that goes: random weights, drawn images."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def posetrack(rng: np.random.Generator, scores: bool = True) -> dict[str, Any]:
     people = []
     for i, pose in enumerate(poses(rng, 3, 17)):
         values = pose.copy()
-        values[3:5] = 0  # ears are never annotated
+        values[3:5] = 0  # ears are never labelled
         flat = np.where([True, True, False], values, (values > 0) * 1.0).reshape(-1).tolist()
         if not scores:
             flat = values.reshape(-1).tolist()
@@ -151,7 +151,7 @@ def test_the_rest_stays(rng: np.random.Generator, tmp_path: Path) -> None:
         assert new["idx"] == old["idx"]
 
 
-def test_pictures(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_images(rng: np.random.Generator, tmp_path: Path) -> None:
     found = sources(rng, tmp_path)
     assert [image_name(e) for e in read_any(found["alphapose"][0]).entries] == ["0.jpg", "1.jpg", "2.jpg"]
     assert image_name(read_any(found["posetrack"][0]).entries[0]) == "images/val/1_mpii/000001.jpg"
@@ -192,7 +192,7 @@ def test_normalised_openpose(rng: np.random.Generator, tmp_path: Path) -> None:
     (tmp_path / "a_keypoints.json").write_text(json.dumps({"people": [{"pose_keypoints_2d": pose.ravel().tolist()}]}))
     opened = read_any(tmp_path / "a_keypoints.json", images=tmp_path)
     np.testing.assert_allclose(opened.entries[0]["keypoints"][:2], pose[0, :2] * [200, 100])
-    with pytest.raises(FileFormatError, match="pass the one picture"):
+    with pytest.raises(FileFormatError, match="pass the one image"):
         read_any(tmp_path / "a_keypoints.json")
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from checks import StandIn, assert_same, needs, picture
+from checks import StandIn, assert_same, image, needs
 
 from posefix.exceptions import InputError
 from posefix.keypoints.layouts import MEDIAPIPE
@@ -41,18 +41,18 @@ def test_the_names_are_mediapipes() -> None:
 @pytest.mark.parametrize("visibility", [True, False])
 def test_round_trip(people: int, visibility: bool, identity: StandIn) -> None:
     output, untouched = result(people, visibility), result(people, visibility)
-    refined = identity(picture(), output)
+    refined = identity(image(), output)
     assert refined == untouched
     assert output == untouched
     assert refined is not output
-    assert identity(picture(), output.pose_landmarks) == untouched.pose_landmarks
+    assert identity(image(), output.pose_landmarks) == untouched.pose_landmarks
     if people:
-        assert identity(picture(), output.pose_landmarks[0]) == untouched.pose_landmarks[0]
+        assert identity(image(), output.pose_landmarks[0]) == untouched.pose_landmarks[0]
 
 
 def test_frame_and_rest(shift: StandIn) -> None:
     output = result()
-    refined = shift(picture(480, 640), output)
+    refined = shift(image(480, 640), output)
     for k, name in enumerate(MEDIAPIPE):
         new, old = refined.pose_landmarks[1][k], output.pose_landmarks[1][k]
         if name in COCO.keypoints:
@@ -67,13 +67,13 @@ def test_frame_and_rest(shift: StandIn) -> None:
     assert sum(n in COCO.keypoints for n in MEDIAPIPE) == 17
 
 
-def test_several_pictures(shift: StandIn) -> None:
-    refined = shift([picture(480, 640), picture(240, 320)], [result(1), result(2)])
+def test_several_images(shift: StandIn) -> None:
+    refined = shift([image(480, 640), image(240, 320)], [result(1), result(2)])
     assert refined[1].pose_landmarks[0][0].x == pytest.approx(result(2).pose_landmarks[0][0].x + 1 / 320)
 
 
-def test_a_picture_is_needed(identity: StandIn) -> None:
-    with pytest.raises(InputError, match="relative to the picture's size"):
+def test_a_image_is_needed(identity: StandIn) -> None:
+    with pytest.raises(InputError, match="relative to the image's size"):
         identity(None, result())
 
 
@@ -104,17 +104,17 @@ def old(seed: int = 0) -> OldResult:
 def test_older_solutions(shift: StandIn, identity: StandIn) -> None:
     """``mp.solutions.pose``, gone from today's package: one object with ``landmark``, or None for nobody."""
     output = old()
-    assert_same(identity(picture(), output), old())
-    refined = shift(picture(480, 640), output)
+    assert_same(identity(image(), output), old())
+    refined = shift(image(480, 640), output)
     assert refined.pose_landmarks.landmark[0].x == pytest.approx(output.pose_landmarks.landmark[0].x + 1 / 640)
     assert refined.pose_landmarks.landmark[1] == output.pose_landmarks.landmark[1]
     assert_same(output, old())
-    assert identity(picture(), OldResult(None)) == OldResult(None)
+    assert identity(image(), OldResult(None)) == OldResult(None)
 
 
 def test_missing(identity: StandIn) -> None:
     output = copy.deepcopy(old())
     output.pose_landmarks.landmark[0].visibility = 0.0
-    StandIn(fill=True)(picture(), output)
-    identity(picture(), output)
+    StandIn(fill=True)(image(), output)
+    identity(image(), output)
     assert identity.keypoints[0][0, 0, 2] == 0

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checks import StandIn, assert_same, needs, picture, poses
+from checks import StandIn, assert_same, image, needs, poses
 
 from posefix.exceptions import InputError
 
 
 def decoded() -> tuple[Any, Any]:
-    """Keypoints and scores of mmpose's heatmap codec, from random heatmaps, moved to a box of the picture."""
+    """Keypoints and scores of mmpose's heatmap codec, from random heatmaps, moved to a box of the image."""
     codec = needs("mmpose.codecs").MSRAHeatmap(input_size=(192, 256), heatmap_size=(48, 64), sigma=2)
     rng = np.random.default_rng(0)
     people = [codec.decode(rng.uniform(0, 1.2, (17, 64, 48)).astype(np.float32)) for _ in range(2)]
@@ -44,7 +44,7 @@ def content(element: Any) -> dict[str, Any]:
 def test_round_trip(kind: str, identity: StandIn) -> None:
     output = sample(kind)
     before = copy.deepcopy(content(output))
-    result = identity(picture(), output)
+    result = identity(image(), output)
     assert_same(content(result), before)
     assert_same(content(output), before)
     assert type(result) is type(output)
@@ -56,18 +56,18 @@ def test_round_trip(kind: str, identity: StandIn) -> None:
 def test_pixels(kind: str, shift: StandIn) -> None:
     output = sample(kind)
     before = copy.deepcopy(content(output))
-    result = shift([picture()], [output])[0].pred_instances
+    result = shift([image()], [output])[0].pred_instances
     there = np.asarray(output.pred_instances.keypoint_scores) > 0
     np.testing.assert_allclose(
         np.asarray(result.keypoints)[there], np.asarray(output.pred_instances.keypoints)[there] + 1
     )
     assert (np.asarray(result.keypoint_scores)[there] == 0.75).all()
     assert_same(content(output), before)
-    assert type(shift(picture(), output.pred_instances)) is type(output.pred_instances)
+    assert type(shift(image(), output.pred_instances)) is type(output.pred_instances)
 
 
 def inferencer(kind: str = "numpy") -> dict[str, Any]:
-    """What ``MMPoseInferencer`` yields for one picture."""
+    """What ``MMPoseInferencer`` yields for one image."""
     split = needs("mmpose.structures").split_instances
     return {"visualization": [], "predictions": [split(sample(kind).pred_instances)]}
 
@@ -76,8 +76,8 @@ def inferencer(kind: str = "numpy") -> dict[str, Any]:
 def test_predictions_of_the_inferencer(kind: str, identity: StandIn) -> None:
     output = inferencer(kind)
     untouched = copy.deepcopy(output)
-    assert_same(identity(picture(), output), untouched)
-    assert_same(identity(picture(), output["predictions"]), untouched["predictions"])
+    assert_same(identity(image(), output), untouched)
+    assert_same(identity(image(), output["predictions"]), untouched["predictions"])
     assert_same(output, untouched)
 
 
@@ -85,7 +85,7 @@ def test_pixels_of_the_inferencer(shift: StandIn) -> None:
     output = inferencer()
     person = output["predictions"][0][0]
     assert isinstance(person["bbox"], tuple)
-    result = shift(picture(), output, use_boxes=True)
+    result = shift(image(), output, use_boxes=True)
     new = result["predictions"][0][0]
     np.testing.assert_allclose(new["keypoints"], np.array(person["keypoints"]) + 1)
     assert new["keypoint_scores"] == [0.75] * 17
@@ -104,13 +104,13 @@ def test_documented_structure(shift: StandIn) -> None:
             "bbox_score": 0.9,
         }
     ]
-    assert_same(StandIn()(picture(), people), copy.deepcopy(people))
-    np.testing.assert_allclose(shift(picture(), people)[0]["keypoints"], data[:, :2] + 1)
+    assert_same(StandIn()(image(), people), copy.deepcopy(people))
+    np.testing.assert_allclose(shift(image(), people)[0]["keypoints"], data[:, :2] + 1)
 
 
 def test_three_dimensions_are_refused(identity: StandIn) -> None:
     data = needs("mmengine.structures").InstanceData
     with pytest.raises(InputError, match=r"got \(1, 17, 3\)"):
-        identity(picture(), data(keypoints=poses(1), keypoint_scores=np.ones((1, 17))))
+        identity(image(), data(keypoints=poses(1), keypoint_scores=np.ones((1, 17))))
     with pytest.raises(InputError, match="expected pred_instances"):
-        identity(picture(), needs("mmpose.structures").PoseDataSample())
+        identity(image(), needs("mmpose.structures").PoseDataSample())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checks import picture, poses
+from checks import image, poses
 
 from posefix.exceptions import InputError
 from posefix.inference.refiner import Refiner
@@ -28,30 +28,30 @@ def refiner() -> Refiner:
 
 def test_a_call_is_refine(refiner: Refiner) -> None:
     data = poses()
-    np.testing.assert_array_equal(refiner(picture(), data), refiner.refine(picture(), data))
+    np.testing.assert_array_equal(refiner(image(), data), refiner.refine(image(), data))
     np.testing.assert_allclose(
-        refiner(picture(), data.astype(np.float32)), refiner.refine(picture(), data.astype(np.float32)), atol=1e-3
+        refiner(image(), data.astype(np.float32)), refiner.refine(image(), data.astype(np.float32)), atol=1e-3
     )
 
 
 def test_tensors_and_lists(refiner: Refiner) -> None:
     data = torch.tensor(poses(), dtype=torch.float32)
-    result = refiner([picture(), picture()], [data, data[:0]])
+    result = refiner([image(), image()], [data, data[:0]])
     assert result[0].dtype == torch.float32
     assert result[1].shape == (0, 17, 3)
-    np.testing.assert_allclose(result[0].numpy(), refiner.refine(picture(), data.double()), atol=1e-3)
+    np.testing.assert_allclose(result[0].numpy(), refiner.refine(image(), data.double()), atol=1e-3)
 
 
 def test_options(refiner: Refiner) -> None:
     data = poses()
     data[0, 3] = 0
-    kept = refiner.refine_output(picture(), data, fill_missing=False)
+    kept = refiner.refine_output(image(), data, fill_missing=False)
     assert kept[0, 3].tolist() == [0, 0, 0]
-    assert refiner(picture(), data)[0, 3, 2] > 0
-    with pytest.raises(InputError, match="unknown option 'flip'"):
-        refiner(picture(), data, flip=True)
+    assert refiner(image(), data)[0, 3, 2] > 0
+    with pytest.raises(InputError, match="unknown option 'flip_indices'"):
+        refiner(image(), data, flip_indices=True)
     with pytest.raises(InputError, match="unknown option"):
-        refiner(picture(), data[:0], flip=True)
+        refiner(image(), data[:0], flip_indices=True)
 
 
 def test_boxes(refiner: Refiner) -> None:
@@ -59,14 +59,14 @@ def test_boxes(refiner: Refiner) -> None:
         {"keypoints": p[:, :2].tolist(), "keypoint_scores": p[:, 2].tolist(), "bbox": ([5.0, 5.0, 300.0, 300.0],)}
         for p in poses()
     ]
-    expected = refiner.refine(picture(), poses(), boxes_xyxy=[[5.0, 5.0, 300.0, 300.0]] * 2)
-    result = refiner(picture(), people, use_boxes=True)
+    expected = refiner.refine(image(), poses(), boxes_xyxy=[[5.0, 5.0, 300.0, 300.0]] * 2)
+    result = refiner(image(), people, use_boxes=True)
     np.testing.assert_allclose([p["keypoints"] for p in result], expected[..., :2])
-    assert result != refiner(picture(), people)
+    assert result != refiner(image(), people)
 
 
 def test_phantoms_and_nobody(refiner: Refiner) -> None:
     data = poses()
     phantom = (data[..., :2], np.full((2, 17), 0.1))
-    np.testing.assert_array_equal(refiner(picture(), phantom)[0], phantom[0])
-    assert refiner(picture(), []) == []
+    np.testing.assert_array_equal(refiner(image(), phantom)[0], phantom[0])
+    assert refiner(image(), []) == []

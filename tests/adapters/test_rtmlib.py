@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import StandIn, assert_same, needs, picture, poses
+from checks import StandIn, assert_same, image, needs, poses
 
 
 def result(people: int = 2, count: int = 17) -> tuple[Any, Any]:
@@ -55,11 +55,11 @@ def real_rtmo(rng: np.random.Generator, found: bool) -> Any:
 def test_the_real_rtmpose(count: int, to_openpose: bool) -> None:
     rng = np.random.default_rng(0)
     boxes = [[10, 10, 200, 400], [200, 20, 400, 440]]
-    output = real_rtmpose(rng, count, to_openpose)(picture(), boxes)
+    output = real_rtmpose(rng, count, to_openpose)(image(), boxes)
     untouched = tuple(part.copy() for part in output)
-    assert_same(StandIn()(picture(), output), untouched)
+    assert_same(StandIn()(image(), output), untouched)
     shift = StandIn(move=1.0, score=0.75)
-    moved = shift(picture(), output)
+    moved = shift(image(), output)
     nose, missing = 0, (output[1] <= 0)
     np.testing.assert_allclose(moved[0][:, nose], output[0][:, nose] + 1)
     assert missing.any()
@@ -71,17 +71,17 @@ def test_the_real_rtmpose(count: int, to_openpose: bool) -> None:
 
 
 def test_the_real_rtmpose_without_detection() -> None:
-    """Nobody found: the whole picture is taken for one person; unsure answers are left alone."""
-    output = real_rtmpose(np.random.default_rng(0), 17, peak=0.15)(picture(), [])
+    """Nobody found: the whole image is taken for one person; unsure answers are left alone."""
+    output = real_rtmpose(np.random.default_rng(0), 17, peak=0.15)(image(), [])
     assert output[0].shape == (1, 17, 2)
-    assert_same(StandIn(move=1.0, score=0.75, fill=True)(picture(), output), output)
+    assert_same(StandIn(move=1.0, score=0.75, fill=True)(image(), output), output)
 
 
 @pytest.mark.parametrize("found", [True, False])
 def test_the_real_rtmo(found: bool) -> None:
-    output = real_rtmo(np.random.default_rng(0), found)(picture())
-    assert_same(StandIn()(picture(), output), output)
-    moved = StandIn(move=1.0, fill=True)(picture(), output)
+    output = real_rtmo(np.random.default_rng(0), found)(image())
+    assert_same(StandIn()(image(), output), output)
+    moved = StandIn(move=1.0, fill=True)(image(), output)
     np.testing.assert_allclose(moved[0], output[0] + found, rtol=1e-6)
     assert output[0].any() == found
 
@@ -89,12 +89,12 @@ def test_the_real_rtmo(found: bool) -> None:
 @pytest.mark.parametrize("people", [0, 2])
 def test_round_trip(people: int, identity: StandIn) -> None:
     output, untouched = result(people), result(people)
-    assert_same(identity(picture(), output), untouched)
+    assert_same(identity(image(), output), untouched)
     assert_same(output, untouched)
 
 
 def test_missing_and_filled(fill: StandIn) -> None:
-    keypoints, scores = fill(picture(), result())
+    keypoints, scores = fill(image(), result())
     assert keypoints[0, 3].tolist() == [12, 34]
     assert scores[0, 3] == 0.5
     assert scores.dtype == np.float32
@@ -102,13 +102,13 @@ def test_missing_and_filled(fill: StandIn) -> None:
 
 def test_frames(identity: StandIn) -> None:
     output = [result(), result(0), result(1)]
-    assert_same(identity([picture()] * 3, output), [result(), result(0), result(1)])
+    assert_same(identity([image()] * 3, output), [result(), result(0), result(1)])
 
 
 def test_phantoms_are_left_alone(shift: StandIn) -> None:
     keypoints, scores = result()
     scores[1] = 0.1
-    moved, new_scores = shift(picture(), (keypoints, scores))
+    moved, new_scores = shift(image(), (keypoints, scores))
     np.testing.assert_array_equal(moved[1], keypoints[1])
     np.testing.assert_array_equal(new_scores[1], scores[1])
     assert (moved[0] != keypoints[0]).any()

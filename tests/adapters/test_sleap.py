@@ -6,7 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from checks import StandIn, needs, picture, poses
+from checks import StandIn, image, needs, poses
 
 from posefix.keypoints.skeleton import COCO
 
@@ -28,7 +28,7 @@ def arrays(output: Any) -> Any:
 
 def test_round_trip_of_labels(identity: StandIn) -> None:
     output, untouched = labels(), labels()
-    result = identity([picture()] * 3, output)
+    result = identity([image()] * 3, output)
     np.testing.assert_array_equal(arrays(result), arrays(untouched))
     np.testing.assert_array_equal(arrays(output), arrays(untouched))
     assert type(result) is type(output)
@@ -39,7 +39,7 @@ def test_round_trip_of_labels(identity: StandIn) -> None:
 def test_pixels_of_labels(shift: StandIn) -> None:
     output = labels()
     before = arrays(output)
-    after = arrays(shift([picture()] * 3, output))
+    after = arrays(shift([image()] * 3, output))
     there = np.isfinite(before[..., 0])
     np.testing.assert_allclose(after[there][:, :2], before[there][:, :2] + 1, rtol=1e-6)  # an array of float32
     np.testing.assert_array_equal(after[there][:, 2], 0.75)
@@ -49,7 +49,7 @@ def test_pixels_of_labels(shift: StandIn) -> None:
 
 
 def test_filled_labels(fill: StandIn) -> None:
-    filled = arrays(fill({0: picture(), 1: picture(), 2: picture()}, labels()))
+    filled = arrays(fill({0: image(), 1: image(), 2: image()}, labels()))
     assert filled[0, 0, 2].tolist() == [12, 34, 0.5]
 
 
@@ -57,7 +57,7 @@ def test_own_instances_stay(shift: StandIn) -> None:
     sleap, output = needs("sleap_io"), labels()
     own = sleap.Instance.from_numpy(poses(1)[0, :, :2], skeleton=output.skeletons[0])
     output[0].instances.append(own)
-    result = shift([picture()] * 3, output)
+    result = shift([image()] * 3, output)
     np.testing.assert_array_equal(result[0].instances[-1].numpy(), own.numpy())
 
 
@@ -81,9 +81,9 @@ def test_tables(source: str, tmp_path: Path, identity: StandIn, shift: StandIn) 
         needs("sleap_io.io.csv").write_labels(output, str(tmp_path / "a.csv"), format="sleap")
         table = pandas.read_csv(tmp_path / "a.csv")
     untouched = table.copy()
-    pandas.testing.assert_frame_equal(identity([picture()] * 3, table), untouched, check_exact=True)
+    pandas.testing.assert_frame_equal(identity([image()] * 3, table), untouched, check_exact=True)
     pandas.testing.assert_frame_equal(table, untouched, check_exact=True)
-    moved = shift({0: picture(), 1: picture(), 2: picture()}, table)
+    moved = shift({0: image(), 1: image(), 2: image()}, table)
     there = table["left_ear.x"].notna()
     np.testing.assert_allclose(moved["left_ear.x"][there], table["left_ear.x"][there] + 1)
     assert (moved["left_ear.score"][there] == 0.75).all()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checks import StandIn, assert_same, needs, picture, poses
+from checks import StandIn, assert_same, image, needs, poses
 
 
 def key_points(people: int = 2, **fields: Any) -> Any:
@@ -45,7 +45,7 @@ def from_ultralytics() -> Any:
     data = torch.tensor(poses(), dtype=torch.float32)
     boxes = torch.tensor([[1, 2, 30, 40, 0.9, 0], [1, 2, 30, 40, 0.8, 0]])
     return needs("supervision").KeyPoints.from_ultralytics(
-        results.Results(picture(), path="", names={0: "person"}, boxes=boxes, keypoints=data)
+        results.Results(image(), path="", names={0: "person"}, boxes=boxes, keypoints=data)
     )
 
 
@@ -53,7 +53,7 @@ def from_ultralytics() -> Any:
 def test_round_trip(name: str, identity: StandIn) -> None:
     output = variants()[name]
     untouched = copy.deepcopy(output)
-    result = identity(picture(), output)
+    result = identity(image(), output)
     assert_same(vars(result), vars(untouched))
     assert_same(vars(output), vars(untouched))
     assert result == untouched
@@ -64,7 +64,7 @@ def test_round_trip(name: str, identity: StandIn) -> None:
 def test_pixels(name: str, shift: StandIn) -> None:
     output = variants()[name]
     untouched = copy.deepcopy(output)
-    result = shift(picture(), output)
+    result = shift(image(), output)
     there = (output.xy != 0).any(-1)
     np.testing.assert_allclose(result.xy[there], output.xy[there] + 1, rtol=1e-6)
     np.testing.assert_array_equal(result.xy[~there], 0)
@@ -79,7 +79,7 @@ def test_pixels(name: str, shift: StandIn) -> None:
 
 
 def test_filled(fill: StandIn) -> None:
-    result = fill(picture(), variants()["missing"])
+    result = fill(image(), variants()["missing"])
     assert result.xy[0, 3].tolist() == [12, 34]
     assert result.keypoint_confidence[0, 3] == 0.5
 
@@ -89,4 +89,4 @@ def test_from_mediapipe(shift: StandIn) -> None:
     from posefix.exceptions import SkeletonError
 
     with pytest.raises(SkeletonError, match="got 33"):
-        shift(picture(), key_points(xy=np.ones((2, 33, 2), np.float32), keypoint_confidence=None))
+        shift(image(), key_points(xy=np.ones((2, 33, 2), np.float32), keypoint_confidence=None))

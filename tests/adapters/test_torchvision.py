@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from checks import StandIn, assert_same, needs, picture, poses
+from checks import StandIn, assert_same, image, needs, poses
 
 
 def imitation(people: int = 2, device: str = "cpu") -> dict[str, torch.Tensor]:
@@ -23,7 +23,7 @@ def imitation(people: int = 2, device: str = "cpu") -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def real() -> list[dict[str, torch.Tensor]]:
-    """The model's own post-processing of a random initialisation, of two pictures."""
+    """The model's own post-processing of a random initialisation, of two images."""
     models = needs("torchvision.models.detection")
     torch.manual_seed(0)
     model = models.keypointrcnn_resnet50_fpn(
@@ -47,14 +47,14 @@ def test_what_torchvision_writes(real: Any) -> None:
 
 def test_round_trip_of_the_real_output(real: Any, identity: StandIn) -> None:
     untouched = copy.deepcopy(real)
-    result = identity([picture(96, 128), picture(80, 100)], real)
+    result = identity([image(96, 128), image(80, 100)], real)
     assert_same(result, untouched)
     assert_same(real, untouched)
-    assert_same(identity(picture(96, 128), real[0]), untouched[0])
+    assert_same(identity(image(96, 128), real[0]), untouched[0])
 
 
 def test_frame_of_the_real_output(real: Any, shift: StandIn) -> None:
-    result = shift([picture(96, 128), picture(80, 100)], real)
+    result = shift([image(96, 128), image(80, 100)], real)
     torch.testing.assert_close(result[0]["keypoints"][..., :2], real[0]["keypoints"][..., :2] + 1)
     sent = torch.tensor(shift.keypoints[0][..., :2])
     torch.testing.assert_close(sent, real[0]["keypoints"][..., :2].double() - 0.5)
@@ -65,14 +65,14 @@ def test_round_trip(people: int, identity: StandIn) -> None:
     torch.manual_seed(0)
     output = imitation(people)
     untouched = copy.deepcopy(output)
-    result = identity(picture(), output)
+    result = identity(image(), output)
     assert_same(result, untouched)
     assert result is not output
 
 
 def test_scores_are_logits(shift: StandIn) -> None:
     output = imitation()
-    result = shift(picture(), output)
+    result = shift(image(), output)
     torch.testing.assert_close(result["keypoints_scores"].sigmoid(), torch.full((2, 17), 0.75))
     assert (result["keypoints"][..., 2] == 1).all()
     assert (shift.keypoints[0][..., 2] > 0).all()
@@ -81,5 +81,5 @@ def test_scores_are_logits(shift: StandIn) -> None:
 
 def test_boxes() -> None:
     stand_in, output = StandIn(), imitation()
-    stand_in(picture(), output, use_boxes=True)
+    stand_in(image(), output, use_boxes=True)
     torch.testing.assert_close(torch.tensor(stand_in.boxes[0]).float(), output["boxes"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from checks import StandIn, assert_same, needs, picture, poses
+from checks import StandIn, assert_same, image, needs, poses
 
 BOXES = [[[10.0, 10.0, 50.0, 80.0], [60.0, 5.0, 60.0, 100.0]], [[20.0, 20.0, 60.0, 70.0]]]
 
@@ -29,7 +29,7 @@ def real() -> Any:
     )
     model = vitpose.VitPoseForPoseEstimation(vitpose.VitPoseConfig(backbone_config=backbone, num_labels=17)).eval()
     processor = vitpose.VitPoseImageProcessor(size={"height": 64, "width": 48})
-    inputs = processor([picture(120, 160), picture(100, 140)], boxes=BOXES, return_tensors="pt")
+    inputs = processor([image(120, 160), image(100, 140)], boxes=BOXES, return_tensors="pt")
     with torch.no_grad():
         outputs = model(**inputs)
     heatmaps = outputs.heatmaps
@@ -53,7 +53,7 @@ def test_round_trip_of_the_real_output(share: float | None, real: Any, identity:
     output = real(threshold)
     assert (share is None) == (len(output[0][0]["labels"]) == 17)
     untouched = copy.deepcopy(output)
-    result = identity([picture(120, 160), picture(100, 140)], output)
+    result = identity([image(120, 160), image(100, 140)], output)
     assert_same(result, untouched)
     assert_same(output, untouched)
 
@@ -61,7 +61,7 @@ def test_round_trip_of_the_real_output(share: float | None, real: Any, identity:
 def test_pixels_of_the_real_output(real: Any, shift: StandIn) -> None:
     threshold = float(torch.cat([p["scores"] for p in real()[0]]).quantile(0.5))
     output = real(threshold)
-    result = shift([picture(120, 160), picture(100, 140)], output)
+    result = shift([image(120, 160), image(100, 140)], output)
     for new, old in zip(result[0], output[0], strict=True):
         there = old["scores"] > 0
         torch.testing.assert_close(new["keypoints"][there], old["keypoints"][there] + 1)
@@ -76,12 +76,12 @@ def test_pixels_of_the_real_output(real: Any, shift: StandIn) -> None:
 def test_round_trip(count: int, keep: Any, identity: StandIn) -> None:
     output = imitation(count, keep)
     untouched = copy.deepcopy(output)
-    assert_same(identity(picture(), output), untouched)
+    assert_same(identity(image(), output), untouched)
     assert_same(output, untouched)
 
 
 def test_filled_keypoints_take_their_place(fill: StandIn) -> None:
-    result = fill(picture(), imitation(17, [3, 5, 9]))
+    result = fill(image(), imitation(17, [3, 5, 9]))
     person = result[0]
     assert person["labels"].tolist() == list(range(17))
     assert person["keypoints"][4].tolist() == [12, 34]
@@ -91,9 +91,9 @@ def test_filled_keypoints_take_their_place(fill: StandIn) -> None:
 
 def test_the_box_is_not_cropped_from() -> None:
     stand_in = StandIn()
-    stand_in(picture(), imitation(), use_boxes=True)
+    stand_in(image(), imitation(), use_boxes=True)
     assert stand_in.boxes is None
 
 
 def test_nobody(identity: StandIn) -> None:
-    assert identity([picture()] * 2, [[], imitation()])[0] == []
+    assert identity([image()] * 2, [[], imitation()])[0] == []

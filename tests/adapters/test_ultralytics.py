@@ -6,25 +6,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checks import StandIn, assert_same, needs, picture, poses
+from checks import StandIn, assert_same, image, needs, poses
 
 from posefix.exceptions import InputError
 
 
 @pytest.fixture(scope="module")
 def predicted() -> Any:
-    """YOLO's own predictor on two pictures, randomly initialised."""
+    """YOLO's own predictor on two images, randomly initialised."""
     torch.manual_seed(0)
     model = needs("ultralytics").YOLO("yolo11n-pose.yaml")
     return model.predict(
-        [picture(240, 320), picture(120, 160)], conf=1e-12, max_det=3, imgsz=160, verbose=False, device="cpu"
+        [image(240, 320), image(120, 160)], conf=1e-12, max_det=3, imgsz=160, verbose=False, device="cpu"
     )
 
 
 def results(data: torch.Tensor | np.ndarray[Any, Any]) -> Any:
     module = needs("ultralytics.engine.results")
     boxes = torch.tensor([[10.0, 20, 300, 400, 0.9, 0], [30, 40, 200, 300, 0.8, 0]])[: len(data)]
-    return module.Results(picture(), path="a.jpg", names={0: "person"}, boxes=boxes, keypoints=data)
+    return module.Results(image(), path="a.jpg", names={0: "person"}, boxes=boxes, keypoints=data)
 
 
 def content(result: Any) -> dict[str, Any]:
@@ -55,10 +55,10 @@ def test_pixels_of_predictions(predicted: Any, shift: StandIn) -> None:
         assert new.boxes is old.boxes
 
 
-def test_its_own_picture_is_bgr(predicted: Any, identity: StandIn) -> None:
+def test_its_own_image_is_bgr(predicted: Any, identity: StandIn) -> None:
     identity(None, predicted[0])
     np.testing.assert_array_equal(identity.images[0], predicted[0].orig_img[..., ::-1])
-    given = picture(240, 320)
+    given = image(240, 320)
     identity(given, predicted[0])
     np.testing.assert_array_equal(identity.images[1], given)
 
@@ -100,4 +100,4 @@ def test_boxes() -> None:
 def test_a_detector_is_refused(identity: StandIn) -> None:
     module = needs("ultralytics.engine.results")
     with pytest.raises(InputError, match="use a pose model"):
-        identity(None, module.Results(picture(), path="", names={}, boxes=torch.zeros(0, 6)))
+        identity(None, module.Results(image(), path="", names={}, boxes=torch.zeros(0, 6)))

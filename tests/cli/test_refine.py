@@ -1,4 +1,4 @@
-"""``posefix refine`` from end to end, and the pictures of what moved most."""
+"""``posefix refine`` from end to end, and the images of what moved most."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     (folder / "sub").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -55,22 +55,22 @@ def results_file(folder: Path, entries: list[dict[str, Any]]) -> Path:
     return path
 
 
-def refine(results: Path, pictures: Path, weights: Path, *options: str) -> Result:
+def refine(results: Path, images: Path, weights: Path, *options: str) -> Result:
     out = str(results.with_name("refined.json"))
-    fixed = ["--images", str(pictures), "--out", out, "--weights", str(weights), "--device", "cpu"]
+    fixed = ["--images", str(images), "--out", out, "--weights", str(weights), "--device", "cpu"]
     return CliRunner().invoke(main, ["refine", str(results), *fixed, *options])
 
 
-def test_refines_and_draws(tmp_path: Path, pictures: Path, weights: Path) -> None:
+def test_refines_and_draws(tmp_path: Path, images: Path, weights: Path) -> None:
     entries = people(make_weights().skeleton, 7, 9, 9)
     entries[1]["file_name"] = "sub/named.png"
     folder = tmp_path / "new" / "moved"
-    result = refine(results_file(tmp_path, entries), pictures, weights, "--draw", str(folder), "--draw-count", "2")
+    result = refine(results_file(tmp_path, entries), images, weights, "--draw", str(folder), "--draw-count", "2")
     assert result.exit_code == 0, result.output
     refined = json.loads((tmp_path / "refined.json").read_text())
     assert [e["image_id"] for e in refined] == [7, 9, 9]
     assert "3 of 3 people refined" in result.output
-    assert f"2 pictures written to {folder}" in result.output
+    assert f"2 images written to {folder}" in result.output
 
     moved = movements(entries, refined, make_weights().skeleton)
     first, second = np.argsort(-moved)[:2].tolist()
@@ -82,36 +82,36 @@ def test_refines_and_draws(tmp_path: Path, pictures: Path, weights: Path) -> Non
     assert width > 200
 
 
-def test_all_people_are_drawn_where_there_are_few(tmp_path: Path, pictures: Path, weights: Path) -> None:
+def test_all_people_are_drawn_where_there_are_few(tmp_path: Path, images: Path, weights: Path) -> None:
     results = results_file(tmp_path, people(make_weights().skeleton, 7))
-    assert refine(results, pictures, weights, "--draw", str(tmp_path / "moved")).exit_code == 0
+    assert refine(results, images, weights, "--draw", str(tmp_path / "moved")).exit_code == 0
     assert [p.name for p in (tmp_path / "moved").iterdir()] == ["001_000000000007_0.png"]
 
 
-def test_nothing_is_drawn_where_nothing_moved(tmp_path: Path, pictures: Path) -> None:
+def test_nothing_is_drawn_where_nothing_moved(tmp_path: Path, images: Path) -> None:
     save_weights(tmp_path / "keeps", make_weights(KEEPS_ALL))
     results = results_file(tmp_path, people(make_weights().skeleton, 7, 9))
-    result = refine(results, pictures, tmp_path / "keeps", "--draw", str(tmp_path / "moved"))
+    result = refine(results, images, tmp_path / "keeps", "--draw", str(tmp_path / "moved"))
     assert result.exit_code == 0
-    assert "no picture written: nothing moved" in result.output
+    assert "no image written: nothing moved" in result.output
     assert not (tmp_path / "moved").exists()
 
 
-def test_draws_another_skeleton(tmp_path: Path, pictures: Path, weights: Path) -> None:
+def test_draws_another_skeleton(tmp_path: Path, images: Path, weights: Path) -> None:
     results = results_file(tmp_path, people(CROWDPOSE, 7, 9))
-    result = refine(results, pictures, weights, "--skeleton", "crowdpose", "--draw", str(tmp_path / "moved"))
+    result = refine(results, images, weights, "--skeleton", "crowdpose", "--draw", str(tmp_path / "moved"))
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "moved").iterdir())) == 2
 
 
-def test_draws_openpose_frames(tmp_path: Path, pictures: Path, weights: Path) -> None:
+def test_draws_openpose_frames(tmp_path: Path, images: Path, weights: Path) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()
     pose = random_poses(np.random.default_rng(0), 25)[:, 0].reshape(-1).tolist()
     (folder / "000000000007_keypoints.json").write_text(
         json.dumps({"version": 1.3, "people": [{"pose_keypoints_2d": pose}]})
     )
-    fixed = ["--images", str(pictures), "--out", str(tmp_path / "out"), "--weights", str(weights)]
+    fixed = ["--images", str(images), "--out", str(tmp_path / "out"), "--weights", str(weights)]
     result = CliRunner().invoke(main, ["refine", str(folder), *fixed, "--draw", str(tmp_path / "moved")])
     assert result.exit_code == 0, result.output
     assert [p.name for p in (tmp_path / "moved").iterdir()] == ["001_000000000007_0.png"]
@@ -142,27 +142,27 @@ def test_what_is_no_pose_did_not_move() -> None:
         movements(wrong, wrong[:1], FOUR)
 
 
-def test_bad_pictures_are_passed_over(tmp_path: Path, pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_images_are_passed_over(tmp_path: Path, images: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = [pose((10, 10, 1), (30, 10, 1), (10, 50, 1), (40, 50, 1)) | {"image_id": i} for i in (8, 7)]
     after = [{**e, "keypoints": [v + 5 * (n % 3 < 2) for n, v in enumerate(e["keypoints"])]} for e in before]
-    written = write_most_moved(before, after, pictures, tmp_path / "out", skeleton=FOUR, most=1)
+    written = write_most_moved(before, after, images, tmp_path / "out", skeleton=FOUR, most=1)
     assert [p.name for p in written] == ["001_000000000007_1.png"]
     assert "000000000008.jpg" in caplog.text
 
 
-def test_draws_people_half_outside_the_picture(tmp_path: Path, pictures: Path) -> None:
+def test_draws_people_half_outside_the_image(tmp_path: Path, images: Path) -> None:
     before = [pose((-500, 10, 1), (9000, 10, 1), (10, 50, 1), (np.nan, 50, 1))]
     after = [pose((10, 10, 1), (30, 10, 1), (10, 50, 1), (40, 50, 1))]
-    assert len(write_most_moved(before, after, pictures, tmp_path, skeleton=FOUR)) == 1
+    assert len(write_most_moved(before, after, images, tmp_path, skeleton=FOUR)) == 1
 
 
-def test_a_file_in_place_of_the_folder(tmp_path: Path, pictures: Path, weights: Path) -> None:
+def test_a_file_in_place_of_the_folder(tmp_path: Path, images: Path, weights: Path) -> None:
     (tmp_path / "moved").write_text("")
     results = results_file(tmp_path, people(make_weights().skeleton, 7))
-    result = refine(results, pictures, weights, "--draw", str(tmp_path / "moved"))
+    result = refine(results, images, weights, "--draw", str(tmp_path / "moved"))
     assert result.exit_code == 2  # click knows from the option's type
     assert "is a file" in result.output
     assert not (tmp_path / "refined.json").exists()
     before, after = [pose(*[(1, 1, 1)] * 4)], [pose(*[(9, 1, 1)] * 4)]
     with pytest.raises(InputError, match="the folder cannot be made"):
-        write_most_moved(before, after, pictures, tmp_path / "moved", skeleton=FOUR)
+        write_most_moved(before, after, images, tmp_path / "moved", skeleton=FOUR)

@@ -1,4 +1,4 @@
-"""What is drawn, what is not, and that the picture given stays as it was."""
+"""What is drawn, what is not, and that the image given stays as it was."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def changed(image: npt.NDArray[np.uint8], drawn: npt.NDArray[np.uint8]) -> npt.N
     return np.asarray((image != drawn).any(-1))
 
 
-def test_a_new_picture(image: npt.NDArray[np.uint8], poses: npt.NDArray[np.float64]) -> None:
+def test_a_new_image(image: npt.NDArray[np.uint8], poses: npt.NDArray[np.float64]) -> None:
     before = (image.copy(), poses.copy())
     image.setflags(write=False)
     poses.setflags(write=False)
@@ -51,9 +51,9 @@ def test_every_keypoint_is_marked_in_the_colour_of_its_side(image: npt.NDArray[n
     head, left, right, tail = (tuple(drawn[int(y), int(x)].tolist()) for x, y in pose[0, :, :2])
     assert head == tail
     assert len({head, left, right}) == 3
-    mirrored = draw(image, pose[:, FOUR.flip], skeleton=FOUR)
+    mirrored = draw(image, pose[:, FOUR.flip_indices], skeleton=FOUR)
     assert tuple(mirrored[200, 60].tolist()) == right  # the colour goes with the name
-    # Not by colour alone: the markers' outlines differ too, once the limbs are away.
+    # Not by colour alone: the markers' outlines differ too, once the edges are away.
     bare = type(FOUR)("bare", FOUR.keypoints, FOUR.sigmas)
     shapes = [changed(image, draw(image, pose, skeleton=bare))[y - 6 : y + 7, x - 6 : x + 7].tobytes()
               for x, y in pose[0, :3, :2].astype(int)]  # fmt: skip
@@ -110,7 +110,7 @@ def test_far_outside(image: npt.NDArray[np.uint8], poses: npt.NDArray[np.float64
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (40, 60)])
-def test_small_pictures(size: tuple[int, int], poses: npt.NDArray[np.float64]) -> None:
+def test_small_images(size: tuple[int, int], poses: npt.NDArray[np.float64]) -> None:
     image = np.zeros((*size, 3), np.uint8)
     assert draw(image, poses).shape == image.shape
     both = draw_comparison(image, poses, poses + 3)
@@ -118,7 +118,7 @@ def test_small_pictures(size: tuple[int, int], poses: npt.NDArray[np.float64]) -
     assert both.shape[1] > 2 * size[1]
 
 
-def test_other_pictures_are_loaded(image: npt.NDArray[np.uint8], poses: npt.NDArray[np.float64], tmp_path: Any) -> None:
+def test_other_images_are_loaded(image: npt.NDArray[np.uint8], poses: npt.NDArray[np.float64], tmp_path: Any) -> None:
     image[..., 0] = 10
     cv2.imwrite(str(tmp_path / "a.png"), image[..., ::-1])
     expected = draw(image, poses)

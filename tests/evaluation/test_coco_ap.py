@@ -82,11 +82,11 @@ def test_nothing_is_printed_or_changed(
 ) -> None:
     before = copy.deepcopy((data, results))
     truth = annotations_of(data, COCO)
-    annotated = truth.annotated.copy()
+    ground_truth = truth.ground_truth.copy()
     evaluate(data, results)
     compare(truth, [results, results[:5]], samples=10)
     assert (data, results) == before
-    np.testing.assert_array_equal(truth.annotated, annotated)
+    np.testing.assert_array_equal(truth.ground_truth, ground_truth)
     assert capfd.readouterr() == ("", "")
 
 

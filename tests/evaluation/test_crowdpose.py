@@ -84,9 +84,9 @@ def test_similarity_is_crowdposes(data: dict[str, Any]) -> None:
 
 
 def test_the_files_names_are_known(data: dict[str, Any]) -> None:
-    assert annotations_of(data, CROWDPOSE).annotated.shape == (24, 14, 3)
+    assert annotations_of(data, CROWDPOSE).ground_truth.shape == (24, 14, 3)
     data["categories"][0]["keypoints"][12] = "top_head"  # mmpose's
-    assert annotations_of(data, CROWDPOSE).annotated.shape == (24, 14, 3)
+    assert annotations_of(data, CROWDPOSE).ground_truth.shape == (24, 14, 3)
 
 
 def test_refusals(data: dict[str, Any], results: list[dict[str, Any]]) -> None:

@@ -22,12 +22,12 @@ from posefix.io.coco import annotations_of
 from posefix.io.json import write_json
 from posefix.keypoints.skeleton import MPII
 
-PICTURES = ["015601864.jpg", "015601864.jpg", "005808361.jpg"]
+IMAGES = ["015601864.jpg", "015601864.jpg", "005808361.jpg"]
 
 
 @pytest.fixture
 def poses() -> npt.NDArray[np.float64]:
-    """(3, 16, 3) [x, y, v] px from 0; one keypoint hidden, one not annotated."""
+    """(3, 16, 3) [x, y, v] px from 0; one keypoint hidden, one not labelled."""
     poses = random_poses(np.random.default_rng(0), 3, MPII).round(0)
     poses[..., 2] = 2
     poses[0, 4, 2] = 1
@@ -53,7 +53,7 @@ def structs(rows: list[dict[str, Any]]) -> npt.NDArray[Any]:
 
 @pytest.fixture
 def mat(tmp_path: Path, poses: Any, heads: Any) -> Path:
-    """As the authors' file is: counted from 1, empty fields, people without keypoints, a test picture."""
+    """As the authors' file is: counted from 1, empty fields, people without keypoints, a test image."""
     people = []
     for pose, head in zip(poses, heads, strict=True):
         points = []
@@ -67,10 +67,10 @@ def mat(tmp_path: Path, poses: Any, heads: Any) -> Path:
     bystander = {"scale": 2.0, "objpos": structs([{"x": 5.0, "y": 6.0}])}
     annolist = structs(
         [
-            {"image": structs([{"name": PICTURES[0]}]), "annorect": structs([people[0], bystander, people[1]])},
+            {"image": structs([{"name": IMAGES[0]}]), "annorect": structs([people[0], bystander, people[1]])},
             {"image": structs([{"name": "000004812.jpg"}]), "annorect": structs([bystander])},
             {"image": structs([{"name": "000000001.jpg"}])},
-            {"image": structs([{"name": PICTURES[2]}]), "annorect": structs([people[2]])},
+            {"image": structs([{"name": IMAGES[2]}]), "annorect": structs([people[2]])},
         ]
     )
     release = structs([{"annolist": annolist, "img_train": np.array([[1, 0, 0, 1]])}])
@@ -89,7 +89,7 @@ def valid(tmp_path: Path, poses: Any, heads: Any) -> tuple[Path, Path]:
             "center": [50.0, 60.0],
             "scale": 1.5,
         }
-        for name, pose in zip(PICTURES, poses, strict=True)
+        for name, pose in zip(IMAGES, poses, strict=True)
     ]
     (tmp_path / "valid.json").write_text(json.dumps(people))
     savemat(tmp_path / "gt_valid.mat", {"headboxes_src": np.moveaxis(heads.reshape(3, 2, 2) + 1, 0, 2)})
@@ -103,7 +103,7 @@ def keypoints(data: dict[str, Any]) -> npt.NDArray[np.float64]:
 def test_mat_file(mat: Path, poses: Any, heads: Any) -> None:
     data = read_mpii(mat)
     np.testing.assert_array_equal(keypoints(data), poses)
-    assert [i["file_name"] for i in data["images"]] == [PICTURES[0], PICTURES[2]]
+    assert [i["file_name"] for i in data["images"]] == [IMAGES[0], IMAGES[2]]
     assert [p["image_id"] for p in data["annotations"]] == [15601864, 15601864, 5808361]
     assert data["annotations"][0]["center"] == [50.0, 60.0]
     np.testing.assert_allclose(head_sizes(data["annotations"]), 0.6 * np.hypot(*(heads[:, 2:] - heads[:, :2]).T))
@@ -139,7 +139,7 @@ def test_pckh_by_hand(mat: Path, poses: Any) -> None:
     found[1, knee, 0] += 0.5 * size[1]  # just near enough
     found[2, knee] = 0  # not found
     found[0, pelvis, 1] += 500  # not in the mean
-    found[1, 11] = (0, 0, 1)  # not annotated
+    found[1, 11] = (0, 0, 1)  # not labelled
     measured = evaluate_mpii(data, entries(data, found))
     assert measured.keypoints["left_knee"] == pytest.approx(1 / 3)
     assert measured.keypoints["pelvis"] == pytest.approx(2 / 3)
@@ -158,7 +158,7 @@ def test_results_that_cannot_be_matched(mat: Path, valid: tuple[Path, Path], pos
     good = [{k: v for k, v in e.items() if k != "annotation_id"} for e in entries(data, poses)]
     with pytest.raises(FileFormatError, match="expected 3 people"):
         evaluate_mpii(data, good[:2])
-    with pytest.raises(FileFormatError, match="entry 0 is of picture 5808361"):
+    with pytest.raises(FileFormatError, match="entry 0 is of image 5808361"):
         evaluate_mpii(data, good[::-1])
     with pytest.raises(FileFormatError, match="annotation_id 9 is not"):
         evaluate_mpii(data, [good[0] | {"annotation_id": 9}])

@@ -45,7 +45,7 @@ def test_rates_reach_the_samples(tmp_path: Path) -> None:
     rates = ErrorRates({"wing": ALWAYS_MIRRORED}, other=NEVER)
     batch = BatchStream(people, skeleton, model, plain, batch_size=20, seed=0, rates=rates).batch(0)
     away = np.linalg.norm(batch.crop_points - batch.targets, axis=-1)
-    mirrored = np.linalg.norm(batch.crop_points - batch.targets[:, skeleton.flip], axis=-1)
+    mirrored = np.linalg.norm(batch.crop_points - batch.targets[:, skeleton.flip_indices], axis=-1)
     # Errors leave at least one keypoint in twenty good, whatever the rates.
     assert (mirrored < away)[:, 1:3].mean() > 0.8
     assert (away[:, [0, 3]] < 4).all()

@@ -33,7 +33,7 @@ def refiner() -> Refiner:
 
 @pytest.fixture
 def scene() -> tuple[npt.NDArray[np.uint8], Floats]:
-    """A textured picture with three people."""
+    """A textured image with three people."""
     rng = np.random.default_rng(1)
     image = rng.integers(0, 256, (24, 32, 3)).astype(np.uint8).repeat(10, 0).repeat(10, 1)
     poses = rng.uniform((20, 20), (120, 200), (3, 17, 2)) + np.array([[[0, 0]], [[90, 10]], [[180, 20]]])
@@ -61,7 +61,7 @@ def test_nobody(refiner: Refiner, scene: tuple[Any, Floats], empty: Any) -> None
     assert refiner.refine(scene[0], empty, boxes_xyxy=np.zeros((0, 4))).shape[0] == 0
 
 
-def test_no_pictures(refiner: Refiner) -> None:
+def test_no_images(refiner: Refiner) -> None:
     assert refiner.refine_batch([], []) == []
 
 
@@ -118,7 +118,7 @@ def test_person_without_any_keypoint_passes_through(refiner: Refiner, scene: tup
 
 
 @pytest.mark.parametrize("kind", ["refiner", "listener"])
-def test_mirrored_picture_gives_mirrored_answer(
+def test_mirrored_image_gives_mirrored_answer(
     kind: str, scene: tuple[Any, Floats], request: pytest.FixtureRequest
 ) -> None:
     # With the flip test the network's answer is symmetric by construction; crops and cells mirror exactly.
@@ -126,21 +126,23 @@ def test_mirrored_picture_gives_mirrored_answer(
     image, keypoints = scene
     width = image.shape[1]
     refined = refiner.refine(image, keypoints, flip_test=True)
-    mirrored = keypoints[:, COCO.flip].copy()
+    mirrored = keypoints[:, COCO.flip_indices].copy()
     mirrored[..., 0] = width - 1 - mirrored[..., 0]
     other = refiner.refine(image[:, ::-1], mirrored, flip_test=True)
-    back = np.concatenate([flip_points(other[..., :2], width, COCO.flip), other[:, COCO.flip, 2:]], axis=-1)
+    back = np.concatenate(
+        [flip_points(other[..., :2], width, COCO.flip_indices), other[:, COCO.flip_indices, 2:]], axis=-1
+    )
     # Bilinear warping rounds to 1/32 px and to grey levels: not bit for bit.
     assert np.median(np.abs(back - refined)) < 0.05
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (3, 2)])
-def test_tiny_pictures(refiner: Refiner, scene: tuple[Any, Floats], size: tuple[int, int]) -> None:
+def test_tiny_images(refiner: Refiner, scene: tuple[Any, Floats], size: tuple[int, int]) -> None:
     image = np.zeros((*size, 3), np.uint8)
     assert np.isfinite(refiner.refine(image, scene[1])).all()
 
 
-def test_people_outside_the_picture_and_without_extent(refiner: Refiner, scene: tuple[Any, Floats]) -> None:
+def test_people_outside_the_image_and_without_extent(refiner: Refiner, scene: tuple[Any, Floats]) -> None:
     image, keypoints = scene
     far = keypoints.copy()
     far[0, :, :2] += 5000
@@ -149,7 +151,7 @@ def test_people_outside_the_picture_and_without_extent(refiner: Refiner, scene: 
     assert np.isfinite(refiner.refine(image, far)).all()
 
 
-def test_grey_float_and_bgr_pictures(refiner: Refiner, scene: tuple[Any, Floats]) -> None:
+def test_grey_float_and_bgr_images(refiner: Refiner, scene: tuple[Any, Floats]) -> None:
     image, keypoints = scene
     expected = refiner.refine(image, keypoints)
     np.testing.assert_array_equal(refiner.refine(image[..., ::-1], keypoints, color="bgr"), expected)
@@ -227,28 +229,28 @@ def test_wrong_keypoints(refiner: Refiner, scene: tuple[Any, Floats], keypoints:
 def test_the_weights_trust_multiplies_the_users(scene: tuple[Any, Floats]) -> None:
     image, keypoints = scene
     plain = Refiner(make_weights(), device="cpu")
-    half = Refiner(make_weights(Calibration(policy="always", trust=0.5)), device="cpu")
-    np.testing.assert_array_equal(half.refine(image, keypoints), plain.refine(image, keypoints, trust=0.5))
-    np.testing.assert_array_equal(half.refine(image, keypoints, trust=2.0), plain.refine(image, keypoints))
+    half = Refiner(make_weights(Calibration(policy="always", prior_weight=0.5)), device="cpu")
+    np.testing.assert_array_equal(half.refine(image, keypoints), plain.refine(image, keypoints, prior_weight=0.5))
+    np.testing.assert_array_equal(half.refine(image, keypoints, prior_weight=2.0), plain.refine(image, keypoints))
     assert not np.array_equal(half.refine(image, keypoints), plain.refine(image, keypoints))
-    with pytest.raises(WeightsError, match="trust must be a positive number"):
-        Calibration(trust=0.0)
+    with pytest.raises(WeightsError, match="prior_weight must be a positive number"):
+        Calibration(prior_weight=0.0)
 
 
 def test_wrong_everything_else(refiner: Refiner, scene: tuple[Any, Floats]) -> None:
     image, keypoints = scene
     with pytest.raises(InputError, match=r"boxes_xyxy: expected \(3, 4\)"):
         refiner.refine(image, keypoints, boxes_xyxy=np.zeros((2, 4)))
-    with pytest.raises(InputError, match="unknown option 'flip'"):
-        refiner.refine(image, keypoints, flip=True)
+    with pytest.raises(InputError, match="unknown option 'flip_indices'"):
+        refiner.refine(image, keypoints, flip_indices=True)
     with pytest.raises(InputError, match="policy: expected one of safe, always, got 'never'"):
         refiner.refine(image, keypoints, policy="never")
     with pytest.raises(InputError, match="batch_size"):
         make_options(batch_size=0)
     for wrong in (-0.5, float("nan"), float("inf"), "much"):
-        with pytest.raises(InputError, match="trust: expected a number of at least 0"):
-            make_options(trust=wrong)
-    with pytest.raises(InputError, match="as many pictures"):
+        with pytest.raises(InputError, match="prior_weight: expected a number of at least 0"):
+            make_options(prior_weight=wrong)
+    with pytest.raises(InputError, match="as many images"):
         refiner.refine_batch([image], [keypoints, keypoints])
     with pytest.raises(ImageError):
         refiner.refine("/no/such/picture.jpg", keypoints)
@@ -262,7 +264,7 @@ def test_wrong_everything_else(refiner: Refiner, scene: tuple[Any, Floats]) -> N
 def listener() -> Refiner:
     """A refiner that hears scores."""
     torch.manual_seed(5)
-    weights = make_weights(scored=True)
+    weights = make_weights(uses_scores=True)
     for name in ("prior.listen.2.weight", "correction.out.weight"):
         torch.nn.init.normal_(weights.state[name], std=0.1)
     return Refiner(weights, device="cpu", precision="float32")

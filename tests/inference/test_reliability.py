@@ -1,4 +1,4 @@
-"""Trust in an estimator follows from how often it is beside what the picture shows, and from nothing else."""
+"""Trust in an estimator follows from how often it is beside what the image shows, and from nothing else."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ import torch
 from factories import make_weights, random_poses
 from posefix.exceptions import ImageError, InputError, WeightsError
 from posefix.inference import results as batch
-from posefix.inference.forward import _Look, _trust_by_picture
+from posefix.inference.forward import _ForwardOutput, _prior_weight_by_image
 from posefix.inference.options import Options
 from posefix.inference.refiner import Refiner
-from posefix.inference.reliability import LIMITS, count_departures, trust_from_departures
-from posefix.inference.results import MEASURED, MEASURED_PER_PICTURE, refine_entries
+from posefix.inference.reliability import LIMITS, count_outliers, prior_weight_from_outliers
+from posefix.inference.results import MEASURED, MEASURED_PER_IMAGE, refine_entries
 from posefix.weights.calibration import Calibration
 
 Floats = npt.NDArray[np.floating]
 
 #: A share that random poses under a random network exceed without meeting the limits.
-USUAL = 0.55
+REFERENCE_RATE = 0.55
 
 
 @pytest.fixture(scope="module")
 def refiner() -> Refiner:
-    """Sure of everything it sees: a random network with loud evidence."""
-    weights = make_weights(Calibration(policy="always", usual_departure=USUAL), pose_entry="correction")
+    """Sure of everything it sees: a random network with loud image logits."""
+    weights = make_weights(Calibration(policy="always", reference_outlier_rate=REFERENCE_RATE), pose_entry="correction")
     weights.state["correction.log_gain"] += 6.0
     return Refiner(weights, device="cpu", precision="float32")
 
 
-def make_picture(seed: int) -> npt.NDArray[np.uint8]:
+def make_image(seed: int) -> npt.NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (48, 64, 3)).astype(np.uint8).repeat(10, 0).repeat(10, 1)
 
 
 @pytest.fixture
 def scenes() -> tuple[list[npt.NDArray[np.uint8]], list[Floats]]:
-    """Pictures of one, five, none and two people."""
+    """Images of one, five, none and two people."""
     rng = np.random.default_rng(4)
-    return [make_picture(i) for i in range(4)], [random_poses(rng, n) for n in (1, 5, 0, 2)]
+    return [make_image(i) for i in range(4)], [random_poses(rng, n) for n in (1, 5, 0, 2)]
 
 
 def peaks(at: Floats, height: int = 24, width: int = 20) -> torch.Tensor:
@@ -56,37 +56,39 @@ def peaks(at: Floats, height: int = 24, width: int = 20) -> torch.Tensor:
     return torch.from_numpy(np.nan_to_num(-square * 4)).float()
 
 
-def test_departures_are_counted_where_the_picture_is_sure() -> None:
+def test_departures_are_counted_where_the_image_is_sure() -> None:
     at = np.array([[[5, 6], [10, 12], [np.nan, np.nan], [3, 3]]], float)
     given = torch.from_numpy(np.array([[[5.5, 6], [10, 15], [4, 4], [18, 20]]])).float()
     valid, std = torch.tensor([[True, True, True, False]]), torch.full((1, 4), 2.0)
-    sure, beside = count_departures(peaks(at), given, valid, std)
-    # The first is there, the second 1.5 length scales beside, the third unknown to the picture, the last missing.
-    assert (sure.tolist(), beside.tolist()) == ([2], [1])
-    assert count_departures(peaks(at), given, valid, 2 * std)[1].tolist() == [0]
+    confident, outliers = count_outliers(peaks(at), given, valid, std)
+    # The first is there, the second 1.5 length scales beside, the third unknown to the image, the last missing.
+    assert (confident.tolist(), outliers.tolist()) == ([2], [1])
+    assert count_outliers(peaks(at), given, valid, 2 * std)[1].tolist() == [0]
 
 
 def test_trust_is_inverse_to_departures() -> None:
-    assert trust_from_departures(0, 0, 0.03) == 1
-    np.testing.assert_allclose(trust_from_departures([100, 10**6], [3, 3 * 10**4], 0.03), 1)
-    assert trust_from_departures(10**7, 6 * 10**5, 0.03) == pytest.approx(0.5, abs=1e-4)
+    assert prior_weight_from_outliers(0, 0, 0.03) == 1
+    np.testing.assert_allclose(prior_weight_from_outliers([100, 10**6], [3, 3 * 10**4], 0.03), 1)
+    assert prior_weight_from_outliers(10**7, 6 * 10**5, 0.03) == pytest.approx(0.5, abs=1e-4)
     # Few keypoints change little, many all of it; never beyond the limits.
-    by_count = trust_from_departures([10, 100, 1000, 10**7], [1, 10, 100, 10**6], 0.05)
+    by_count = prior_weight_from_outliers([10, 100, 1000, 10**7], [1, 10, 100, 10**6], 0.05)
     assert (np.diff(by_count) < 0).all()
     assert by_count[0] > 0.9
-    assert trust_from_departures(10**7, 10**7, 0.03) == LIMITS[0]
-    assert trust_from_departures(10**7, 0, 0.03) == LIMITS[1]
+    assert prior_weight_from_outliers(10**7, 10**7, 0.03) == LIMITS[0]
+    assert prior_weight_from_outliers(10**7, 0, 0.03) == LIMITS[1]
 
 
-def test_measured_by_picture(refiner: Refiner, scenes: tuple[Any, Any]) -> None:
+def test_measured_by_image(refiner: Refiner, scenes: tuple[Any, Any]) -> None:
     images, poses = scenes
-    measured = [refiner.measure_trust([i], [p]) for i, p in zip(images, poses, strict=True)]
+    measured = [refiner.measure_reliability([i], [p]) for i, p in zip(images, poses, strict=True)]
     assert measured[2] == 1
     assert len({1.0, *measured}) == 4
     assert all(LIMITS[0] < m < LIMITS[1] for m in measured)
-    for image, pose, trust in zip(images, poses, measured, strict=True):
-        np.testing.assert_allclose(refiner.refine(image, pose), refiner.refine(image, pose, trust=trust), atol=2e-3)
-    fixed = refiner.refine(images[1], poses[1], trust=1.0)
+    for image, pose, prior_weight in zip(images, poses, measured, strict=True):
+        np.testing.assert_allclose(
+            refiner.refine(image, pose), refiner.refine(image, pose, prior_weight=prior_weight), atol=2e-3
+        )
+    fixed = refiner.refine(images[1], poses[1], prior_weight=1.0)
     assert np.abs(refiner.refine(images[1], poses[1]) - fixed).max() > 0.01
 
 
@@ -102,18 +104,18 @@ def test_who_cannot_be_refined_does_not_count(refiner: Refiner, scenes: tuple[An
     image, pose = scenes[0][1], scenes[1][1]
     lost = np.concatenate([pose[:2], np.full((1, 17, 3), np.nan), pose[2:]])
     np.testing.assert_allclose(np.delete(refiner.refine(image, lost), 2, 0), refiner.refine(image, pose), atol=2e-3)
-    assert refiner.measure_trust([image], [lost]) == refiner.measure_trust([image], [pose])
+    assert refiner.measure_reliability([image], [lost]) == refiner.measure_reliability([image], [pose])
 
 
 def test_a_mirrored_look_counts_like_the_other() -> None:
     at = np.random.default_rng(0).uniform(2, 18, (2, 200, 2))
     valid, std = torch.ones(2, 200, dtype=torch.bool), torch.ones(2, 200)
-    near = _Look(peaks(at), None, torch.from_numpy(at).float(), valid, std)
-    far = replace(near, cell_points=near.cell_points + 3)
-    people, calibration = np.array([0, 0]), Calibration(usual_departure=USUAL)
-    for looks, beside in (((near,), 0), ((far,), 400), ((near, far), 200), ((far, near), 200)):
-        expected = trust_from_departures(400, beside, USUAL)
-        np.testing.assert_allclose(_trust_by_picture([looks], people, calibration), [expected] * 2, rtol=1e-6)
+    near = _ForwardOutput(peaks(at), None, torch.from_numpy(at).float(), valid, std)
+    far = replace(near, heatmap_points=near.heatmap_points + 3)
+    people, calibration = np.array([0, 0]), Calibration(reference_outlier_rate=REFERENCE_RATE)
+    for outputs, outliers in (((near,), 0), ((far,), 400), ((near, far), 200), ((far, near), 200)):
+        expected = prior_weight_from_outliers(400, outliers, REFERENCE_RATE)
+        np.testing.assert_allclose(_prior_weight_by_image([outputs], people, calibration), [expected] * 2, rtol=1e-6)
 
 
 def test_a_results_file_is_trusted_as_one(refiner: Refiner, scenes: tuple[Any, Any], tmp_path: Path) -> None:
@@ -125,21 +127,23 @@ def test_a_results_file_is_trusted_as_one(refiner: Refiner, scenes: tuple[Any, A
         entries += [{"image_id": image_id, "file_name": name, "keypoints": p.ravel().tolist()} for p in people]
     entries.append({"image_id": 9, "file_name": "gone.png", "keypoints": poses[0][0].ravel().tolist()})
     refined, report = refine_entries(refiner, entries, tmp_path)
-    best = [p[:MEASURED_PER_PICTURE] for p in poses]
-    assert report.trust == refiner.measure_trust(images, best)
-    assert report.sure >= report.beside > 0
-    line = f"trust in the poses: {report.trust:.2f} (1 is usual), for {report.beside} of {report.sure} keypoints lie"
+    best = [p[:MEASURED_PER_IMAGE] for p in poses]
+    assert report.prior_weight == refiner.measure_reliability(images, best)
+    assert report.confident >= report.outliers > 0
+    line = (
+        f"prior weight {report.prior_weight:.2f} (1 is usual): {report.outliers} of {report.confident} keypoints that"
+    )
     assert line in report.summary()
-    again, given = refine_entries(refiner, entries, tmp_path, options=Options(trust=report.trust))
-    assert (again, given.trust) == (refined, report.trust)
-    other, _ = refine_entries(refiner, entries, tmp_path, options=Options(trust=1.0))
+    again, given = refine_entries(refiner, entries, tmp_path, options=Options(prior_weight=report.prior_weight))
+    assert (again, given.prior_weight) == (refined, report.prior_weight)
+    other, _ = refine_entries(refiner, entries, tmp_path, options=Options(prior_weight=1.0))
     assert other != refined
-    assert given.sure == 0
+    assert given.confident == 0
     assert "(1 is usual)\n" in given.summary()
-    assert refine_entries(refiner, [], tmp_path)[1].trust == 1
+    assert refine_entries(refiner, [], tmp_path)[1].prior_weight == 1
 
 
-def test_measured_on_the_best_scored_of_many_pictures() -> None:
+def test_measured_on_the_best_scored_of_many_images() -> None:
     entries = [{"image_id": 1, "score": s} for s in (0.1, None, 0.9, float("nan"), 0.5, 0.7)]
     assert batch._best(entries, [0, 2, 4, 5]) == [2, 5, 4]
     assert batch._best(entries, [1, 3]) == [1, 3]
@@ -152,16 +156,16 @@ def test_measured_on_the_best_scored_of_many_pictures() -> None:
         return SimpleNamespace(rows=rows)
 
     taken: list[Any] = []
-    watcher = SimpleNamespace(departures_in=lambda sample: taken.extend(sample) or (7, 1))
+    watcher = SimpleNamespace(outliers_in=lambda sample: taken.extend(sample) or (7, 1))
     groups = {f"{'bad' if i % 2 else 'good'}{i:04d}": [i, i, i] for i in range(2000)}
-    assert batch._departures(watcher, groups, prepare, 2) == (7, 1)  # type: ignore[arg-type]
+    assert batch._outliers(watcher, groups, prepare, 2) == (7, 1)  # type: ignore[arg-type]
     assert MEASURED <= sum(len(p.rows) for p in taken) < MEASURED + 3
     where = sorted(p.rows[0] for p in taken)
     assert where[0] < 200
     assert where[-1] > 1800
     assert len(seen) < 100
     with pytest.raises(RuntimeError, match="broken"):
-        batch._departures(watcher, groups, lambda *_: _raise(), 2)  # type: ignore[arg-type]
+        batch._outliers(watcher, groups, lambda *_: _raise(), 2)  # type: ignore[arg-type]
 
 
 def _raise() -> None:
@@ -172,26 +176,32 @@ def test_weights_that_cannot_tell(scenes: tuple[Any, Any], tmp_path: Path) -> No
     images, poses = scenes
     silent = [
         make_weights(pose_entry="correction"),
-        make_weights(Calibration(policy="always", usual_departure=USUAL), pose_entry="correction", pose_prior=False),
+        make_weights(
+            Calibration(policy="always", reference_outlier_rate=REFERENCE_RATE),
+            pose_entry="correction",
+            pose_prior=False,
+        ),
     ]
     for weights in silent:
         weights.state["correction.log_gain"] += 6.0
         refiner = Refiner(weights, device="cpu", precision="float32")
-        assert refiner.measure_trust(images, poses) == 1
-        np.testing.assert_array_equal(refiner.refine(images[1], poses[1]), refiner.refine(images[1], poses[1], trust=1))
-        assert refine_entries(refiner, [], tmp_path)[1].trust is None
+        assert refiner.measure_reliability(images, poses) == 1
+        np.testing.assert_array_equal(
+            refiner.refine(images[1], poses[1]), refiner.refine(images[1], poses[1], prior_weight=1)
+        )
+        assert refine_entries(refiner, [], tmp_path)[1].prior_weight is None
 
 
 def test_wrong_questions(refiner: Refiner, scenes: tuple[Any, Any]) -> None:
     images, poses = scenes
-    assert refiner.measure_trust([], []) == 1
-    with pytest.raises(InputError, match="as many pictures as arrays of keypoints, got 4 and 3"):
-        refiner.measure_trust(images, poses[:3])
+    assert refiner.measure_reliability([], []) == 1
+    with pytest.raises(InputError, match="as many images as arrays of keypoints, got 4 and 3"):
+        refiner.measure_reliability(images, poses[:3])
     for one, name in (("one.jpg", "path"), (Path("one.jpg"), "path"), (images[0], "array")):
         with pytest.raises(InputError, match=f"got one {name} and 1"):
-            refiner.measure_trust(one, poses[:1])  # type: ignore[arg-type]
+            refiner.measure_reliability(one, poses[:1])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="batch_size"):
-        refiner.measure_trust(images, poses, batch_size=-1)
+        refiner.measure_reliability(images, poses, batch_size=-1)
     for wrong in (-0.1, 1.0, "much"):
-        with pytest.raises(WeightsError, match="usual_departure must be in"):
-            replace(Calibration(), usual_departure=wrong)
+        with pytest.raises(WeightsError, match="reference_outlier_rate must be in"):
+            replace(Calibration(), reference_outlier_rate=wrong)

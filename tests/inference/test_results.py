@@ -1,4 +1,4 @@
-"""A results file goes through whole: same entries, order, ids and fields, whatever single pictures or people hold."""
+"""A results file goes through whole: same entries, order, ids and fields, whatever single images or people hold."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def refiner() -> Refiner:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     for name in ("000000000007.jpg", "000000000009.jpg", "named.png"):
         cv2.imwrite(
@@ -42,10 +42,10 @@ def make_entries(image_ids: list[Any]) -> list[dict[str, Any]]:
     ]
 
 
-def test_everything_but_keypoints_survives(refiner: Refiner, pictures: Path) -> None:
+def test_everything_but_keypoints_survives(refiner: Refiner, images: Path) -> None:
     entries = make_entries([9, 7, 9, 7, 7])
     before = copy.deepcopy(entries)
-    refined, report = refine_entries(refiner, entries, pictures)
+    refined, report = refine_entries(refiner, entries, images)
     assert entries == before
     changing = ("keypoints", "score")
     assert [{k: v for k, v in e.items() if k not in changing} for e in refined] == [
@@ -58,33 +58,33 @@ def test_everything_but_keypoints_survives(refiner: Refiner, pictures: Path) -> 
     assert "5 of 5 people refined" in report.summary()
 
 
-def test_same_as_the_refiner_alone(refiner: Refiner, pictures: Path) -> None:
+def test_same_as_the_refiner_alone(refiner: Refiner, images: Path) -> None:
     entries = make_entries([9, 7, 9])
-    refined, _ = refine_entries(refiner, entries, pictures, options=Options(batch_size=2))
+    refined, _ = refine_entries(refiner, entries, images, options=Options(batch_size=2))
     poses = np.array([e["keypoints"] for e in entries]).reshape(-1, 17, 3)
-    alone = refiner.refine(pictures / "000000000009.jpg", poses[[0, 2]])
+    alone = refiner.refine(images / "000000000009.jpg", poses[[0, 2]])
     got = np.array([e["keypoints"] for e in refined]).reshape(-1, 17, 3)[[0, 2]]
     np.testing.assert_allclose(got, alone, atol=2e-3)
 
 
-def test_bad_pictures_and_people_pass_through(refiner: Refiner, pictures: Path) -> None:
-    (pictures / "000000000011.jpg").write_bytes(b"not a picture")
+def test_bad_images_and_people_pass_through(refiner: Refiner, images: Path) -> None:
+    (images / "000000000011.jpg").write_bytes(b"not a picture")
     entries = make_entries([7, 10, 11, 7, 7, 7])
     entries[3]["keypoints"] = [1.0, 2.0]
     entries[4]["keypoints"][5] = "?"
     entries[5]["keypoints"] = [0.0] * 51
-    refined, report = refine_entries(refiner, entries, pictures)
+    refined, report = refine_entries(refiner, entries, images)
     assert refined[1:] == entries[1:]
     assert refined[0] != entries[0]
     assert set(report.unread) == {"000000000010.jpg", "000000000011.jpg"}
     assert "no such file" in report.unread["000000000010.jpg"]
     assert set(report.skipped) == {3, 4}
     assert not report.complete
-    for part in ("1 of 6 people", "2 pictures that could not be read", "000000000011.jpg", "expected 51 numbers"):
+    for part in ("1 of 6 people", "2 images that could not be read", "000000000011.jpg", "expected 51 numbers"):
         assert part in report.summary()
 
 
-def test_names_of_pictures(refiner: Refiner, pictures: Path) -> None:
+def test_names_of_images(refiner: Refiner, images: Path) -> None:
     entries = make_entries([1, 2])
     entries[1]["file_name"] = "named.png"
     data = {
@@ -92,84 +92,84 @@ def test_names_of_pictures(refiner: Refiner, pictures: Path) -> None:
         "annotations": [],
         "categories": [],
     }
-    _, report = refine_entries(refiner, entries, pictures, annotations=annotations_of(data))
+    _, report = refine_entries(refiner, entries, images, annotations=annotations_of(data))
     assert report.complete
 
 
-def test_nobody(refiner: Refiner, pictures: Path) -> None:
-    refined, report = refine_entries(refiner, [], pictures)
+def test_nobody(refiner: Refiner, images: Path) -> None:
+    refined, report = refine_entries(refiner, [], images)
     assert refined == []
     assert report.complete
 
 
-def test_what_stays_keeps_its_digits(pictures: Path) -> None:
+def test_what_stays_keeps_its_digits(images: Path) -> None:
     keep_all = Refiner(make_weights(Calibration(policy="safe", margin=(1.0,) * 17)), device="cpu")
     entries = make_entries([7])
     entries[0]["keypoints"][0] = 123.45678901
-    refined, report = refine_entries(keep_all, entries, pictures)
+    refined, report = refine_entries(keep_all, entries, images)
     before = np.array(entries[0]["keypoints"]).reshape(-1, 3)
     np.testing.assert_array_equal(np.array(refined[0]["keypoints"]).reshape(-1, 3)[:, :2], before[:, :2])
     assert report.moved == 0
 
 
-def test_estimators_ranking_leaves_scores(refiner: Refiner, pictures: Path) -> None:
-    refined, _ = refine_entries(refiner, make_entries([7, 9]), pictures, ranking="estimator")
+def test_estimators_ranking_leaves_scores(refiner: Refiner, images: Path) -> None:
+    refined, _ = refine_entries(refiner, make_entries([7, 9]), images, ranking="estimator")
     assert [e["score"] for e in refined] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("ranking", ["product", "confidence"])
-def test_rankings(refiner: Refiner, pictures: Path, ranking: str) -> None:
+def test_rankings(refiner: Refiner, images: Path, ranking: str) -> None:
     entries = make_entries([7, 9])
-    refined, _ = refine_entries(refiner, entries, pictures, ranking=ranking)
+    refined, _ = refine_entries(refiner, entries, images, ranking=ranking)
     confidence = np.array([e["keypoints"] for e in refined]).reshape(-1, 17, 3)[..., 2].mean(-1)
     expected = confidence * (0.5 if ranking == "product" else 1)
     np.testing.assert_allclose([e["score"] for e in refined], expected, atol=1e-3)
 
 
-def test_repeated_people_are_ranked_lower(refiner: Refiner, pictures: Path) -> None:
+def test_repeated_people_are_ranked_lower(refiner: Refiner, images: Path) -> None:
     keep_all = Refiner(make_weights(Calibration(policy="safe", margin=(1.0,) * 17)), device="cpu")
     entries = make_entries([7, 7, 9, 7])
     entries[1]["keypoints"] = [v + 0.5 for v in entries[0]["keypoints"]]
     entries[1]["score"] = 0.6
     entries[2]["keypoints"] = list(entries[0]["keypoints"])
-    plain, unlowered = refine_entries(keep_all, entries, pictures, soft_nms=False)
-    lowered, report = refine_entries(keep_all, entries, pictures)
+    plain, unlowered = refine_entries(keep_all, entries, images, soft_nms=False)
+    lowered, report = refine_entries(keep_all, entries, images)
     scores, was = [e["score"] for e in lowered], [e["score"] for e in plain]
-    # The same pose with the lower score, and neither another pose nor another picture.
+    # The same pose with the lower score, and neither another pose nor another image.
     assert scores[1:] == was[1:]
     assert 0 <= scores[0] < 0.5 * was[0]
     assert [e["keypoints"] for e in lowered] == [e["keypoints"] for e in plain]
     assert (report.lowered, unlowered.lowered) == (1, 0)
     assert "1 person repeats a better-scored one: score lowered" in report.summary()
     assert "repeat" not in unlowered.summary()
-    left, _ = refine_entries(keep_all, entries, pictures, ranking="estimator")
+    left, _ = refine_entries(keep_all, entries, images, ranking="estimator")
     assert [e["score"] for e in left] == [e["score"] for e in entries]
 
 
 @pytest.mark.parametrize("score", [None, "high", -1.5, float("nan"), float("inf"), True])
-def test_scores_that_cannot_be_weighed_stay(refiner: Refiner, pictures: Path, score: Any) -> None:
+def test_scores_that_cannot_be_weighed_stay(refiner: Refiner, images: Path, score: Any) -> None:
     entries = make_entries([7, 7])
     entries[1]["keypoints"] = list(entries[0]["keypoints"])
     entries[1]["score"] = score
-    refined, report = refine_entries(refiner, entries, pictures)
+    refined, report = refine_entries(refiner, entries, images)
     assert repr([e["score"] for e in refined]) == repr([0.5, score])
     assert report.lowered == 0
 
 
-def test_boxes_of_entries(refiner: Refiner, pictures: Path) -> None:
+def test_boxes_of_entries(refiner: Refiner, images: Path) -> None:
     entries = make_entries([7, 7])
     entries[0]["bbox"] = [10, 10, 300, 300]
-    plain, _ = refine_entries(refiner, entries, pictures)
-    boxed, _ = refine_entries(refiner, entries, pictures, use_boxes=True)
+    plain, _ = refine_entries(refiner, entries, images)
+    boxed, _ = refine_entries(refiner, entries, images, use_boxes=True)
     assert boxed[0]["keypoints"] != plain[0]["keypoints"]
     np.testing.assert_allclose(boxed[1]["keypoints"], plain[1]["keypoints"], atol=2e-3)
 
 
-def test_mistakes(refiner: Refiner, pictures: Path) -> None:
+def test_mistakes(refiner: Refiner, images: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
-        refine_entries(refiner, [], pictures / "nowhere")
+        refine_entries(refiner, [], images / "nowhere")
     with pytest.raises(InputError, match="ranking"):
-        refine_entries(refiner, [], pictures, ranking="best")
+        refine_entries(refiner, [], images, ranking="best")
     wrong = [{"image_id": 7, "category_id": 1, "keypoints": [0.0] * 48, "score": 1}]
     with pytest.raises(FileFormatError, match="expected 51 numbers as keypoints, got 48"):
-        refine_entries(refiner, wrong, pictures)
+        refine_entries(refiner, wrong, images)

@@ -223,7 +223,7 @@ def test_annotations_as_arrays(data: dict[str, Any], tmp_path: Path) -> None:
     people = read_annotations(put(tmp_path, data), COCO)
     assert len(people) == len(data["annotations"]) == 12
     for index, person in enumerate(data["annotations"]):
-        np.testing.assert_array_equal(people.annotated[index].reshape(-1), person["keypoints"])
+        np.testing.assert_array_equal(people.ground_truth[index].reshape(-1), person["keypoints"])
         left, top, width, height = person["bbox"]
         np.testing.assert_allclose(people.boxes_xyxy[index], [left, top, left + width, top + height])
         assert people.area[index] == person["area"]
@@ -254,16 +254,16 @@ def test_missing_fields_have_a_defined_answer(data: dict[str, Any]) -> None:
     bare = annotations_of(data, COCO)
     np.testing.assert_array_equal(bare.boxes_xyxy[0], 0.0)
     assert bare.num_keypoints[0] == 0
-    seen = np.where(bare.annotated[1:, :, 2:] > 0, bare.annotated[1:, :, :2], np.nan)
+    seen = np.where(bare.ground_truth[1:, :, 2:] > 0, bare.ground_truth[1:, :, :2], np.nan)
     extent = np.nanmax(seen, axis=1) - np.nanmin(seen, axis=1)
     np.testing.assert_allclose(bare.boxes_xyxy[1:, 2:] - bare.boxes_xyxy[1:, :2], 1.2 * extent)
 
 
 def test_no_people_and_no_categories(data: dict[str, Any]) -> None:
-    assert annotations_of(data | {"annotations": []}, COCO).annotated.shape == (0, 17, 3)
+    assert annotations_of(data | {"annotations": []}, COCO).ground_truth.shape == (0, 17, 3)
     del data["categories"]
-    assert annotations_of(data).annotated.shape == (12, 17, 3)
-    assert annotations_of({"images": [], "annotations": []}).annotated.shape == (0, 0, 3)
+    assert annotations_of(data).ground_truth.shape == (12, 17, 3)
+    assert annotations_of({"images": [], "annotations": []}).ground_truth.shape == (0, 0, 3)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_image_ids_may_be_strings(data: dict[str, Any]) -> None:
         ({"image_id": "frame.7"}, "frame.7.jpg", "frame.7.jpg"),
     ],
 )
-def test_picture_names(data: dict[str, Any], entry: dict[str, Any], known: str, plain: str) -> None:
+def test_image_names(data: dict[str, Any], entry: dict[str, Any], known: str, plain: str) -> None:
     people: Annotations = annotations_of(data, COCO)
     assert image_name(entry, people) == known
     assert image_name(entry) == plain

@@ -1,4 +1,4 @@
-"""Every kind of picture ends as the same (H, W, 3) uint8 RGB; every bad one as one clear sentence."""
+"""Every kind of image ends as the same (H, W, 3) uint8 RGB; every bad one as one clear sentence."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def rgb() -> npt.NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
 
 
-def encoded(picture: npt.NDArray[Any], kind: str = "PNG", **options: Any) -> bytes:
+def encoded(image: npt.NDArray[Any], kind: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, kind, **options)
+    Image.fromarray(image).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def with_orientation(picture: npt.NDArray[Any], orientation: int, kind: str = "PNG") -> bytes:
+def with_orientation(image: npt.NDArray[Any], orientation: int, kind: str = "PNG") -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(picture, kind, exif=exif)
+    return encoded(image, kind, exif=exif)
 
 
 def check(image: npt.NDArray[np.uint8], expected: npt.NDArray[np.uint8]) -> None:
@@ -40,7 +40,7 @@ def check(image: npt.NDArray[np.uint8], expected: npt.NDArray[np.uint8]) -> None
     np.testing.assert_array_equal(image, expected)
 
 
-def test_all_sources_of_one_picture_agree(rgb: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+def test_all_sources_of_one_image_agree(rgb: npt.NDArray[np.uint8], tmp_path: Path) -> None:
     data = encoded(rgb)
     path = tmp_path / "Übung 画像.png"
     path.write_bytes(data)
@@ -109,15 +109,15 @@ def test_grey_becomes_three_equal_channels(rgb: npt.NDArray[np.uint8]) -> None:
 def test_palette_and_transparency_and_other_modes() -> None:
     flat = np.zeros((4, 6, 3), np.uint8)
     flat[:, 3:] = (200, 10, 30)
-    picture = Image.fromarray(flat)
-    palette = picture.convert("P", palette=Image.Palette.ADAPTIVE)
+    image = Image.fromarray(flat)
+    palette = image.convert("P", palette=Image.Palette.ADAPTIVE)
     check(load_image(palette), flat)
     buffer = io.BytesIO()
     palette.save(buffer, "PNG", transparency=b"\x00\x80")
     check(load_image(Image.open(buffer)), flat)
     check(load_image(buffer.getvalue()), flat)
     for mode in ("LA", "CMYK", "YCbCr", "HSV", "1", "RGBA"):
-        assert load_image(picture.convert(mode)).shape == flat.shape
+        assert load_image(image.convert(mode)).shape == flat.shape
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -165,8 +165,8 @@ def test_not_finite(bad: float) -> None:
         (np.zeros((4, 0), np.uint8), "at least one pixel"),
         (np.zeros((4, 5, 2), np.uint8), r"\(4, 5, 2\)"),
         (np.zeros((3, 4, 5), np.uint8), "transpose"),
-        (np.zeros((1, 4, 5, 3), np.uint8), "one picture at a time"),
-        (torch.zeros(1, 3, 4, 5), "one picture at a time"),
+        (np.zeros((1, 4, 5, 3), np.uint8), "one image at a time"),
+        (torch.zeros(1, 3, 4, 5), "one image at a time"),
         (np.zeros(4, np.uint8), r"\(4,\)"),
         (np.full((2, 2), 300), "0–255"),
         (np.full((2, 2), -1), "0–255"),
@@ -176,10 +176,10 @@ def test_not_finite(bad: float) -> None:
         ([[1, 2], [3, 4]], "got list"),
         (None, "got NoneType"),
         (b"", "empty"),
-        (b"no picture at all", "not a picture"),
+        (b"no picture at all", "not an image"),
     ],
 )
-def test_what_is_no_picture_is_told(source: Any, words: str) -> None:
+def test_what_is_no_image_is_told(source: Any, words: str) -> None:
     with pytest.raises(ImageError, match=words) as caught:
         load_image(source)
     assert "\n" not in str(caught.value)
@@ -194,8 +194,8 @@ def test_files_missing_empty_cut_and_folders_are_told_apart(tmp_path: Path, rgb:
     path.write_bytes(b"")
     with pytest.raises(ImageError, match="empty"):
         load_image(path)
-    path.write_text("not a picture")
-    with pytest.raises(ImageError, match="not a picture"):
+    path.write_text("not an image")
+    with pytest.raises(ImageError, match="not an image"):
         load_image(path)
     with pytest.raises(ImageError, match="cannot be opened"):
         load_image("a\0b")

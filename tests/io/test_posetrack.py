@@ -66,7 +66,7 @@ def annotations(video: int, frames: int = 3, people: int = 2, seed: int = 0) -> 
 
 
 def results(truth: dict[str, Any], noise: float, seed: int = 0) -> dict[str, Any]:
-    """Results on a sequence: the annotated people, displaced, and one who is not there."""
+    """Results on a sequence: the labelled people, displaced, and one who is not there."""
     rng = np.random.default_rng(seed)
     data = {"images": copy.deepcopy(truth["images"]), "annotations": [], "categories": truth["categories"]}
     people = [*truth["annotations"], truth["annotations"][0] | {"track_id": 7}]
@@ -106,7 +106,7 @@ def found(tmp_path: Path, truth: Path) -> Path:
 # ---------------------------------------------------------------- files
 
 
-def test_entries_carry_picture_track_and_scores(truth: Path, found: Path) -> None:
+def test_entries_carry_image_track_and_scores(truth: Path, found: Path) -> None:
     read = read_posetrack(found)
     entries = read.entries()
     assert len(read.sequences) == 2
@@ -117,9 +117,11 @@ def test_entries_carry_picture_track_and_scores(truth: Path, found: Path) -> Non
     pose = np.reshape(entries[0]["keypoints"], (17, 3))
     np.testing.assert_array_equal(pose[COUNTED, 2], np.array(first["scores"])[COUNTED])
     assert not pose[EARS].any()
-    annotated = read_posetrack(truth)
-    np.testing.assert_array_equal(annotated.keypoints()[0, :, 2] > 0, annotated.annotations().annotated[0, :, 2] > 0)
-    assert annotated.to_coco()["images"] == annotated.images
+    ground_truth = read_posetrack(truth)
+    np.testing.assert_array_equal(
+        ground_truth.keypoints()[0, :, 2] > 0, ground_truth.annotations().ground_truth[0, :, 2] > 0
+    )
+    assert ground_truth.to_coco()["images"] == ground_truth.images
 
 
 def test_results_come_back_whole(truth: Path, found: Path, tmp_path: Path) -> None:
@@ -236,9 +238,9 @@ def slow_ap(truth: PoseTrack, found: PoseTrack) -> dict[str, float]:
 @pytest.mark.parametrize("noise", [3.0, 12.0, 30.0])
 def test_ap_follows_the_rules(noise: float, truth: Path, tmp_path: Path) -> None:
     files = {p.name: results(json.loads(p.read_text()), noise, i) for i, p in enumerate(sorted(truth.glob("*.json")))}
-    annotated, found = read_posetrack(truth), read_posetrack(folder(tmp_path / "results", files))
-    ap = evaluate_posetrack(annotated, found)
-    expected = slow_ap(annotated, found)
+    ground_truth, found = read_posetrack(truth), read_posetrack(folder(tmp_path / "results", files))
+    ap = evaluate_posetrack(ground_truth, found)
+    expected = slow_ap(ground_truth, found)
     assert ap.keypoints == pytest.approx(expected)
     assert ap.mean == pytest.approx(np.mean(list(expected.values())))
     assert ap.groups()["knee"] == pytest.approx((expected["left_knee"] + expected["right_knee"]) / 2)
@@ -246,34 +248,34 @@ def test_ap_follows_the_rules(noise: float, truth: Path, tmp_path: Path) -> None
 
 
 def test_perfect_and_absent_results(truth: Path) -> None:
-    annotated = read_posetrack(truth)
+    ground_truth = read_posetrack(truth)
     perfect = {n: d | {"annotations": [p | {"scores": [1.0] * 17} for p in d["annotations"]]}
-               for n, d in annotated.sequences.items()}  # fmt: skip
-    assert evaluate_posetrack(annotated, PoseTrack("r", perfect)).mean == pytest.approx(1)
-    nobody = {n: d | {"annotations": []} for n, d in annotated.sequences.items()}
-    assert evaluate_posetrack(annotated, PoseTrack("r", nobody)).mean == 0
+               for n, d in ground_truth.sequences.items()}  # fmt: skip
+    assert evaluate_posetrack(ground_truth, PoseTrack("r", perfect)).mean == pytest.approx(1)
+    nobody = {n: d | {"annotations": []} for n, d in ground_truth.sequences.items()}
+    assert evaluate_posetrack(ground_truth, PoseTrack("r", nobody)).mean == 0
     other = {"x.json": {"images": [{"id": 3}], "annotations": []}}
     with pytest.raises(FileFormatError, match="frame 3 is not among"):
-        evaluate_posetrack(annotated, PoseTrack("r", other))
-    headless = copy.deepcopy(annotated.sequences)
+        evaluate_posetrack(ground_truth, PoseTrack("r", other))
+    headless = copy.deepcopy(ground_truth.sequences)
     del headless["000342_mpii_test.json"]["annotations"][1]["bbox_head"]  # type: ignore[attr-defined]
     with pytest.raises(FileFormatError, match=r"annotation 1: expected .* as 'bbox_head'"):
         evaluate_posetrack(PoseTrack("t", headless), PoseTrack("r", nobody))
 
 
 def test_ignored_regions_and_empty_frames_do_not_count(truth: Path, found: Path) -> None:
-    annotated, results_ = read_posetrack(truth), read_posetrack(found)
-    free = evaluate_posetrack(annotated, results_)
-    # A false person in the frame where nobody is annotated changes nothing.
-    for name, data in annotated.sequences.items():
+    ground_truth, results_ = read_posetrack(truth), read_posetrack(found)
+    free = evaluate_posetrack(ground_truth, results_)
+    # A false person in the frame where nobody is labelled changes nothing.
+    for name, data in ground_truth.sequences.items():
         extra = dict(results_.people[0]) | {"image_id": data["images"][-1]["id"]}
         results_.sequences[name]["annotations"].append(extra)  # type: ignore[index]
-    assert evaluate_posetrack(annotated, results_) == free
+    assert evaluate_posetrack(ground_truth, results_) == free
     # One who is not there, at 400 px further, is ignored where the region says so.
-    for data in annotated.sequences.values():
+    for data in ground_truth.sequences.values():
         for image in data["images"]:
             image |= {"ignore_regions_x": [[425, 900, 900, 425]], "ignore_regions_y": [[300, 300, 900, 900]]}
-    ignoring = evaluate_posetrack(annotated, results_)
+    ignoring = evaluate_posetrack(ground_truth, results_)
     assert ignoring.mean > free.mean
 
 
@@ -294,7 +296,7 @@ def test_a_folder_of_sequences_is_refined_and_evaluated(truth: Path, found: Path
     before, after = read_posetrack(found), read_posetrack(tmp_path / "refined")
     assert [p["track_id"] for p in after.people] == [p["track_id"] for p in before.people]
     old, new = before.keypoints(), after.keypoints()
-    assert not new[:, EARS].any()  # never annotated, so not made up
+    assert not new[:, EARS].any()  # never labelled, so not made up
     for name in ("head_bottom", "head_top"):
         np.testing.assert_allclose(new[:, POSETRACK18.index(name)], old[:, POSETRACK18.index(name)], atol=1e-3)
     assert (new[:, POSETRACK18.index("left_knee")] != old[:, POSETRACK18.index("left_knee")]).any()

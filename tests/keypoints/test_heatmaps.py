@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from posefix.keypoints.heatmaps import (
-    cell_probabilities,
     draw_gaussians,
     expected_position,
     expected_similarity,
     expected_similarity_argmax,
+    heatmap_probabilities,
     mirror_maps,
     one_hot_targets,
     soft_argmax,
@@ -22,18 +22,18 @@ B, K = 3, 5
 
 
 def random_points(margin: float = 0.0) -> Tensor:
-    """(B, K, 2) cells inside the map."""
+    """(B, K, 2) heatmap pixels inside the map."""
     height, width = MAP_HW
     size = torch.tensor([width - 1.0, height - 1.0], dtype=torch.float64)
     return margin + torch.rand(B, K, 2, dtype=torch.float64) * (size - 2 * margin)
 
 
 def random_maps(sharpness: float = 2.0) -> Tensor:
-    return cell_probabilities(torch.randn(B, K, *MAP_HW, dtype=torch.float64) * sharpness)
+    return heatmap_probabilities(torch.randn(B, K, *MAP_HW, dtype=torch.float64) * sharpness)
 
 
-def cells() -> Tensor:
-    """(h·w, 2) x, y of every cell."""
+def heatmap_points() -> Tensor:
+    """(h·w, 2) x, y of every heatmap pixel."""
     rows, columns = torch.meshgrid(*(torch.arange(s, dtype=torch.float64) for s in MAP_HW), indexing="ij")
     return torch.stack([columns, rows], -1).reshape(-1, 2)
 
@@ -45,7 +45,7 @@ def test_gaussians_are_the_formula() -> None:
     points, valid = random_points(), torch.ones(B, K, dtype=torch.bool)
     std = torch.rand(B, K, dtype=torch.float64) * 3 + 0.5
     drawn = draw_gaussians(points, valid, MAP_HW, std)
-    squared = (cells() - points[:, :, None]).square().sum(-1)
+    squared = (heatmap_points() - points[:, :, None]).square().sum(-1)
     expected = torch.exp(-squared / (2 * std[..., None] ** 2)).view(B, K, *MAP_HW)
     torch.testing.assert_close(drawn, expected)
     torch.testing.assert_close(
@@ -58,7 +58,7 @@ def test_gaussians_peak_at_one_on_a_cell() -> None:
     points = random_points().round()
     drawn = draw_gaussians(points, torch.ones(B, K, dtype=torch.bool), MAP_HW, 1.5)
     peak = drawn.flatten(2).argmax(-1)
-    torch.testing.assert_close(cells()[peak], points)
+    torch.testing.assert_close(heatmap_points()[peak], points)
     assert (drawn.amax((-1, -2)) == 1).all()
 
 
@@ -120,17 +120,17 @@ def test_one_hot_targets_outside_are_clipped_into_the_map() -> None:
 
 def test_probabilities_sum_to_one_and_ignore_a_constant() -> None:
     logits = torch.randn(B, K, *MAP_HW, dtype=torch.float64) * 50
-    probabilities = cell_probabilities(logits)
+    probabilities = heatmap_probabilities(logits)
     torch.testing.assert_close(probabilities.sum((-1, -2)), torch.ones(B, K, dtype=torch.float64))
-    torch.testing.assert_close(cell_probabilities(logits + 1000), probabilities)
+    torch.testing.assert_close(heatmap_probabilities(logits + 1000), probabilities)
 
 
 def test_temperature_is_per_keypoint() -> None:
     logits = torch.randn(B, K, *MAP_HW, dtype=torch.float64)
     temperature = torch.linspace(0.5, 3, K, dtype=torch.float64)
-    tempered = cell_probabilities(logits, temperature)
+    tempered = heatmap_probabilities(logits, temperature)
     for k in range(K):
-        expected = cell_probabilities(logits[:, k : k + 1], float(temperature[k]))
+        expected = heatmap_probabilities(logits[:, k : k + 1], float(temperature[k]))
         torch.testing.assert_close(tempered[:, k : k + 1], expected)
 
 
@@ -155,7 +155,7 @@ def test_soft_argmax_moves_with_the_map_and_stays_inside() -> None:
 
 def test_soft_argmax_is_the_formula() -> None:
     probabilities = random_maps()
-    expected = probabilities.flatten(2) @ cells()
+    expected = probabilities.flatten(2) @ heatmap_points()
     torch.testing.assert_close(expected_position(probabilities), expected)
 
 
@@ -163,7 +163,7 @@ def test_expected_similarity_is_the_formula_and_bounded() -> None:
     probabilities, points = random_maps(), random_points()
     std = torch.rand(B, K, dtype=torch.float64) * 3 + 0.3
     value = expected_similarity(probabilities, points, std)
-    kernel = torch.exp(-(cells() - points[:, :, None]).square().sum(-1) / (2 * std[..., None] ** 2))
+    kernel = torch.exp(-(heatmap_points() - points[:, :, None]).square().sum(-1) / (2 * std[..., None] ** 2))
     torch.testing.assert_close(value, (probabilities.flatten(2) * kernel).sum(-1))
     assert ((value >= 0) & (value <= 1)).all()
     points[0, 0] = math.nan
@@ -184,16 +184,16 @@ def test_expected_similarity_of_a_certain_map_is_the_similarity() -> None:
     torch.testing.assert_close(value, torch.ones(B, K, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("std_cells", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("heatmap_std_px", [0.3, 1.0, 4.0])
 @pytest.mark.parametrize("sharpness", [0.5, 2.0, 6.0])
-def test_argmax_is_no_worse_than_any_cell_or_the_soft_argmax(std_cells: float, sharpness: float) -> None:
+def test_argmax_is_no_worse_than_any_cell_or_the_soft_argmax(heatmap_std_px: float, sharpness: float) -> None:
     probabilities = random_maps(sharpness)
-    std = std_cells * (1 + torch.rand(B, K, dtype=torch.float64))
+    std = heatmap_std_px * (1 + torch.rand(B, K, dtype=torch.float64))
     _, value = expected_similarity_argmax(probabilities, std)
-    for cell in cells():
-        at_cell = expected_similarity(probabilities, cell.expand(B, K, 2), std)
-        assert (at_cell <= value + 1e-12).all()
-    # The soft-argmax may lie between cells, so only nearly.
+    for heatmap_pixel in heatmap_points():
+        at_heatmap_pixel = expected_similarity(probabilities, heatmap_pixel.expand(B, K, 2), std)
+        assert (at_heatmap_pixel <= value + 1e-12).all()
+    # The soft-argmax may lie between heatmap pixels, so only nearly.
     assert (expected_similarity(probabilities, expected_position(probabilities), std) <= value * 1.02).all()
 
 
@@ -254,10 +254,10 @@ def test_mean_of_mirrored_maps_has_the_mean_of_the_soft_argmaxes(shift: float) -
     plain, mirrored = random_maps(), random_maps()
     mirrored[..., 0] = 0
     mirrored = mirrored / mirrored.sum((-1, -2), keepdim=True)
-    flip = torch.tensor([0, 2, 1, 4, 3])
-    back = mirror_maps(mirrored, flip, shift)
+    flip_indices = torch.tensor([0, 2, 1, 4, 3])
+    back = mirror_maps(mirrored, flip_indices, shift)
     torch.testing.assert_close(back.sum((-1, -2)), torch.ones(B, K, dtype=torch.float64))
-    expected = expected_position(mirrored)[:, flip]
+    expected = expected_position(mirrored)[:, flip_indices]
     expected[..., 0] = MAP_HW[1] - 1 - expected[..., 0] + shift
     torch.testing.assert_close(expected_position(back), expected)
     mean = expected_position((plain + back) / 2)
@@ -265,10 +265,10 @@ def test_mean_of_mirrored_maps_has_the_mean_of_the_soft_argmaxes(shift: float) -
 
 
 def test_mirroring_twice_without_shift_is_nothing_and_mass_is_kept() -> None:
-    maps, flip = random_maps(), torch.tensor([0, 2, 1, 4, 3])
+    maps, flip_indices = random_maps(), torch.tensor([0, 2, 1, 4, 3])
     original = maps.clone()
-    torch.testing.assert_close(mirror_maps(mirror_maps(maps, flip, 0.0), flip, 0.0), maps)
-    torch.testing.assert_close(mirror_maps(maps, flip, 0.75).sum((-1, -2)), maps.sum((-1, -2)))
+    torch.testing.assert_close(mirror_maps(mirror_maps(maps, flip_indices, 0.0), flip_indices, 0.0), maps)
+    torch.testing.assert_close(mirror_maps(maps, flip_indices, 0.75).sum((-1, -2)), maps.sum((-1, -2)))
     torch.testing.assert_close(maps, original)
 
 
@@ -283,7 +283,7 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(soft_argmax, (logits,))
     assert torch.autograd.gradcheck(lambda p, s: draw_gaussians(p, valid, (4, 3), s), (points, std))
     assert torch.autograd.gradcheck(
-        lambda lo, p, s: expected_similarity(cell_probabilities(lo), p, s), (logits, points, std)
+        lambda lo, p, s: expected_similarity(heatmap_probabilities(lo), p, s), (logits, points, std)
     )
 
 

@@ -31,7 +31,7 @@ def refiner() -> Refiner:
 
 
 @pytest.fixture
-def picture() -> Any:
+def image() -> Any:
     return RNG(0).integers(0, 256, (48, 64, 3)).astype(np.uint8).repeat(10, 0).repeat(10, 1)
 
 
@@ -68,49 +68,49 @@ def test_there_and_back() -> None:
     assert (merged != poses).any(-1).sum(-1).tolist() == [12] * 3
 
 
-def test_a_set_without_common_names_is_refused(refiner: Refiner, picture: Any) -> None:
+def test_a_set_without_common_names_is_refused(refiner: Refiner, image: Any) -> None:
     with pytest.raises(SkeletonError, match="'four' and 'coco' share no keypoint"):
-        refine_mapped(refiner, picture, random_poses(RNG(0), 1, FOUR), FOUR)
+        refine_mapped(refiner, image, random_poses(RNG(0), 1, FOUR), FOUR)
 
 
 @pytest.mark.parametrize("width", [2, 3])
-def test_refine_mapped(refiner: Refiner, picture: Any, width: int) -> None:
+def test_refine_mapped(refiner: Refiner, image: Any, width: int) -> None:
     poses = random_poses(RNG(2), 4, MPII)[..., :width]
     before = poses.copy()
-    refined = refine_mapped(refiner, picture, poses, MPII)
+    refined = refine_mapped(refiner, image, poses, MPII)
     np.testing.assert_array_equal(poses, before)
     shared = share_keypoints(MPII, COCO)
     own = np.setdiff1d(np.arange(16), shared.from_source)
     np.testing.assert_array_equal(refined[:, own], poses[:, own])
     assert (refined[:, shared.from_source] != poses[:, shared.from_source]).any(-1).all()
     # The crop is cut around all of the person, not around what is shared.
-    alone = refiner.refine(picture, shared.to_target(poses), boxes_xyxy=shared.boxes(poses))
+    alone = refiner.refine(image, shared.to_target(poses), boxes_xyxy=shared.boxes(poses))
     np.testing.assert_array_equal(refined[:, shared.from_source], alone[:, shared.from_target])
 
 
-def test_scores_are_heard_among_what_is_shared(refiner: Refiner, picture: Any) -> None:
+def test_scores_are_heard_among_what_is_shared(refiner: Refiner, image: Any) -> None:
     poses = random_poses(RNG(6), 3, MPII)
     poses[..., 2] = RNG(7).uniform(0.2, 0.8, poses.shape[:2])
     shared = share_keypoints(MPII, COCO)
     own = np.setdiff1d(np.arange(16), shared.from_source)
     poses[:, own, 2] = 1  # whoever is surest of a keypoint that the weights do not know
     poses[0, shared.from_source[0], 2] = 0
-    heard = refiner.prepare(picture, shared.to_target(poses), boxes_xyxy=shared.boxes(poses)).crops.scores
+    heard = refiner.prepare(image, shared.to_target(poses), boxes_xyxy=shared.boxes(poses)).crops.scores
     given = poses[:, shared.from_source, 2]
     wanted = np.ones((3, 17))
     wanted[:, shared.from_target] = np.where(given > 0, given / given.max(-1, keepdims=True), 1)
     np.testing.assert_allclose(heard, wanted, rtol=1e-6)
 
 
-def test_the_same_set_is_refined_as_ever(refiner: Refiner, picture: Any) -> None:
+def test_the_same_set_is_refined_as_ever(refiner: Refiner, image: Any) -> None:
     poses = random_poses(RNG(3), 2)
-    np.testing.assert_array_equal(refine_mapped(refiner, picture, poses, COCO), refiner.refine(picture, poses))
+    np.testing.assert_array_equal(refine_mapped(refiner, image, poses, COCO), refiner.refine(image, poses))
 
 
-def test_who_has_nothing_in_common_stays(refiner: Refiner, picture: Any) -> None:
+def test_who_has_nothing_in_common_stays(refiner: Refiner, image: Any) -> None:
     poses = random_poses(RNG(4), 2, MPII)
     poses[0, share_keypoints(MPII, COCO).from_source, 2] = 0
-    refined = refine_mapped(refiner, picture, poses, MPII)
+    refined = refine_mapped(refiner, image, poses, MPII)
     np.testing.assert_array_equal(refined[0], poses[0])
     assert (refined[1] != poses[1]).any()
 
@@ -123,8 +123,8 @@ def crowd_entries(people: int) -> list[dict[str, Any]]:
     ]
 
 
-def test_results_of_another_set(refiner: Refiner, picture: Any, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "named.png"), picture)
+def test_results_of_another_set(refiner: Refiner, image: Any, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "named.png"), image)
     entries = crowd_entries(3)
     entries[0]["keypoints"][3 * 12 : 3 * 12 + 3] = [1.23456789, 2, 0.0000001]  # the head's top, which COCO has not
     refined, report = refine_entries(refiner, entries, tmp_path, skeleton=CROWDPOSE, ranking="confidence")
@@ -135,15 +135,15 @@ def test_results_of_another_set(refiner: Refiner, picture: Any, tmp_path: Path) 
         assert new["keypoints"][36:] == old["keypoints"][36:]
         assert new["x"] == old["x"]
         assert new["score"] == pytest.approx(np.mean(new["keypoints"][2:36:3]), abs=1e-3)
-    alone = refine_mapped(refiner, picture, np.array([e["keypoints"] for e in entries]).reshape(-1, 14, 3), CROWDPOSE)
+    alone = refine_mapped(refiner, image, np.array([e["keypoints"] for e in entries]).reshape(-1, 14, 3), CROWDPOSE)
     got = np.array([e["keypoints"] for e in refined]).reshape(-1, 14, 3)
     np.testing.assert_allclose(got, alone, atol=2e-3)
     with pytest.raises(FileFormatError, match="skeleton 'crowdpose'"):
         refine_entries(refiner, [{**entries[0], "keypoints": [1.0] * 51}], tmp_path, skeleton=CROWDPOSE)
 
 
-def test_boxes_of_the_file_come_first(refiner: Refiner, picture: Any, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "named.png"), picture)
+def test_boxes_of_the_file_come_first(refiner: Refiner, image: Any, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "named.png"), image)
     entries = crowd_entries(2)
     entries[0]["bbox"] = [100, 100, 50, 80]
     around, _ = refine_entries(refiner, entries, tmp_path, skeleton=CROWDPOSE)
@@ -152,8 +152,8 @@ def test_boxes_of_the_file_come_first(refiner: Refiner, picture: Any, tmp_path: 
     assert around[1] == inside[1]
 
 
-def test_command(refiner: Refiner, picture: Any, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "named.png"), picture)
+def test_command(refiner: Refiner, image: Any, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "named.png"), image)
     save_weights(tmp_path / "weights", refiner.weights)
     (tmp_path / "in.json").write_text(json.dumps(crowd_entries(2)))
     command = ["refine", str(tmp_path / "in.json"), "--images", str(tmp_path), "--device", "cpu"]

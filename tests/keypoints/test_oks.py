@@ -52,7 +52,8 @@ def test_similarity_ignores_translation_scale_rotation_and_order(rng: np.random.
     permuted = keypoint_similarity(points[:, order], targets[:, order], area, SIGMAS[order])
     np.testing.assert_array_equal(permuted, ks[:, order])
     np.testing.assert_allclose(
-        keypoint_similarity(points[:, COCO.flip], targets[:, COCO.flip], area, SIGMAS), ks[:, COCO.flip]
+        keypoint_similarity(points[:, COCO.flip_indices], targets[:, COCO.flip_indices], area, SIGMAS),
+        ks[:, COCO.flip_indices],
     )
 
 

@@ -19,32 +19,32 @@ def make(**changes: Any) -> Skeleton:
         "name": "toy",
         "keypoints": ("nose", "left_hand", "right_hand"),
         "sigmas": (0.1, 0.2, 0.2),
-        "limbs": (("nose", "left_hand"),),
+        "edges": (("nose", "left_hand"),),
     }
     return Skeleton(**{**values, **changes})
 
 
 @every
 def test_flip_is_its_own_inverse_and_exchanges_the_sides(skeleton: Skeleton) -> None:
-    assert (skeleton.flip[skeleton.flip] == np.arange(len(skeleton))).all()
+    assert (skeleton.flip_indices[skeleton.flip_indices] == np.arange(len(skeleton))).all()
     for i, name in enumerate(skeleton.keypoints):
-        assert skeleton.keypoints[skeleton.flip[i]] == mirror_name(name)
+        assert skeleton.keypoints[skeleton.flip_indices[i]] == mirror_name(name)
     assert not any(name.startswith(("l_", "r_")) for name in skeleton.keypoints)
 
 
 @every
 def test_both_sides_share_part_and_sigma(skeleton: Skeleton) -> None:
-    assert [skeleton.parts[i] for i in skeleton.flip] == list(skeleton.parts)
-    assert [skeleton.sigmas[i] for i in skeleton.flip] == list(skeleton.sigmas)
+    assert [skeleton.parts[i] for i in skeleton.flip_indices] == list(skeleton.parts)
+    assert [skeleton.sigmas[i] for i in skeleton.flip_indices] == list(skeleton.sigmas)
 
 
 @every
 def test_limbs_are_symmetric_and_join_everything_annotated(skeleton: Skeleton) -> None:
-    limbs = {frozenset(limb) for limb in skeleton.limbs}
-    assert len(limbs) == len(skeleton.limbs)
-    assert {frozenset(map(mirror_name, limb)) for limb in limbs} == limbs
-    assert {n for limb in limbs for n in limb} == set(skeleton.keypoints) - skeleton.unannotated
-    assert skeleton.limb_indices.shape == (len(limbs), 2)
+    edges = {frozenset(edge) for edge in skeleton.edges}
+    assert len(edges) == len(skeleton.edges)
+    assert {frozenset(map(mirror_name, edge)) for edge in edges} == edges
+    assert {n for edge in edges for n in edge} == set(skeleton.keypoints) - skeleton.unannotated
+    assert skeleton.edge_indices.shape == (len(edges), 2)
 
 
 @every
@@ -108,14 +108,14 @@ def test_names() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"keypoints": (), "sigmas": (), "limbs": ()}, "at least one keypoint"),
+        ({"keypoints": (), "sigmas": (), "edges": ()}, "at least one keypoint"),
         ({"keypoints": ("nose", "nose", "chin")}, "twice: nose"),
         ({"sigmas": (0.1, 0.2)}, "expected 3 sigmas"),
         ({"sigmas": (0.1, 0.2, 0.0)}, "must be positive"),
         ({"sigmas": (0.1, 0.2, -1.0)}, "must be positive"),
         ({"sigmas": (0.1, 0.2, float("nan"))}, "must be positive"),
         ({"keypoints": ("nose", "left_hand", "hand")}, "no counterpart 'right_hand'"),
-        ({"limbs": (("nose", "tail"),)}, "unknown keypoint 'tail'"),
+        ({"edges": (("nose", "tail"),)}, "unknown keypoint 'tail'"),
         ({"unannotated": {"tail"}}, "unknown keypoint 'tail'"),
     ],
 )
@@ -138,8 +138,8 @@ def test_an_unannotated_keypoint_may_have_no_sigma() -> None:
         {**make().to_dict(), "colour": 1},
         {**make().to_dict(), "sigmas": ["a", "b", "c"]},
         {**make().to_dict(), "sigmas": 3},
-        {**make().to_dict(), "limbs": [["nose", "left_hand", "right_hand"]]},
-        {**make().to_dict(), "limbs": [1]},
+        {**make().to_dict(), "edges": [["nose", "left_hand", "right_hand"]]},
+        {**make().to_dict(), "edges": [1]},
     ],
 )
 def test_from_dict_refuses_what_is_no_skeleton(data: Any) -> None:

@@ -216,17 +216,17 @@ def test_the_correction_starts_as_nothing() -> None:
     alone = RefinementNetwork(small(pose_entry="none")).eval()
     alone.load_state_dict(network.state_dict(), strict=False)
     crops, points, valid, _ = inputs(network.config)
-    torch.testing.assert_close(network.evidence(crops, points, valid), alone.evidence(crops, points, valid))
+    torch.testing.assert_close(network.image_logits(crops, points, valid), alone.image_logits(crops, points, valid))
 
 
 @torch.inference_mode()
-def test_the_correction_moves_with_the_picture_and_the_pose() -> None:
+def test_the_correction_moves_with_the_image_and_the_pose() -> None:
     correction = Correction(24, 5).eval()
     torch.nn.init.normal_(correction.out.weight, std=0.1)
-    features, evidence = torch.randn(1, 24, 80, 80), torch.randn(1, 5, 80, 80)
+    features, image_logits = torch.randn(1, 24, 80, 80), torch.randn(1, 5, 80, 80)
     points, valid = torch.rand(1, 5, 2) * 8 + 36, torch.ones(1, 5, dtype=torch.bool)
-    before = correction(features, evidence, points, valid)
-    moved = correction(features.roll(4, -1), evidence.roll(4, -1), points + torch.tensor([4.0, 0.0]), valid)
+    before = correction(features, image_logits, points, valid)
+    moved = correction(features.roll(4, -1), image_logits.roll(4, -1), points + torch.tensor([4.0, 0.0]), valid)
     # Far from the border, where rolled pixels come back in.
     torch.testing.assert_close(moved[..., 39:42, 41:46], before[..., 39:42, 37:42], atol=1e-4, rtol=1e-4)
 
@@ -234,7 +234,7 @@ def test_the_correction_moves_with_the_picture_and_the_pose() -> None:
 def test_a_network_without_pose_entry_hears_of_the_pose_as_prior() -> None:
     network = RefinementNetwork(small(pose_entry="none")).eval()
     crops, points, valid, std = inputs(network.config)
-    assert torch.equal(network.evidence(crops, points, valid), network.evidence(crops, points + 9, valid))
+    assert torch.equal(network.image_logits(crops, points, valid), network.image_logits(crops, points + 9, valid))
     assert not torch.allclose(network(crops, points, valid, std), network(crops, points + 9, valid, std), atol=1e-3)
     with pytest.raises(WeightsError, match="must enter the network"):
         small(pose_entry="none", pose_prior=False)
@@ -244,17 +244,17 @@ def test_a_network_without_pose_entry_hears_of_the_pose_as_prior() -> None:
 def test_trust_is_the_power_of_the_prior() -> None:
     network = RefinementNetwork(small()).eval()
     crops, points, valid, std = inputs(network.config)
-    evidence, full = network.evidence(crops, points, valid), network(crops, points, valid, std)
-    torch.testing.assert_close(network(crops, points, valid, std, trust=0.0), evidence)
-    half = network(crops, points, valid, std, trust=0.5)
-    torch.testing.assert_close(half, (evidence + full) / 2, atol=1e-4, rtol=1e-4)
+    image_logits, full = network.image_logits(crops, points, valid), network(crops, points, valid, std)
+    torch.testing.assert_close(network(crops, points, valid, std, prior_weight=0.0), image_logits)
+    half = network(crops, points, valid, std, prior_weight=0.5)
+    torch.testing.assert_close(half, (image_logits + full) / 2, atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
 def test_only_a_scored_network_sees_scores() -> None:
     for scored in (False, True):
         torch.manual_seed(0)
-        network = RefinementNetwork(small(scored=scored)).eval()
+        network = RefinementNetwork(small(uses_scores=scored)).eval()
         assert network.correction is not None
         torch.nn.init.normal_(network.correction.out.weight, std=0.1)
         batch = inputs(network.config)
@@ -272,7 +272,7 @@ def test_only_a_scored_network_sees_scores() -> None:
         ModelConfig(),
         ModelConfig.paper(),
         ModelConfig.paper(50, (256, 192), 14),
-        ModelConfig(input_hw=(128, 96), pose_prior=False, cell_offset=0.0, normalisation=REFERENCE_NORMALISATION),
+        ModelConfig(input_hw=(128, 96), pose_prior=False, heatmap_offset=0.0, normalisation=REFERENCE_NORMALISATION),
     ],
 )
 def test_config_round_trip(config: ModelConfig) -> None:
@@ -286,7 +286,7 @@ def test_the_papers_settings() -> None:
     large, little = ModelConfig.paper(), ModelConfig.paper(50, (256, 192))
     assert (large.heatmap_std, little.heatmap_std) == (9.0, 7.0)
     assert large.heatmap_scale == little.heatmap_scale == 255.0
-    assert large.cell_offset == 0.0
+    assert large.heatmap_offset == 0.0
     assert not large.pose_prior
     assert not large.antialias
     assert large.normalisation == Normalisation("bgr", (123.68, 116.78, 103.94), (1, 1, 1))
@@ -308,8 +308,8 @@ def test_the_papers_settings() -> None:
         ({"num_keypoints": 0}, "num_keypoints"),
         ({"num_keypoints": "all"}, "wrong type"),
         ({"heatmap_std": 0}, "heatmap_std"),
-        ({"cell_offset": 4}, "cell_offset"),
-        ({"scored": True, "adaptive_prior": False}, "scored needs"),
+        ({"heatmap_offset": 4}, "heatmap_offset"),
+        ({"uses_scores": True, "adaptive_prior": False}, "uses_scores needs"),
         ({"colour": 1}, "unknown key 'colour'"),
         ({"normalisation": {"mean": [1, 2]}}, "three numbers"),
         ({"normalisation": {"std": [1, 0, 1]}}, "std above 0"),

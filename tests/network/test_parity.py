@@ -114,14 +114,14 @@ def reference(golden: Path) -> dict[str, Array]:
         return dict(archive)
 
 
-def refine(network: RefinementNetwork, people: People, crops_rgb: Array, *, flip: bool) -> Array:
+def refine(network: RefinementNetwork, people: People, crops_rgb: Array, *, flip_indices: bool) -> Array:
     """The reference's test path (REFERENCE §6): both answers in crop pixels averaged, then back to the image."""
     crop_points = transform_points(people.affine, people.points)
     answer = soft_argmax(logits(network, crops_rgb, crop_points, people.valid)).double().numpy() * STRIDE
-    if flip:
-        mirrored = flip_points(crop_points, HW[1], COCO.flip)
-        turned = logits(network, crops_rgb[:, :, ::-1], mirrored, people.valid[:, COCO.flip])
-        back = flip_points(soft_argmax(turned).double().numpy() * STRIDE, HW[1], COCO.flip)
+    if flip_indices:
+        mirrored = flip_points(crop_points, HW[1], COCO.flip_indices)
+        turned = logits(network, crops_rgb[:, :, ::-1], mirrored, people.valid[:, COCO.flip_indices])
+        back = flip_points(soft_argmax(turned).double().numpy() * STRIDE, HW[1], COCO.flip_indices)
         answer = (answer + back) / 2
     return transform_points(invert_affine(people.affine), answer)
 
@@ -141,22 +141,22 @@ def test_boxes_and_crops(people: People, reference: dict[str, Array]) -> None:
 @pytest.fixture(scope="module")
 def refined_flip(people: People, resnet50: RefinementNetwork) -> Array:
     """The whole path through our own crops, with the flip test."""
-    return refine(resnet50, people, people.crops, flip=True)
+    return refine(resnet50, people, people.crops, flip_indices=True)
 
 
 def test_refined_points_from_golden_crops(
     people: People, reference: dict[str, Array], resnet50: RefinementNetwork
 ) -> None:
     crops = reference["crops_bgr"][..., ::-1]
-    for flip, name in ((False, "refined_plain"), (True, "refined_flip")):
-        refined = refine(resnet50, people, crops, flip=flip)
+    for flip_indices, name in ((False, "refined_plain"), (True, "refined_flip")):
+        refined = refine(resnet50, people, crops, flip_indices=flip_indices)
         np.testing.assert_allclose(refined, reference[name], atol=0.01, rtol=0)
 
 
 def test_refined_points_through_our_own_crops(
     people: People, reference: dict[str, Array], resnet50: RefinementNetwork, refined_flip: Array
 ) -> None:
-    refined_plain = refine(resnet50, people, people.crops, flip=False)
+    refined_plain = refine(resnet50, people, people.crops, flip_indices=False)
     assert np.abs(refined_plain - people.points).max() > 1, "the refinement moves something"
     np.testing.assert_allclose(refined_plain, reference["refined_plain"], atol=0.3, rtol=0)
     np.testing.assert_allclose(refined_flip, reference["refined_flip"], atol=0.3, rtol=0)
@@ -165,13 +165,13 @@ def test_refined_points_through_our_own_crops(
 def test_flip_test_by_mean_maps_is_the_references(
     people: People, reference: dict[str, Array], resnet50: RefinementNetwork
 ) -> None:
-    """Averaging maps, shifted by ¾ of a cell, instead of points gives the same, up to mass at the border."""
+    """Averaging maps, shifted by ¾ of a heatmap pixel, instead of points gives the same, up to mass at the border."""
     crop_points = transform_points(people.affine, people.points)
     plain = torch.softmax(logits(resnet50, people.crops, crop_points, people.valid).flatten(2), -1)
-    mirrored = flip_points(crop_points, HW[1], COCO.flip)
-    turned = logits(resnet50, people.crops[:, :, ::-1], mirrored, people.valid[:, COCO.flip])
+    mirrored = flip_points(crop_points, HW[1], COCO.flip_indices)
+    turned = logits(resnet50, people.crops[:, :, ::-1], mirrored, people.valid[:, COCO.flip_indices])
     turned = torch.softmax(turned.flatten(2), -1).unflatten(2, (64, 48))
-    mean = (plain.unflatten(2, (64, 48)) + mirror_maps(turned, torch.from_numpy(COCO.flip), 0.75)) / 2
+    mean = (plain.unflatten(2, (64, 48)) + mirror_maps(turned, torch.from_numpy(COCO.flip_indices), 0.75)) / 2
     ours = transform_points(invert_affine(people.affine), expected_position(mean).double().numpy() * STRIDE)
     scale = (people.rectangles[:, 2] - people.rectangles[:, 0]) / HW[1]
     apart = np.abs(ours - reference["refined_flip"]) / scale[:, None, None]

@@ -1,4 +1,4 @@
-"""The input pose as a prior over cells."""
+"""The input pose as a prior over heatmap pixels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def prior(request: Any) -> PosePrior:
 
 
 def pose() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Evidence, points near the middle of the map, everything valid, a std of 1.2 cells."""
+    """Image logits, points near the middle of the map, everything valid, a std of 1.2 heatmap pixels."""
     points = torch.rand(2, 5, 2) + torch.tensor([5.0, 7.0])
     return torch.randn(2, 5, *MAP_HW), points, torch.ones(2, 5, dtype=torch.bool), torch.full((2, 5), 1.2)
 
@@ -32,17 +32,17 @@ def test_prior_is_a_distribution(prior: PosePrior) -> None:
 
 @pytest.mark.parametrize("rubbish", [float("nan"), float("inf"), -1e9, 6.0])
 def test_a_missing_keypoint_has_a_uniform_prior(prior: PosePrior, rubbish: float) -> None:
-    evidence, points, valid, std = pose()
+    image_logits, points, valid, std = pose()
     points[0, 1], valid[0, 1] = rubbish, False
-    log_prior = prior(evidence, points, valid, std)
+    log_prior = prior(image_logits, points, valid, std)
     torch.testing.assert_close(log_prior[0, 1].exp(), torch.full(MAP_HW, 1 / (MAP_HW[0] * MAP_HW[1])))
     assert torch.isfinite(log_prior).all()
 
 
 def test_prior_peaks_at_the_pose_and_falls_to_its_floor(prior: PosePrior) -> None:
-    evidence, points, valid, std = pose()
+    image_logits, points, valid, std = pose()
     points = points.round()
-    density = prior(evidence, points, valid, std).exp()
+    density = prior(image_logits, points, valid, std).exp()
     best = density.flatten(2).argmax(-1)
     torch.testing.assert_close(torch.stack([best % MAP_HW[1], best // MAP_HW[1]], -1).float(), points)
     floor = 0.1 / (MAP_HW[0] * MAP_HW[1])
@@ -51,10 +51,10 @@ def test_prior_peaks_at_the_pose_and_falls_to_its_floor(prior: PosePrior) -> Non
 
 
 def test_prior_is_wider_for_larger_people_and_flatter_with_less_share(prior: PosePrior) -> None:
-    evidence, points, valid, std = pose()
-    peak = prior(evidence, points, valid, std).amax((-1, -2))
-    assert (prior(evidence, points, valid, std * 2).amax((-1, -2)) < peak).all()
-    assert (PosePrior(5, adaptive=False, share=0.5)(evidence, points, valid, std).amax((-1, -2)) < peak).all()
+    image_logits, points, valid, std = pose()
+    peak = prior(image_logits, points, valid, std).amax((-1, -2))
+    assert (prior(image_logits, points, valid, std * 2).amax((-1, -2)) < peak).all()
+    assert (PosePrior(5, adaptive=False, share=0.5)(image_logits, points, valid, std).amax((-1, -2)) < peak).all()
 
 
 def test_an_adaptive_prior_starts_as_the_fixed_one_and_stays_bounded() -> None:
@@ -93,6 +93,6 @@ def test_a_scored_prior_hears_of_each_keypoints_score() -> None:
 
 
 def test_people_without_area_have_a_prior(prior: PosePrior) -> None:
-    evidence, points, valid, _ = pose()
-    assert torch.isfinite(prior(evidence, points, valid, torch.zeros(2, 5))).all()
-    assert torch.isfinite(prior(evidence, points.round(), valid, torch.zeros(2, 5))).all()
+    image_logits, points, valid, _ = pose()
+    assert torch.isfinite(prior(image_logits, points, valid, torch.zeros(2, 5))).all()
+    assert torch.isfinite(prior(image_logits, points.round(), valid, torch.zeros(2, 5))).all()

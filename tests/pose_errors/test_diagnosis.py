@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from factories import FOUR, annotation_file, results_of, shared_dir
-from posefix.evaluation.matching import match_people, neighbours_of, open_results
+from posefix.evaluation.matching import match_people, open_results, others_of
 from posefix.exceptions import FileFormatError, InputError
 from posefix.io.coco import Results, annotations_of, replace_keypoints
 from posefix.keypoints.oks import keypoint_similarity, similarity_radius
@@ -22,7 +22,7 @@ NONE = PoseError.NONE
 
 
 def people(rng: np.random.Generator, count: int, skeleton: Skeleton, near: int) -> tuple[Doubles, Doubles, Doubles]:
-    """(N, K, 3) annotated, (N, M, K, 3) neighbours and (N,) areas; one keypoint in five is not annotated."""
+    """(N, K, 3) labelled, (N, M, K, 3) other instances and (N,) areas; one keypoint in five is not labelled."""
 
     def drawn(*shape: int) -> Doubles:
         points = rng.uniform(0, 200, (*shape, len(skeleton), 2)).astype(np.float32)
@@ -46,19 +46,19 @@ def only(kind: PoseError) -> ErrorRates:
 def test_a_synthetic_error_is_diagnosed_as_what_it_is(skeleton: Skeleton, near: int) -> None:
     """Without exception but rounding: points are float32, so those drawn on the very border of a kind may cross it."""
     rng = np.random.default_rng(near)
-    annotated, neighbours, area = people(rng, 1000, skeleton, near)
-    seen = annotated[..., 2] > 0
+    ground_truth, others, area = people(rng, 1000, skeleton, near)
+    seen = ground_truth[..., 2] > 0
     for rates in (None, *(only(kind) for kind in KINDS)):
         points, kinds = synthesize(
-            annotated[..., :2], seen, skeleton, area, rng, neighbours=neighbours, rates=rates, severity=np.ones(1000)
+            ground_truth[..., :2], seen, skeleton, area, rng, others=others, rates=rates, severity=np.ones(1000)
         )
-        found = diagnose(points, seen, annotated, area, neighbours, skeleton)
+        found = diagnose(points, seen, ground_truth, area, others, skeleton)
         np.testing.assert_array_equal(found == NONE, ~seen)
         wrong = seen & (found != kinds)
         assert wrong.sum() <= 1e-3 * seen.sum()
         border = np.zeros_like(wrong)
-        candidates = np.concatenate([annotated[:, None], neighbours], axis=1)
-        candidates = np.concatenate([candidates, candidates[:, :, skeleton.flip]], axis=1)
+        candidates = np.concatenate([ground_truth[:, None], others], axis=1)
+        candidates = np.concatenate([candidates, candidates[:, :, skeleton.flip_indices]], axis=1)
         similarity = keypoint_similarity(points[:, None], candidates[..., :2], area[:, None], skeleton.sigmas)
         similarity = np.sort(np.where(candidates[..., 2] > 0, similarity, 0.0), axis=1)
         for value in (0.5, 0.85):
@@ -70,12 +70,12 @@ def test_a_synthetic_error_is_diagnosed_as_what_it_is(skeleton: Skeleton, near: 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_found(kind: PoseError) -> None:
     rng = np.random.default_rng(0)
-    annotated, neighbours, area = people(rng, 300, COCO, 2)
-    seen = annotated[..., 2] > 0
+    ground_truth, others, area = people(rng, 300, COCO, 2)
+    seen = ground_truth[..., 2] > 0
     points, _ = synthesize(
-        annotated[..., :2], seen, COCO, area, rng, neighbours=neighbours, rates=only(kind), severity=np.full(300, 0.5)
+        ground_truth[..., :2], seen, COCO, area, rng, others=others, rates=only(kind), severity=np.full(300, 0.5)
     )
-    found = diagnose(points, seen, annotated, area, neighbours, COCO)
+    found = diagnose(points, seen, ground_truth, area, others, COCO)
     assert (found == kind).sum() > 200
 
 
@@ -84,12 +84,12 @@ def test_every_kind_is_found(kind: PoseError) -> None:
 
 def one(offset: float, *, seen: tuple[int, ...] = (2, 2, 2, 2), valid: bool = True, near: Any = None) -> list[int]:
     """Kinds of skeleton FOUR: all keypoints but the left hand at their place, that one ``offset`` px to the right."""
-    annotated = np.array([[[0, 0], [100, 0], [200, 0], [0, 100]]], np.float64)
-    points = annotated.copy()
+    ground_truth = np.array([[[0, 0], [100, 0], [200, 0], [0, 100]]], np.float64)
+    points = ground_truth.copy()
     points[0, 1, 0] += offset
     mask = np.ones((1, 4), bool)
     mask[0, 1] = valid
-    truth = np.concatenate([annotated, np.array(seen, float)[None, :, None]], -1)
+    truth = np.concatenate([ground_truth, np.array(seen, float)[None, :, None]], -1)
     return diagnose(points, mask, truth, np.array([10000.0]), near, FOUR)[0].tolist()
 
 
@@ -146,8 +146,8 @@ def test_the_nearest_candidate_decides_and_the_own_one_in_a_tie() -> None:
 
 
 def test_no_size_and_nobody() -> None:
-    annotated = np.ones((1, 4, 3))
-    assert (diagnose(annotated[..., :2], np.ones((1, 4), bool), annotated, np.zeros(1), None, FOUR) == MISS).all()
+    ground_truth = np.ones((1, 4, 3))
+    assert (diagnose(ground_truth[..., :2], np.ones((1, 4), bool), ground_truth, np.zeros(1), None, FOUR) == MISS).all()
     empty = diagnose(np.zeros((0, 4, 2)), np.zeros((0, 4), bool), np.zeros((0, 4, 3)), np.zeros(0), None, FOUR)
     assert empty.shape == (0, 4)
     assert empty.dtype == np.int8
@@ -160,7 +160,7 @@ def test_shapes_that_do_not_fit_are_refused(argument: int) -> None:
     good[argument] = good[argument][:, :3] if argument != 3 else np.ones(3)
     if argument == 4:
         good[4] = np.zeros((2, 1, 3, 3))
-    name = ("points", "valid", "annotated", "area", "neighbours")[argument]
+    name = ("points", "valid", "ground_truth", "area", "others")[argument]
     with pytest.raises(InputError, match=name):
         diagnose(*good, FOUR)  # type: ignore[arg-type]
 
@@ -173,7 +173,7 @@ def test_perfect_results_are_good() -> None:
     found = diagnose_results(data, results_of(data, np.random.default_rng(0), 0.0))
     assert len(found) == found.people_count == 12
     np.testing.assert_array_equal(found.people[np.argsort(found.entries)], np.arange(12))
-    seen = found.annotated[..., 2] > 0
+    seen = found.ground_truth[..., 2] > 0
     np.testing.assert_array_equal(found.kinds, np.where(seen, GOOD, NONE))
     np.testing.assert_allclose(found.oks, 1.0)
     assert found.counts[:, 0].sum() == seen.sum() == sum(c.sum() for c in found.part_counts().values())
@@ -186,10 +186,10 @@ def test_what_the_file_says_is_what_the_arrays_say() -> None:
     entries = results_of(data, rng, 12.0)
     found = diagnose_results(data, entries)
     truth = annotations_of(data)
-    near, overlap = neighbours_of(truth, found.people)
+    near, overlap = others_of(truth, found.people)
     assert (overlap == 3).all()
     seen = np.ones(found.kinds.shape, bool)
-    expected = diagnose(found.points, seen, found.annotated, truth.area[found.people], near, COCO)
+    expected = diagnose(found.points, seen, found.ground_truth, truth.area[found.people], near, COCO)
     np.testing.assert_array_equal(found.kinds, expected)
     assert len(set(found.kinds.ravel().tolist())) > 3
 
@@ -218,7 +218,7 @@ def test_matching_follows_the_scores() -> None:
     assert [m.tolist() for m in matched] == [[1], [0]]
 
 
-def test_only_the_best_twenty_of_a_picture_are_matched() -> None:
+def test_only_the_best_twenty_of_a_image_are_matched() -> None:
     data = annotation_file(np.random.default_rng(0), images=1, people=1)
     entry = results_of(data, np.random.default_rng(0), 0.0)[0]
     others = [{**entry, "score": 0.9, "keypoints": [5000.0] * 51} for _ in range(20)]
@@ -235,7 +235,7 @@ def test_crowds_and_people_without_keypoints_are_nobody() -> None:
     assert found.people.tolist() == [2]
     assert found.people_count == 1
     truth = annotations_of(data)
-    near, count = neighbours_of(truth, found.people)
+    near, count = others_of(truth, found.people)
     assert near.shape == (1, 1, 17, 3)
     assert count.tolist() == [1]
 
@@ -248,7 +248,7 @@ def test_no_detections() -> None:
     assert Comparison(found, diagnose_results(data, [], like=found)).transitions.sum() == 0
 
 
-def test_results_of_other_pictures_are_refused() -> None:
+def test_results_of_other_images_are_refused() -> None:
     data = annotation_file(np.random.default_rng(0))
     entry = results_of(data, np.random.default_rng(0))[0]
     with pytest.raises(FileFormatError, match="entry 0: image_id 77"):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from factories import annotation_file, shared_dir
-from posefix.evaluation.matching import neighbours_of
+from posefix.evaluation.matching import others_of
 from posefix.exceptions import InputError
 from posefix.io.coco import annotations_of
 from posefix.keypoints.skeleton import COCO
@@ -32,7 +32,7 @@ def crowd_of_people(rng: np.random.Generator, images: int) -> dict[str, Any]:
         for _ in range((1, 2, 5)[image % 3]):
             pose = np.concatenate([rng.uniform(0, 1000, (17, 2)), np.full((17, 1), 2)], axis=-1).astype(np.float32)
             pose[rng.permutation(17)[: rng.choice([0, 3, 8, 13], p=[0.3, 0.3, 0.2, 0.2])]] = 0
-            # A box of all has all for neighbours; a small area makes errors small beside the distances.
+            # A box of all has all for other instances; a small area makes errors small beside the distances.
             person = {"image_id": image, "keypoints": pose.reshape(-1).tolist(), "bbox": [0, 0, 1000, 1000]}
             data["annotations"].append({**person, "area": 400.0, "category_id": 1})
     return data
@@ -40,10 +40,10 @@ def crowd_of_people(rng: np.random.Generator, images: int) -> dict[str, Any]:
 
 def synthetic_results(data: dict[str, Any], rates: ErrorRates, rng: np.random.Generator) -> list[dict[str, Any]]:
     truth = annotations_of(data, COCO)
-    seen = truth.annotated[..., 2] > 0
-    near, overlap = neighbours_of(truth, np.arange(len(truth)), 0.1)
+    seen = truth.ground_truth[..., 2] > 0
+    near, overlap = others_of(truth, np.arange(len(truth)), 0.1)
     points, _ = synthesize(
-        truth.annotated[..., :2], seen, COCO, truth.area, rng, neighbours=near, overlap=overlap, rates=rates
+        truth.ground_truth[..., :2], seen, COCO, truth.area, rng, others=near, overlap=overlap, rates=rates
     )
     pose = np.nan_to_num(np.concatenate([points, np.ones((*seen.shape, 1))], axis=-1))
     return [

@@ -64,11 +64,11 @@ def test_a_kind_alone_costs_what_it_costs(data: dict[str, Any]) -> None:
     entries = results_of(data, np.random.default_rng(0), 0.0)
     for entry in entries[::2]:
         pose = np.reshape(np.array(entry["keypoints"]), (17, 3))
-        pose[5:] = pose[COCO.flip][5:]
+        pose[5:] = pose[COCO.flip_indices][5:]
         entry["keypoints"] = pose.reshape(-1).tolist()
     losses = make_report(data, entries).losses
     assert losses.ap < 0.9
-    # Where the mirror is not annotated the same exchange is a miss.
+    # Where the mirror is not labelled the same exchange is a miss.
     assert losses.lost[PoseError.INVERSION] > 0.1
     assert losses.lost[PoseError.JITTER] == 0.0
     assert losses.ap + losses.lost_to_all == pytest.approx(1.0)
@@ -117,7 +117,7 @@ def test_json_holds_everything(report: Report) -> None:
     assert set(to_json(Report(report.before, report.losses))) == {"kinds", "before"}
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_the_worst_people_come_first(report: Report) -> None:
 
 
 @pytest.mark.parametrize(("refined", "panels"), [(False, 2), (True, 3)])
-def test_pictures_of_the_worst(
+def test_images_of_the_worst(
     files: Path, tmp_path: Path, refined: bool, panels: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = diagnose_results(files / "val.json", files / "after.json")
@@ -167,7 +167,7 @@ def test_pictures_of_the_worst(
     truth = annotations_of(json.loads((files / "val.json").read_text()))
     with caplog.at_level(logging.WARNING):
         written = write_worst_people(truth, before, files / "images", tmp_path / "new" / "worst", after=after, most=16)
-    assert 5 < len(written) <= 12  # one picture of four is not there
+    assert 5 < len(written) <= 12  # one image of four is not there
     assert "004.jpg" in caplog.text
     assert [p.name for p in written] == sorted(p.name for p in written)
     for path in written:
@@ -199,7 +199,7 @@ def test_the_command(files: Path, tmp_path: Path) -> None:
     assert code == 0, text
     assert text.count("─\n") > 3
     assert json.loads((tmp_path / "out.json").read_text())["after"]["ap"] > 0
-    assert f"pictures written to {tmp_path / 'worst'}" in text
+    assert f"images written to {tmp_path / 'worst'}" in text
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_the_command(files: Path, tmp_path: Path) -> None:
     [
         (("val.json", "absent.json"), "no such file"),
         (("before.json", "val.json"), "expected annotations"),
-        (("val.json", "before.json", "--pictures", "x"), "--pictures needs --images"),
+        (("val.json", "before.json", "--draw", "x"), "--draw needs --images"),
         (("val.json", "before.json", "--skeleton", "mpii"), "skeleton 'mpii'"),
         (("val.json", "before.json", "--skeleton", "cat"), "'cat'"),
     ],

@@ -23,19 +23,17 @@ def person(rng: np.random.Generator, skeleton: Skeleton = COCO) -> Floats:
     return rng.uniform(0, 200, (len(skeleton), 2))
 
 
-def crowd(people: int, neighbours: int = 2, seed: int = 0) -> dict[str, Any]:
-    """Arguments for ``synthesize``: many different poses with neighbours at their side."""
+def crowd(people: int, others: int = 2, seed: int = 0) -> dict[str, Any]:
+    """Arguments for ``synthesize``: many different poses with other instances at their side."""
     rng = np.random.default_rng(seed)
     centres = rng.uniform(0, 200, (people, 17, 2))
-    near = np.concatenate(
-        [rng.uniform(0, 250, (people, neighbours, 17, 2)), np.full((people, neighbours, 17, 1), 2.0)], -1
-    )
+    near = np.concatenate([rng.uniform(0, 250, (people, others, 17, 2)), np.full((people, others, 17, 1), 2.0)], -1)
     return {
         "centres": centres,
-        "annotated_mask": np.ones((people, 17), bool),
+        "ground_truth_mask": np.ones((people, 17), bool),
         "skeleton": COCO,
         "area": np.full(people, AREA),
-        "neighbours": near,
+        "others": near,
     }
 
 
@@ -52,12 +50,12 @@ def only(kind: str) -> ErrorRates:
 
 
 def similarities(points: Floats, arguments: dict[str, Any]) -> tuple[Floats, Floats, Floats]:
-    """Similarity to the own keypoint, the own mirror, and the best of all neighbours' (same or mirror)."""
+    """Similarity to the own keypoint, the own mirror, and the best of all other instances' (same or mirror)."""
     centres, area = arguments["centres"], arguments["area"]
-    mirror = keypoint_similarity(points, centres[:, COCO.flip], area, SIGMAS)
-    mirror = np.where(COCO.flip == np.arange(17), 0.0, mirror)
-    near = arguments["neighbours"][..., :2]
-    both = np.concatenate([near, near[:, :, COCO.flip]], 1)
+    mirror = keypoint_similarity(points, centres[:, COCO.flip_indices], area, SIGMAS)
+    mirror = np.where(COCO.flip_indices == np.arange(17), 0.0, mirror)
+    near = arguments["others"][..., :2]
+    both = np.concatenate([near, near[:, :, COCO.flip_indices]], 1)
     swap = keypoint_similarity(points[:, None], both, area[:, None], SIGMAS)
     return keypoint_similarity(points, centres, area, SIGMAS), mirror, swap.max(1, initial=0.0)
 
@@ -65,9 +63,9 @@ def similarities(points: Floats, arguments: dict[str, Any]) -> tuple[Floats, Flo
 # ---------------------------------------------------------------- what each kind means
 
 
-@pytest.mark.parametrize("neighbours", [0, 1, 3])
-def test_kinds_say_what_the_similarities_show(neighbours: int) -> None:
-    arguments = crowd(3000, neighbours)
+@pytest.mark.parametrize("others", [0, 1, 3])
+def test_kinds_say_what_the_similarities_show(others: int) -> None:
+    arguments = crowd(3000, others)
     points, kinds = draw(arguments)
     own, mirror, swap = similarities(points, arguments)
     good, jitter = kinds == PoseError.GOOD, kinds == PoseError.JITTER
@@ -80,14 +78,14 @@ def test_kinds_say_what_the_similarities_show(neighbours: int) -> None:
     inverted = kinds == PoseError.INVERSION
     assert (mirror[inverted] >= 0.5 - EPS).all()
     assert (mirror[inverted] >= np.maximum(own, swap)[inverted] - EPS).all()
-    assert not inverted[:, COCO.flip == np.arange(17)].any()
+    assert not inverted[:, COCO.flip_indices == np.arange(17)].any()
     swapped = kinds == PoseError.SWAP
     assert (swap[swapped] >= 0.5 - EPS).all()
     assert (swap[swapped] >= np.maximum(own, mirror)[swapped] - EPS).all()
     missed = kinds == PoseError.MISS
     best = np.maximum(np.maximum(own, mirror), swap)[missed]
     assert ((best <= 0.5 + EPS) & (best >= 0.1 - EPS)).all()
-    assert swapped.any() == (neighbours > 0)
+    assert swapped.any() == (others > 0)
     assert all((kinds == k).any() for k in PoseError if k not in (PoseError.NONE, PoseError.SWAP))
 
 
@@ -96,7 +94,7 @@ def test_a_sure_kind_is_what_one_gets_where_it_is_possible(kind: str) -> None:
     arguments = crowd(300, 1)
     _, kinds = draw(arguments, rates=only(kind))
     wanted = PoseError[kind.upper()]
-    possible = COCO.flip != np.arange(17) if kind == "inversion" else np.ones(17, bool)
+    possible = COCO.flip_indices != np.arange(17) if kind == "inversion" else np.ones(17, bool)
     assert (kinds[:, possible] == wanted).mean() > 0.99
     assert set(np.unique(kinds)) <= {PoseError.GOOD, wanted}
     assert (kinds[:, ~possible] == PoseError.GOOD).all()
@@ -178,27 +176,27 @@ def test_every_part_of_coco_has_its_own_rates() -> None:
     assert set(COCO.parts) == set(REFERENCE_RATES) == set(TABLE_SWAP)
 
 
-@pytest.mark.parametrize(("annotated", "overlap"), [(17, 1), (15, 3), (10, 1), (5, 0)])
-def test_frequencies_converge_to_the_table(annotated: int, overlap: int) -> None:
+@pytest.mark.parametrize(("ground_truth", "overlap"), [(17, 1), (15, 3), (10, 1), (5, 0)])
+def test_frequencies_converge_to_the_table(ground_truth: int, overlap: int) -> None:
     """With candidates so far apart that nothing is rejected, kinds come at the table's rates."""
     many = 20000
     centres = np.tile(np.arange(17.0)[:, None] * [3000.0, 0], (many, 1, 1))
     mask = np.zeros((many, 17), bool)
-    mask[:, :annotated] = True
+    mask[:, :ground_truth] = True
     near = np.concatenate([centres[:, None] + [0, 3000.0], np.full((many, 1, 17, 1), 2.0)], -1)
     points, kinds = synthesize(
-        centres, mask, COCO, np.full(many, AREA), np.random.default_rng(1), neighbours=near, overlap=[overlap] * many
+        centres, mask, COCO, np.full(many, AREA), np.random.default_rng(1), others=near, overlap=[overlap] * many
     )
-    expected = ErrorRates().table(COCO, np.array([annotated]), np.array([overlap]))[0].astype(float)
-    mirrored = mask[:, COCO.flip][0] & (COCO.flip != np.arange(17))
+    expected = ErrorRates().table(COCO, np.array([ground_truth]), np.array([overlap]))[0].astype(float)
+    mirrored = mask[:, COCO.flip_indices][0] & (COCO.flip_indices != np.arange(17))
     expected[:, PoseError.INVERSION] *= mirrored
     expected /= expected.sum(-1, keepdims=True)
-    for k in range(annotated):
+    for k in range(ground_truth):
         share = np.bincount(kinds[:, k], minlength=5) / many
         # Five standard errors.
         assert (np.abs(share - expected[k]) <= 5 * np.sqrt(expected[k] * (1 - expected[k]) / many) + 1e-9).all(), k
-    assert (kinds[:, annotated:] == PoseError.NONE).all()
-    assert np.isnan(points[:, annotated:]).all()
+    assert (kinds[:, ground_truth:] == PoseError.NONE).all()
+    assert np.isnan(points[:, ground_truth:]).all()
 
 
 def test_impossible_kinds_leave_their_rate_to_the_others() -> None:
@@ -214,8 +212,8 @@ def test_impossible_kinds_leave_their_rate_to_the_others() -> None:
 
 def test_overlap_defaults_to_the_neighbours_that_are_there() -> None:
     arguments = crowd(2000, 3)
-    arguments["annotated_mask"][:, 12:] = False
-    arguments["neighbours"][::2, 1:] = 0.0
+    arguments["ground_truth_mask"][:, 12:] = False
+    arguments["others"][::2, 1:] = 0.0
     counted = np.where(np.arange(2000) % 2 == 0, 1, 3)
     for first, second in zip(draw(arguments), draw(arguments, overlap=counted), strict=True):
         np.testing.assert_array_equal(first, second)
@@ -249,9 +247,9 @@ def test_shapes_and_types() -> None:
     assert kinds.dtype == np.int8
 
 
-@pytest.mark.parametrize("neighbours", [0, 2])
-def test_nobody(neighbours: int) -> None:
-    points, kinds = draw(crowd(0, neighbours))
+@pytest.mark.parametrize("others", [0, 2])
+def test_nobody(others: int) -> None:
+    points, kinds = draw(crowd(0, others))
     assert points.shape == (0, 17, 2)
     assert kinds.shape == (0, 17)
 
@@ -259,19 +257,19 @@ def test_nobody(neighbours: int) -> None:
 def test_no_neighbours_however_said() -> None:
     arguments = crowd(200, 2)
     absent = np.zeros((200, 2, 17, 3))
-    for first, second in zip(draw(arguments, neighbours=None), draw(arguments, neighbours=absent), strict=True):
+    for first, second in zip(draw(arguments, others=None), draw(arguments, others=absent), strict=True):
         assert first.shape == second.shape
     for near in (None, absent[:, :0], absent):
-        _, kinds = draw(arguments, neighbours=near)
+        _, kinds = draw(arguments, others=near)
         assert not (kinds == PoseError.SWAP).any()
 
 
 def test_rows_of_zeros_and_rubbish_without_visibility_are_nobody() -> None:
     arguments = crowd(500, 1)
     plain = draw(arguments)
-    rubbish = np.concatenate([arguments["neighbours"], arguments["neighbours"]], 1)
+    rubbish = np.concatenate([arguments["others"], arguments["others"]], 1)
     rubbish[:, 1, :, :2], rubbish[:, 1, :, 2] = np.nan, 0.0
-    points, kinds = draw(arguments, neighbours=rubbish)
+    points, kinds = draw(arguments, others=rubbish)
     own, mirror, swap = similarities(points, arguments)
     assert np.isfinite(points).all()
     assert (np.maximum(np.maximum(own, mirror), swap) >= 0.1 - EPS).all()
@@ -280,23 +278,23 @@ def test_rows_of_zeros_and_rubbish_without_visibility_are_nobody() -> None:
 
 def test_unannotated_keypoints_are_drawn_around_estimates_but_are_no_mirror() -> None:
     arguments = crowd(2000, 0)
-    annotated = np.ones((2000, 17), bool)
-    annotated[:, [9, 13]] = False  # left wrist and left knee
+    ground_truth = np.ones((2000, 17), bool)
+    ground_truth[:, [9, 13]] = False  # left wrist and left knee
     centre = np.ones((2000, 17), bool)
     centre[:, 13] = False  # the left knee has no estimate either
     arguments["centres"][:, 13] = np.nan
-    points, kinds = draw(arguments, annotated_mask=annotated, centre_mask=centre, rates=only("inversion"))
+    points, kinds = draw(arguments, ground_truth_mask=ground_truth, centre_mask=centre, rates=only("inversion"))
     assert (kinds[:, 13] == PoseError.NONE).all()
     assert np.isnan(points[:, 13]).all()
     assert np.isfinite(np.delete(points, 13, 1)).all()
-    # Their mirrors cannot be inverted; the unannotated wrist itself can, its mirror is annotated.
+    # Their mirrors cannot be inverted; the unannotated wrist itself can, its mirror is labelled.
     assert (kinds[:, [10, 14]] == PoseError.GOOD).all()
     assert (kinds[:, 9] == PoseError.INVERSION).mean() > 0.95
 
 
 def test_nobody_annotated_at_all() -> None:
     arguments = crowd(5)
-    arguments["annotated_mask"][2:] = False
+    arguments["ground_truth_mask"][2:] = False
     points, kinds = draw(arguments)
     assert (kinds[2:] == PoseError.NONE).all()
     assert np.isnan(points[2:]).all()
@@ -305,9 +303,9 @@ def test_nobody_annotated_at_all() -> None:
 
 def test_a_mask_of_integers_is_a_mask() -> None:
     arguments = crowd(50)
-    arguments["annotated_mask"][:, 3] = False
+    arguments["ground_truth_mask"][:, 3] = False
     for first, second in zip(
-        draw(arguments), draw(arguments, annotated_mask=arguments["annotated_mask"].astype(int)), strict=True
+        draw(arguments), draw(arguments, ground_truth_mask=arguments["ground_truth_mask"].astype(int)), strict=True
     ):
         np.testing.assert_array_equal(first, second)
 
@@ -316,7 +314,7 @@ def test_a_mask_of_integers_is_a_mask() -> None:
 def test_everything_in_one_place(area: float) -> None:
     arguments = crowd(200, 2)
     arguments["centres"][:] = 50.0
-    arguments["neighbours"][..., :2] = 50.0
+    arguments["others"][..., :2] = 50.0
     points, kinds = draw(arguments, area=np.full(200, area))
     assert np.isfinite(points).all()
     assert ((kinds >= PoseError.GOOD) & (kinds <= PoseError.MISS)).all()
@@ -328,10 +326,10 @@ def test_everything_in_one_place(area: float) -> None:
 def test_it_moves_and_scales_with_the_frame() -> None:
     arguments = crowd(400, 1)
     points, kinds = draw(arguments)
-    near = arguments["neighbours"].copy()
+    near = arguments["others"].copy()
     near[..., :2] = near[..., :2] * 4 + 16
     scaled, scaled_kinds = draw(
-        arguments, centres=arguments["centres"] * 4 + 16, neighbours=near, area=arguments["area"] * 16
+        arguments, centres=arguments["centres"] * 4 + 16, others=near, area=arguments["area"] * 16
     )
     # Float rounding may decide a rejection on the boundary otherwise, hence not all.
     same = (kinds == scaled_kinds) & (np.abs(scaled - (points * 4 + 16)).max(-1) < 1e-2)
@@ -363,10 +361,10 @@ def test_another_keypoint_set() -> None:
     ("changes", "message"),
     [
         ({"centres": np.zeros((5, 16, 2))}, r"centres: expected \(N, 17, 2\) for skeleton 'coco', got \(5, 16, 2\)"),
-        ({"annotated_mask": np.ones((4, 17), bool)}, "annotated_mask and area"),
+        ({"ground_truth_mask": np.ones((4, 17), bool)}, "annotated_mask and area"),
         ({"area": np.ones(4)}, "annotated_mask and area"),
-        ({"neighbours": np.zeros((5, 17, 3))}, r"neighbours: expected \(5, M, 17, 3\)"),
-        ({"neighbours": np.zeros((4, 1, 17, 3))}, "neighbours"),
+        ({"others": np.zeros((5, 17, 3))}, r"other instances: expected \(5, M, 17, 3\)"),
+        ({"others": np.zeros((4, 1, 17, 3))}, "others"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:

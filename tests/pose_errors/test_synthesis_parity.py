@@ -34,7 +34,7 @@ OURS = 9000
 #: Fewer points than this in either sample say nothing about a distribution of radii.
 ENOUGH = 20
 KINDS = 5
-SIDED = COCO.flip != np.arange(len(COCO))
+SIDED = COCO.flip_indices != np.arange(len(COCO))
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Case:
     """What the reference drew from, and its poses."""
 
     centres: Array
-    annotated: Array
+    ground_truth: Array
     near: Array
     area: float
     overlap: int
@@ -51,11 +51,11 @@ class Case:
     def draw(self, count: int) -> tuple[Array, Array]:
         return synthesize(
             np.repeat(self.centres[None], count, 0),
-            np.repeat(self.annotated[None], count, 0),
+            np.repeat(self.ground_truth[None], count, 0),
             COCO,
             np.full(count, self.area),
             np.random.default_rng(0),
-            neighbours=np.repeat(self.near[None], count, 0),
+            others=np.repeat(self.near[None], count, 0),
             overlap=np.full(count, self.overlap),
             centre_mask=np.ones((count, len(COCO)), bool),
         )
@@ -63,7 +63,7 @@ class Case:
     def classify(self, points: Array) -> tuple[Array, Array]:
         """(N, K) kind by the nearest candidate and its similarity, and the distance to that candidate."""
         distance = self.distances(points)
-        source = distance.argmin(1)  # (N, K): own, mirror, then neighbours
+        source = distance.argmin(1)  # (N, K): own, mirror, then other instances
         nearest = distance.min(1)
         ks = np.exp(-0.5 * np.square(nearest / keypoint_std(self.area, COCO.sigmas)))
         at = np.where(source == 0, np.where(ks > 0.85, PoseError.GOOD, PoseError.JITTER), PoseError.SWAP)
@@ -72,14 +72,14 @@ class Case:
 
     def distances(self, points: Array) -> Array:
         """(N, C, K) distances to every candidate; infinite where there is none."""
-        flip, near, near_mask = COCO.flip, self.near[..., :2], self.near[..., 2] > 0
-        candidates = np.concatenate([self.centres[None], self.centres[None, flip], near, near[:, flip]])
+        flip_indices, near, near_mask = COCO.flip_indices, self.near[..., :2], self.near[..., 2] > 0
+        candidates = np.concatenate([self.centres[None], self.centres[None, flip_indices], near, near[:, flip_indices]])
         present = np.concatenate(
             [
                 np.ones((1, len(COCO)), bool),
-                (self.annotated[flip] & SIDED)[None],
+                (self.ground_truth[flip_indices] & SIDED)[None],
                 near_mask,
-                near_mask[:, flip] & SIDED,
+                near_mask[:, flip_indices] & SIDED,
             ]
         )
         return np.where(present, np.linalg.norm(points[:, None] - candidates, axis=-1), np.inf)
@@ -92,10 +92,10 @@ def cases(golden: Path) -> dict[str, Case]:
     found = {}
     for name, overlap in CASES.items():
         joints, estimates = data[f"{name}_joints"], data[f"{name}_est"]
-        annotated = joints[:, 2] > 0
-        centres = np.where(annotated[:, None], joints, estimates)[:, :2]
+        ground_truth = joints[:, 2] > 0
+        centres = np.where(ground_truth[:, None], joints, estimates)[:, :2]
         reference = data[name] / 64.0
-        found[name] = Case(centres, annotated, data[f"{name}_near"], float(data["area"]), overlap, reference)
+        found[name] = Case(centres, ground_truth, data[f"{name}_near"], float(data["area"]), overlap, reference)
     return found
 
 
@@ -103,8 +103,8 @@ def comparisons(case: Case, ours: Array) -> Iterator[tuple[float, str]]:
     """p-values of frequencies and radii, keypoint by keypoint, and of all keypoints' radii in units of their std."""
     samples = [case.classify(case.reference), case.classify(ours)]
     for k, name in enumerate(COCO.keypoints):
-        known_departure = name.startswith("right_")
-        compared = [kind for kind in range(KINDS) if not (known_departure and kind == PoseError.INVERSION)]
+        known_outlier_rate = name.startswith("right_")
+        compared = [kind for kind in range(KINDS) if not (known_outlier_rate and kind == PoseError.INVERSION)]
         counts = np.array([[(kinds[:, k] == kind).sum() for kind in compared] for kinds, _ in samples])
         counts = counts[:, counts.sum(0) > 0]
         yield float(stats.chi2_contingency(counts).pvalue), f"{name}: frequencies {counts.tolist()}"
@@ -151,16 +151,16 @@ def test_the_classification_is_our_kinds(cases: dict[str, Case]) -> None:
         assert (ks[kinds == PoseError.GOOD] > 0.849).all()
 
 
-@pytest.mark.parametrize("spoil", ["wider", "rarer", "shifted"])
-def test_the_comparison_would_see_a_difference(spoil: str, cases: dict[str, Case]) -> None:
+@pytest.mark.parametrize("corrupt", ["wider", "rarer", "shifted"])
+def test_the_comparison_would_see_a_difference(corrupt: str, cases: dict[str, Case]) -> None:
     case = cases["full_near1"]
     points, kinds = case.draw(OURS)
-    spoilt = points.astype(float)
-    if spoil == "wider":  # radii 15 % larger
-        spoilt = case.centres + (spoilt - case.centres) * 1.15
-    elif spoil == "rarer":  # a fifth of the jitter becomes good
+    corrupted = points.astype(float)
+    if corrupt == "wider":  # radii 15 % larger
+        corrupted = case.centres + (corrupted - case.centres) * 1.15
+    elif corrupt == "rarer":  # a fifth of the jitter becomes good
         rare = (kinds == PoseError.JITTER) & (np.random.default_rng(0).random(kinds.shape) < 0.2)
-        spoilt = np.where(rare[..., None], case.centres, spoilt)
+        corrupted = np.where(rare[..., None], case.centres, corrupted)
     else:  # 2 px to the right
-        spoilt = spoilt + np.array([2.0, 0.0])
-    assert rejected(list(comparisons(case, spoilt)))
+        corrupted = corrupted + np.array([2.0, 0.0])
+    assert rejected(list(comparisons(case, corrupted)))

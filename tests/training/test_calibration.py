@@ -20,8 +20,8 @@ def sample(true_heat: float, people: int = 1500) -> Observations:
     columns = (np.arange(width)[None, :] - centre[..., 0, None, None]) ** 2
     logits = torch.tensor(-(rows + columns) / (2 * spread**2)).half()
     probabilities = torch.softmax(logits.float().flatten(2) / true_heat, -1)
-    cells = torch.multinomial(probabilities.flatten(0, 1), 1).view(people, count).numpy()
-    targets = np.stack([cells % width, cells // width], -1) * 4.0 + 1.5
+    heatmap_points = torch.multinomial(probabilities.flatten(0, 1), 1).view(people, count).numpy()
+    targets = np.stack([heatmap_points % width, heatmap_points // width], -1) * 4.0 + 1.5
     area = np.full(people, 30.0**2)
     std = torch.tensor(30.0 * 2 * np.array(FOUR.sigmas), dtype=torch.float32).expand(people, count)
     return Observations(logits, std, targets, np.ones((people, count), bool), area, np.arange(people) % 50)

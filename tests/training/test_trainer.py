@@ -14,7 +14,7 @@ import torch
 from factories import FOUR, shared_dir
 from posefix.exceptions import PosefixError, TrainingError, WeightsError
 from posefix.inference.refiner import Refiner
-from posefix.keypoints.heatmaps import cell_probabilities, expected_similarity_argmax
+from posefix.keypoints.heatmaps import expected_similarity_argmax, heatmap_probabilities
 from posefix.keypoints.skeleton import COCO
 from posefix.network.config import ModelConfig
 from posefix.training import trainer
@@ -112,7 +112,7 @@ def test_training_reduces_the_loss_on_one_batch(data: Path) -> None:
 def test_losses_follow_the_paper() -> None:
     logits = torch.zeros(1, 2, 4, 6)
     points, mask = torch.tensor([[[2.0, 1.0], [3.3, 2.6]]]), torch.tensor([[True, False]])
-    # Uniform over 24 cells: cross-entropy log 24; the invalid keypoint counts in the mean.
+    # Uniform over 24 heatmap pixels: cross-entropy log 24; the invalid keypoint counts in the mean.
     torch.testing.assert_close(heatmap_loss(logits, points, mask), torch.tensor(np.log(24) / 2, dtype=torch.float32))
     # The mean of a uniform map is (2.5, 1.5).
     torch.testing.assert_close(coordinate_loss(logits, points, mask), torch.tensor((0.5 + 0.5) / 4))
@@ -186,7 +186,7 @@ def test_wrong_data(data: Path) -> None:
             read_people([replace(only, **change)], COCO)
     (data / "001.jpg").write_bytes(b"")
     stream = stream_of(config)
-    with pytest.raises(TrainingError, match="cannot read the training picture"):
+    with pytest.raises(TrainingError, match="cannot read the training image"):
         list(stream.batches(0, 8))
 
 
@@ -271,11 +271,11 @@ def test_weights_of_another_network_say_what_to_set(data: Path) -> None:
     save_weights(data / "w", Weights(model, COCO, Calibration(), network.state_dict()))
     with pytest.raises(WeightsError, match=r"to go on from it, set model: \{width: 0\.5, pose_entry: none\}"):
         trainer.build_network(replace(config, start=Start(weights=(str(data / "w"),))))
-    listening = replace(config.model, scored=True)
+    listening = replace(config.model, uses_scores=True)
     network = trainer.build_network(replace(config, model=listening))
     save_weights(data / "w", Weights(listening, COCO, Calibration(), network.state_dict()))
     going_on = replace(config, start=Start(weights=(str(data / "w"),)))
-    with pytest.raises(WeightsError, match=r"set model: \{scored: True\}"):
+    with pytest.raises(WeightsError, match=r"set model: \{uses_scores: True\}"):
         trainer.build_network(going_on)
     trainer.build_network(replace(going_on, model=listening))
 
@@ -292,8 +292,8 @@ def test_some_samples_come_again_with_the_networks_own_answer(data: Path) -> Non
     for name in ("crop_points", "valid", "scores"):
         torch.testing.assert_close(after[name][2:], before[name][2:])
     logits = network(*(before[k][:2] for k in trainer.INPUTS))
-    points, confidence = expected_similarity_argmax(cell_probabilities(logits), before["std"][:2] / 4)
-    torch.testing.assert_close(after["crop_points"][:2], points * 4 + config.model.cell_offset)
+    points, confidence = expected_similarity_argmax(heatmap_probabilities(logits), before["std"][:2] / 4)
+    torch.testing.assert_close(after["crop_points"][:2], points * 4 + config.model.heatmap_offset)
     torch.testing.assert_close(after["scores"][:2], confidence / confidence.amax(-1, keepdim=True))
     trainer.answer_again(network, before, 0.0)
     assert torch.equal(before["crop_points"], torch.as_tensor(batch.crop_points))

@@ -320,13 +320,13 @@ def test_full_disk_and_no_permission(hub: Hub, environment: dict[str, str]) -> N
     assert "Not a directory" in message
 
 
-@pytest.mark.parametrize("damage", ["cut", "bit", "config"])
-def test_damaged_copy(hub: Hub, environment: dict[str, str], damage: str) -> None:
+@pytest.mark.parametrize("corruption", ["cut", "bit", "config"])
+def test_damaged_copy(hub: Hub, environment: dict[str, str], corruption: str) -> None:
     commit, _ = loaded(environment)
-    path = snapshot(environment, commit) / (CONFIG_NAME if damage == "config" else WEIGHTS_NAME)
+    path = snapshot(environment, commit) / (CONFIG_NAME if corruption == "config" else WEIGHTS_NAME)
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
-    path.resolve().write_bytes(bytes(content[:-1000] if damage == "cut" else content))
+    path.resolve().write_bytes(bytes(content[:-1000] if corruption == "cut" else content))
     for revision in (None, commit):
         message = refused(environment, revision=revision)
         assert f"the cached file {path} is damaged" in message

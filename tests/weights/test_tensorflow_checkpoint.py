@@ -120,9 +120,9 @@ def test_from_checkpoint_to_refined_poses_by_commands(snapshot: Path, golden: Pa
     refined = refiner.refine(golden / "pipeline_image.png", poses)
     np.testing.assert_allclose(refined[..., :2], expected, atol=0.3, rtol=0)
 
-    picture = cv2.imread(str(golden / "pipeline_image.png"))
-    assert picture is not None
-    cv2.imwrite(str(tmp_path / "pipeline_image.png"), picture)
+    image = cv2.imread(str(golden / "pipeline_image.png"))
+    assert image is not None
+    cv2.imwrite(str(tmp_path / "pipeline_image.png"), image)
     entries = [{**p, "image_id": 1, "file_name": "pipeline_image.png"} for p in people]
     (tmp_path / "results.json").write_text(json.dumps(entries))
     command = ["refine", str(tmp_path / "results.json"), "--images", str(tmp_path), "--device", "cpu"]

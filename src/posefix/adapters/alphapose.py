@@ -1,11 +1,11 @@
-"""AlphaPose JSON: as COCO results, but pictures by file name, the box as ``box``; 17, 26 (Halpe) or 136 keypoints."""
+"""AlphaPose JSON: as COCO results, but images by file name, the box as ``box``; 17, 26 (Halpe) or 136 keypoints."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from posefix.adapters import coco_results
-from posefix.adapters.base import Extracted, Pictures
+from posefix.adapters.base import Extracted, Images
 from posefix.keypoints.skeleton import Skeleton
 
 
@@ -18,8 +18,8 @@ def recognise(output: Any) -> bool:
     )
 
 
-def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
-    """People grouped by picture. Person scores (0 to 6) stay: they rank, and are on no scale of the refiner's.
+def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
+    """People grouped by image. Person scores (0 to 6) stay: they rank, and are on no scale of the refiner's.
 
     Raises:
         InputError: entries with different numbers of keypoints.

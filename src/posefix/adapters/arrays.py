@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from posefix.adapters.base import Doubles, Extracted, Floats, Pictures, is_array, like, put_back, to_numpy, with_scores
+from posefix.adapters.base import Doubles, Extracted, Floats, Images, is_array, like, put_back, to_numpy, with_scores
 from posefix.exceptions import InputError
 from posefix.keypoints.skeleton import Skeleton
 
@@ -23,7 +23,7 @@ def recognise(output: Any) -> bool:
     return isinstance(levels, (int, float, np.number))
 
 
-def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
+def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     """Pixels, scores in the third column; NaN, score ≤ 0 and, without scores, (0, 0) are missing.
 
     Raises:

@@ -15,8 +15,8 @@ from posefix.io.images import load_image
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
-#: What the user gave as pictures: one per element of the output, or by image id; None where there are none.
-Pictures = Sequence[Any] | Mapping[Any, Any] | None
+#: What the user gave as images: one per element of the output, or by image id; None where there are none.
+Images = Sequence[Any] | Mapping[Any, Any] | None
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Extracted:
     """An estimator's output as plain arrays, and the way back.
 
     Attributes:
-        keypoints: one (N, K, 3) float64 array [x, y, score] per picture, in pixels, pixel centre = integer; a
+        keypoints: one (N, K, 3) float64 array [x, y, score] per image, in pixels, pixel centre = integer; a
             keypoint is there where its score is above 0 and x and y are finite.
         rebuild: refined arrays of the same shapes → a new object of the output's kind. It must leave what did not
             change as it was; ``put_back`` and its likes do.
         names: K keypoint names, sides spelled ``left_`` and ``right_``; None tells the set by its size.
-        boxes: per picture (N, 4) xyxy px or None, NaN where a person has none.
-        images: the output's own pictures, used where the user gives none; an entry may be a function that loads it.
-        ids: per picture its image id, by which a mapping of pictures is looked up.
+        boxes: per image (N, 4) xyxy px or None, NaN where a person has none.
+        images: the output's own images, used where the user gives none; an entry may be a function that loads it.
+        ids: per image its image id, by which a mapping of images is looked up.
     """
 
     keypoints: list[Doubles]
@@ -128,17 +128,17 @@ def check_2d(points: Doubles, what: str) -> Doubles:
     if points.ndim != 3 or points.shape[-1] != 2:
         if points.size == 0:
             return np.zeros((0, 0, 2))
-        raise InputError(f"{what}: expected (N, K, 2) keypoints in the picture, got {points.shape}")
+        raise InputError(f"{what}: expected (N, K, 2) keypoints in the image, got {points.shape}")
     return points
 
 
-def single_size(pictures: Pictures, what: str) -> tuple[int, int]:
-    """(width, height) of the one picture that an output belongs to, for normalised coordinates.
+def single_size(images: Images, what: str) -> tuple[int, int]:
+    """(width, height) of the one image that an output belongs to, for normalised coordinates.
 
     Raises:
-        InputError: there is no picture, or several.
+        InputError: there is no image, or several.
     """
-    if pictures is None or isinstance(pictures, Mapping) or len(pictures) != 1:
-        raise InputError(f"{what}: coordinates are relative to the picture's size, so pass the one picture they are of")
-    height, width = load_image(pictures[0]).shape[:2]
+    if images is None or isinstance(images, Mapping) or len(images) != 1:
+        raise InputError(f"{what}: coordinates are relative to the image's size, so pass the one image they are of")
+    height, width = load_image(images[0]).shape[:2]
     return width, height

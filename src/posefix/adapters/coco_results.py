@@ -1,4 +1,4 @@
-"""COCO results: a list of people of any pictures, (0, 0, 0) is missing; all else in an entry stays."""
+"""COCO results: a list of people of any images, (0, 0, 0) is missing; all else in an entry stays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from posefix.adapters.base import Extracted, Floats, Pictures, put_back_numbers
+from posefix.adapters.base import Extracted, Floats, Images, put_back_numbers
 from posefix.exceptions import InputError
 from posefix.io.json import spelled_id
 from posefix.keypoints.skeleton import Skeleton
@@ -21,8 +21,8 @@ def recognise(output: Any) -> bool:
     )
 
 
-def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
-    """People grouped by picture, in the order in which the pictures first appear.
+def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
+    """People grouped by image, in the order in which the images first appear.
 
     Raises:
         InputError: entries with different numbers of keypoints.

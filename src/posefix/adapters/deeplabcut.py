@@ -1,4 +1,4 @@
-"""DeepLabCut tables: a pandas frame with columns (scorer, [individuals,] bodyparts, coords), one row per picture.
+"""DeepLabCut tables: a pandas frame with columns (scorer, [individuals,] bodyparts, coords), one row per image.
 
 Body parts are matched by name (``nose``, ``left_eye``, ``LeftEye``, …); others stay as they are. NaN is missing.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from posefix.adapters.base import Extracted, Floats, Pictures, is_a, unchanged
+from posefix.adapters.base import Extracted, Floats, Images, is_a, unchanged
 from posefix.keypoints.skeleton import Skeleton
 
 
@@ -18,8 +18,8 @@ def recognise(output: Any) -> bool:
     return is_a(output, "pandas", "DataFrame") and {"bodyparts", "coords"} <= set(output.columns.names)
 
 
-def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
-    """One array of individuals per row; pictures by position, or by the table's index."""
+def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
+    """One array of individuals per row; images by position, or by the table's index."""
     names, places = _places(output.columns)
     table = output.to_numpy(np.float64)
     cells = np.where(places >= 0, table[:, places], np.nan)  # (rows, N, K, 3)

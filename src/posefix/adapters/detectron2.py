@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from posefix.adapters.base import Extracted, Floats, Pictures, is_a, put_back, to_numpy
+from posefix.adapters.base import Extracted, Floats, Images, is_a, put_back, to_numpy
 from posefix.exceptions import InputError
 from posefix.keypoints.skeleton import Skeleton
 
@@ -16,8 +16,8 @@ def recognise(output: Any) -> bool:
     return is_a(output.get("instances") if isinstance(output, dict) else output, "detectron2", "Instances")
 
 
-def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
-    """One picture's people.
+def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
+    """One image's people.
 
     Raises:
         InputError: instances of a model that estimates no poses.

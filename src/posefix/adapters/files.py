@@ -26,7 +26,7 @@ from posefix.keypoints.skeleton import COCO, POSETRACK18, SKELETONS, Skeleton
 #: What ``read_any`` reads.
 FORMATS = ("coco", "alphapose", "openpose", "posetrack")
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _SUFFIX = "_keypoints"
 
 
@@ -69,7 +69,7 @@ def read_any(
         path: a JSON file; for OpenPose also the folder that ``--write_json`` filled.
         skeleton: whose keypoints the entries are to have; a file may have more, or others beside them.
         format: one of ``FORMATS``, or ``"auto"``.
-        images: folder of the pictures, where the endings of OpenPose's frames are looked up; else ``.jpg``.
+        images: folder of the images, where the endings of OpenPose's frames are looked up; else ``.jpg``.
 
     Raises:
         InputError: an unknown format.
@@ -237,8 +237,8 @@ def _openpose(frames: Mapping[Path, Any], skeleton: Skeleton, images: PathLike |
     for path, data in frames.items():
         if not openpose.recognise(data):
             raise FileFormatError(f"{path}: expected an OpenPose frame, an object with a list 'people'")
-        picture = _picture_of(path, images)
-        size_from = [Path(images) / picture] if images is not None else None
+        image = _image_of(path, images)
+        size_from = [Path(images) / image] if images is not None else None
         try:
             found[path] = openpose.extract(data, size_from, skeleton)
         except PosefixError as error:
@@ -248,7 +248,7 @@ def _openpose(frames: Mapping[Path, Any], skeleton: Skeleton, images: PathLike |
             index = columns(found[path].names, poses.shape[1], skeleton)
             for pose in poses:
                 flat = _subset(pose.reshape(-1).tolist(), index)
-                entries.append({"image_id": picture, "file_name": picture, "category_id": 1, "keypoints": flat})
+                entries.append({"image_id": image, "file_name": image, "category_id": 1, "keypoints": flat})
 
     def write(path: PathLike, refined: Sequence[Entry]) -> None:
         _check_count(refined, len(entries))
@@ -268,11 +268,11 @@ def _openpose(frames: Mapping[Path, Any], skeleton: Skeleton, images: PathLike |
     return Opened("openpose", entries, write)
 
 
-def _picture_of(path: Path, images: PathLike | None) -> str:
-    """File name of the picture of a frame: ``x_keypoints.json`` → ``x.jpg``, or what ending there is."""
+def _image_of(path: Path, images: PathLike | None) -> str:
+    """File name of the image of a frame: ``x_keypoints.json`` → ``x.jpg``, or what ending there is."""
     stem = path.stem.removesuffix(_SUFFIX)
     if images is not None:
-        for ending in _PICTURES:
+        for ending in _IMAGES:
             for spelled in (ending, ending.upper()):
                 if (Path(images) / f"{stem}{spelled}").is_file():
                     return f"{stem}{spelled}"

@@ -1,4 +1,4 @@
-"""MediaPipe Pose: 33 landmarks, normalised by the picture's width and height; those of the skeleton are refined.
+"""MediaPipe Pose: 33 landmarks, normalised by the image's width and height; those of the skeleton are refined.
 
 ``z``, ``presence``, world landmarks and masks stay as they are. A landmark without ``visibility`` counts as there.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from posefix.adapters.base import Extracted, Floats, Pictures, is_a, single_size, unchanged
+from posefix.adapters.base import Extracted, Floats, Images, is_a, single_size, unchanged
 from posefix.keypoints.layouts import MEDIAPIPE
 from posefix.keypoints.skeleton import Skeleton
 
@@ -25,14 +25,14 @@ def recognise(output: Any) -> bool:
     return hasattr(output, "pose_landmarks") or is_a(output, "mediapipe", "NormalizedLandmarkList")
 
 
-def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
-    """One picture's people; the picture is needed for its size.
+def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
+    """One image's people; the image is needed for its size.
 
     Raises:
-        InputError: no picture.
+        InputError: no image.
     """
     people = _people(output)
-    width, height = single_size(pictures, "MediaPipe landmarks") if people else (1, 1)
+    width, height = single_size(images, "MediaPipe landmarks") if people else (1, 1)
     size = np.array([width, height], np.float64)
     before = np.array([[_row(mark, size) for mark in person] for person in people], np.float64)
     before = before.reshape(len(people), -1, 3) if people else np.zeros((0, 0, 3))

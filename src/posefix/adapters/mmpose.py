@@ -10,7 +10,7 @@ import numpy as np
 from posefix.adapters.base import (
     Extracted,
     Floats,
-    Pictures,
+    Images,
     check_2d,
     is_a,
     put_back,
@@ -23,14 +23,14 @@ from posefix.keypoints.skeleton import Skeleton
 
 
 def recognise(output: Any) -> bool:
-    """A data sample, its instances, or the inferencer's list of people of one picture."""
+    """A data sample, its instances, or the inferencer's list of people of one image."""
     if isinstance(output, list):
         return bool(output) and all(isinstance(p, dict) and {"keypoints", "keypoint_scores"} <= set(p) for p in output)
     return is_a(output, "mmpose", "PoseDataSample") or is_a(output, "mmengine", "InstanceData")
 
 
-def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
-    """One picture's people.
+def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
+    """One image's people.
 
     Raises:
         InputError: nothing was predicted, or in three dimensions.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from posefix.adapters.base import Extracted, Floats, Pictures, put_back_numbers, single_size
+from posefix.adapters.base import Extracted, Floats, Images, put_back_numbers, single_size
 from posefix.exceptions import InputError
 from posefix.keypoints.layouts import BODY_25, OPENPOSE_18
 from posefix.keypoints.skeleton import Skeleton
@@ -24,11 +24,11 @@ def recognise(output: Any) -> bool:
     return isinstance(output, dict) and isinstance(output.get("people"), list) and "annotations" not in output
 
 
-def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
+def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     """One frame's people; those without body keypoints (hands alone) are left as they are.
 
     Raises:
-        InputError: another keypoint set, or normalised coordinates and no picture.
+        InputError: another keypoint set, or normalised coordinates and no image.
     """
     people = output["people"]
     fields = [next((f for f in _FIELDS if isinstance(p, dict) and p.get(f)), None) for p in people]
@@ -42,7 +42,7 @@ def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
         )
     names = _NAMES[lengths.pop()] if lengths else None
     own = np.array(lists, np.float64).reshape(len(lists), -1, 3) if lists else np.zeros((0, 0, 3))
-    scale, shift = _frame(own, pictures)
+    scale, shift = _frame(own, images)
     before = own.copy()
     before[..., :2] = np.where(own[..., 2:] > 0, (own[..., :2] - shift) / scale, own[..., :2])
 
@@ -58,11 +58,11 @@ def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
     return Extracted([before], rebuild, names=names)
 
 
-def _frame(own: Floats, pictures: Pictures) -> tuple[Floats, Floats]:
+def _frame(own: Floats, images: Images) -> tuple[Floats, Floats]:
     """Scale and shift from pixels to the file's coordinates."""
     found = own[own[..., 2] > 0][:, :2] if own.size else np.zeros((0, 2))
     if not found.size or np.abs(found).max() > 1 or len(found) < 2:
         return np.ones(2), np.zeros(2)
-    width, height = single_size(pictures, "OpenPose with normalised coordinates")
+    width, height = single_size(images, "OpenPose with normalised coordinates")
     unit = 1.0 / np.maximum(np.array([width - 1.0, height - 1.0]), 1.0)
     return (unit, np.zeros(2)) if found.min() >= 0 else (2 * unit, -np.ones(2))

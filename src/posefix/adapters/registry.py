@@ -27,13 +27,13 @@ from posefix.adapters import (
     transformers,
     ultralytics,
 )
-from posefix.adapters.base import Doubles, Extracted, Floats, Pictures
+from posefix.adapters.base import Doubles, Extracted, Floats, Images
 from posefix.exceptions import InputError
 from posefix.keypoints.layouts import columns
 from posefix.keypoints.skeleton import Skeleton
 
-#: ``(output, pictures, skeleton) → Extracted``.
-Extract = Callable[[Any, Pictures, Skeleton], Extracted]
+#: ``(output, images, skeleton) → Extracted``.
+Extract = Callable[[Any, Images, Skeleton], Extracted]
 
 
 class Adapter(NamedTuple):
@@ -62,8 +62,8 @@ ADAPTERS = (
     Adapter("array or tensor", arrays.recognise, arrays.extract),
 )
 
-#: Pictures whose crops are in memory at the same time.
-_PICTURES_AT_ONCE = 64
+#: Images whose crops are in memory at the same time.
+_IMAGES_AT_ONCE = 64
 
 
 class BatchRefiner(Protocol):
@@ -94,10 +94,10 @@ def refine_output(
     images = found.images
     busy = [i for i, poses in enumerate(found.keypoints) if len(poses)]
     if busy and images is None:
-        raise InputError("image: this output brings no picture of its own, so pass the one that it was estimated from")
+        raise InputError("image: this output brings no image of its own, so pass the one that it was estimated from")
     refined: list[Floats] = list(found.keypoints)
-    for start in range(0, len(busy), _PICTURES_AT_ONCE):
-        part = busy[start : start + _PICTURES_AT_ONCE]
+    for start in range(0, len(busy), _IMAGES_AT_ONCE):
+        part = busy[start : start + _IMAGES_AT_ONCE]
         loaded = [_loaded(images[i]) for i in part] if images is not None else []
         boxes = [found.boxes[i] for i in part] if use_boxes and found.boxes is not None else None
         results = refiner.refine_batch(
@@ -120,19 +120,19 @@ def adapt(output: Any, skeleton: Skeleton, image: Any = None, adapter: Extract |
     """Take an estimator's output apart.
 
     Args:
-        output: of a package in ``ADAPTERS``, or a list of such, one per picture.
+        output: of a package in ``ADAPTERS``, or a list of such, one per image.
         skeleton: which keypoints are wanted; others in the output stay as they are.
         image: as for ``Refiner.refine_output``.
         adapter: a function to use instead of ``ADAPTERS``.
 
     Returns:
-        arrays (N, len(skeleton), 3) with their pictures: the given ones, else the output's own.
+        arrays (N, len(skeleton), 3) with their images: the given ones, else the output's own.
 
     Raises:
-        InputError: an output of no known kind, or pictures that are not one per element of it.
+        InputError: an output of no known kind, or images that are not one per element of it.
         SkeletonError: an output without the skeleton's keypoints.
     """
-    given = _pictures(image)
+    given = _images(image)
     found = _restricted(_extract(output, given, skeleton, adapter), skeleton)
     images = found.images
     if not found.keypoints:
@@ -140,56 +140,56 @@ def adapt(output: Any, skeleton: Skeleton, image: Any = None, adapter: Extract |
     elif isinstance(given, Mapping):
         missing = [i for i in found.ids or () if i not in given]
         if found.ids is None or missing:
-            what = f"no picture for image {missing[0]!r}" if missing else "pictures by id, and this output has no ids"
-            raise InputError(f"image: expected one picture per image of the output, got {what}")
+            what = f"no image for image {missing[0]!r}" if missing else "images by id, and this output has no ids"
+            raise InputError(f"image: expected one image per image of the output, got {what}")
         images = [given[i] for i in found.ids]
     elif given is not None:
         if len(given) != len(found.keypoints):
             raise InputError(
                 f"image: expected {len(found.keypoints)}, one per element of the output, got {len(given)}; "
-                "pass a list (the same picture several times if all show it), or for results a dict by image id"
+                "pass a list (the same image several times if all show it), or for results a dict by image id"
             )
         images = list(given)
     return Extracted(found.keypoints, found.rebuild, boxes=found.boxes, images=images, ids=found.ids)
 
 
-def _pictures(image: Any) -> Pictures:
+def _images(image: Any) -> Images:
     if image is None or isinstance(image, Mapping):
         return image
     if isinstance(image, (list, tuple)) or (hasattr(image, "ndim") and image.ndim == 4):
         return list(image)
-    # A generator of frames; pictures themselves have no __next__.
+    # A generator of frames; images themselves have no __next__.
     return list(image) if isinstance(image, Iterable) and hasattr(image, "__next__") else [image]
 
 
-def _extract(output: Any, pictures: Pictures, skeleton: Skeleton, adapter: Extract | None) -> Extracted:
+def _extract(output: Any, images: Images, skeleton: Skeleton, adapter: Extract | None) -> Extracted:
     if adapter is not None:
-        return adapter(output, pictures, skeleton)
+        return adapter(output, images, skeleton)
     for each in ADAPTERS:
         if each.recognise(output):
-            return each.extract(output, pictures, skeleton)
+            return each.extract(output, images, skeleton)
     if isinstance(output, dict) and isinstance(output.get("predictions"), list):  # MMPoseInferencer's result
-        inner = _extract(output["predictions"], pictures, skeleton, None)
+        inner = _extract(output["predictions"], images, skeleton, None)
         return _mapped(inner, lambda new: _with(output, predictions=new))
     if isinstance(output, (list, tuple)):
-        return _joined(output, pictures, skeleton)
+        return _joined(output, images, skeleton)
     raise InputError(
         f"output: expected {', '.join(a.name for a in ADAPTERS)}, or a list of these, got {_describe(output)}; "
         "or pass adapter=… (docs/adapters.md)"
     )
 
 
-def _joined(outputs: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
-    """A list with one element per picture; an empty element is a picture of nobody, an empty list no picture."""
-    many = pictures is not None and not isinstance(pictures, Mapping) and len(pictures) == len(outputs)
+def _joined(outputs: Any, images: Images, skeleton: Skeleton) -> Extracted:
+    """A list with one element per image; an empty element is an image of nobody, an empty list no image."""
+    many = images is not None and not isinstance(images, Mapping) and len(images) == len(outputs)
     parts = []
     for i, output in enumerate(outputs):
         if isinstance(output, (list, tuple)) and not output:
             parts.append(Extracted([np.zeros((0, 0, 3))], lambda _, output=output: type(output)()))  # type: ignore[misc]
             continue
         # Where the numbers differ, the caller says so with both.
-        own = [pictures[i]] if many and pictures is not None else None
-        parts.append(_extract(output, own if many else pictures, skeleton, None))
+        own = [images[i]] if many and images is not None else None
+        parts.append(_extract(output, own if many else images, skeleton, None))
     ends = np.cumsum([len(p.keypoints) for p in parts]).tolist()
     own_images = [None if p.images is None else p.images for p in parts]
     return Extracted(

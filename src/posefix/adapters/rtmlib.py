@@ -1,6 +1,6 @@
 """rtmlib: a tuple (keypoints, scores) of arrays in pixels; a score ≤ 0 means missing, and people may be phantoms.
 
-Where its detector finds nobody, rtmlib takes the whole picture for one person, and RTMO answers one person of zeros.
+Where its detector finds nobody, rtmlib takes the whole image for one person, and RTMO answers one person of zeros.
 People whose mean score is below 0.3 are left alone: rtmlib itself draws keypoints from 0.5 on.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from posefix.adapters.base import Extracted, Floats, Pictures, put_back, to_numpy, with_scores
+from posefix.adapters.base import Extracted, Floats, Images, put_back, to_numpy, with_scores
 from posefix.keypoints.skeleton import Skeleton
 
 #: Mean score from which on a person is taken for real.
@@ -29,8 +29,8 @@ def recognise(output: Any) -> bool:
     )
 
 
-def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
-    """One picture's people."""
+def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
+    """One image's people."""
     keypoints, own_scores = output
     before = with_scores(to_numpy(keypoints), to_numpy(own_scores))
     if before.size:

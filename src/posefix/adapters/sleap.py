@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from posefix.adapters.base import Extracted, Floats, Pictures, is_a, unchanged
+from posefix.adapters.base import Extracted, Floats, Images, is_a, unchanged
 from posefix.keypoints.skeleton import Skeleton
 
 
@@ -21,8 +21,8 @@ def recognise(output: Any) -> bool:
     return is_a(output, "sleap_io", "Labels")
 
 
-def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
-    """One array of instances per frame; pictures in the order of the frames, or by frame number."""
+def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
+    """One array of instances per frame; images in the order of the frames, or by frame number."""
     return _from_table(output) if is_a(output, "pandas", "DataFrame") else _from_labels(output)
 
 

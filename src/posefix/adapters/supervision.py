@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from posefix.adapters.base import Extracted, Floats, Pictures, check_2d, is_a, put_back, to_numpy, with_scores
+from posefix.adapters.base import Extracted, Floats, Images, check_2d, is_a, put_back, to_numpy, with_scores
 from posefix.keypoints.skeleton import Skeleton
 
 
@@ -16,8 +16,8 @@ def recognise(output: Any) -> bool:
     return is_a(output, "supervision", "KeyPoints")
 
 
-def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
-    """One picture's people. ``keypoint_confidence`` was called ``confidence`` before 0.29."""
+def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
+    """One image's people. ``keypoint_confidence`` was called ``confidence`` before 0.29."""
     fields = vars(output)
     field = "keypoint_confidence" if "keypoint_confidence" in fields else "confidence"
     confidence = fields.get(field)

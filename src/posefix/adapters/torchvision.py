@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from posefix.adapters.base import Extracted, Floats, Pictures, is_tensor, put_back, to_numpy
+from posefix.adapters.base import Extracted, Floats, Images, is_tensor, put_back, to_numpy
 from posefix.keypoints.skeleton import Skeleton
 
 
 def recognise(output: Any) -> bool:
-    """The dict of one picture; lists of them are taken apart before."""
+    """The dict of one image; lists of them are taken apart before."""
     return isinstance(output, dict) and {"boxes", "keypoints"} <= set(output) and is_tensor(output["keypoints"])
 
 
-def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
-    """One picture's people."""
+def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
+    """One image's people."""
     own, logits = output["keypoints"], output.get("keypoints_scores")
     before = to_numpy(own)
     before[..., :2] -= 0.5

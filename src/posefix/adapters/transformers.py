@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from posefix.adapters.base import Extracted, Floats, Pictures, like, put_back, to_numpy
+from posefix.adapters.base import Extracted, Floats, Images, like, put_back, to_numpy
 from posefix.keypoints.layouts import BY_COUNT
 from posefix.keypoints.skeleton import Skeleton
 
 
 def recognise(output: Any) -> bool:
-    """The list of people of one picture; lists of pictures are taken apart before."""
+    """The list of people of one image; lists of images are taken apart before."""
     return (
         isinstance(output, list)
         and len(output) > 0
@@ -24,8 +24,8 @@ def recognise(output: Any) -> bool:
     )
 
 
-def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
-    """One picture's people, each keypoint at the place that its label says; scores are heatmap maxima."""
+def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
+    """One image's people, each keypoint at the place that its label says; scores are heatmap maxima."""
     labels = [np.asarray(to_numpy(p["labels"]), np.int64).reshape(-1) for p in output]
     last = max((int(label.max()) for label in labels if label.size), default=0)
     count = next((c for c in (len(skeleton), *sorted(BY_COUNT)) if c > last), last + 1)

@@ -1,4 +1,4 @@
-"""ultralytics ``Results``: pixels clipped to [0, width] × [0, height], scores 0–1 or none, its own BGR picture."""
+"""ultralytics ``Results``: pixels clipped to [0, width] × [0, height], scores 0–1 or none, its own BGR image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from posefix.adapters.base import Extracted, Floats, Pictures, is_a, put_back, to_numpy, with_scores
+from posefix.adapters.base import Extracted, Floats, Images, is_a, put_back, to_numpy, with_scores
 from posefix.exceptions import InputError
 from posefix.keypoints.skeleton import Skeleton
 
@@ -17,8 +17,8 @@ def recognise(output: Any) -> bool:
     return is_a(output, "ultralytics", "Results")
 
 
-def extract(output: Any, pictures: Pictures, skeleton: Skeleton) -> Extracted:
-    """One picture's people; ``orig_img`` is used where the user gives no picture.
+def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
+    """One image's people; ``orig_img`` is used where the user gives no image.
 
     Raises:
         InputError: results of a model that estimates no poses.

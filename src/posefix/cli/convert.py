@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from posefix.cli.options import check_output, skeleton_named, skeleton_option, speaks_plainly
+from posefix.cli.options import check_output, report_errors, skeleton_named, skeleton_option
 from posefix.network.config import BACKBONES, ModelConfig
 from posefix.network.resnet import DEPTHS
 from posefix.weights.calibration import PAPER_CALIBRATION
@@ -27,7 +27,7 @@ from posefix.weights.weights import Weights, save_weights
     help="What the network was trained with. Default: 384x288 for resnet152, else 256x192: the weights do not tell.",
 )
 @skeleton_option
-@speaks_plainly
+@report_errors
 def convert(snapshot: str, out: str, backbone: str | None, input_size: str | None, skeleton_name: str) -> None:
     """Turn the authors' TensorFlow checkpoint into weights for Refiner.from_pretrained.
 

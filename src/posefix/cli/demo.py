@@ -8,8 +8,8 @@ import click
 import numpy as np
 
 from posefix.cli.demo_pose import refine_demo, similarity_to_marked
-from posefix.cli.options import check_output, device_option, load_refiner, speaks_plainly, weights_option
-from posefix.drawing.draw import write_picture
+from posefix.cli.options import check_output, device_option, load_refiner, report_errors, weights_option
+from posefix.drawing.draw import write_image
 from posefix.evaluation.coco_ap import compare, format_table
 from posefix.exceptions import InputError
 from posefix.inference.refiner import Refiner
@@ -23,7 +23,7 @@ from posefix.io.coco import read_annotations, read_results
     type=click.Path(dir_okay=False),
     default="posefix-demo.png",
     show_default=True,
-    help="Where the before/after picture goes.",
+    help="Where the before/after image goes.",
 )
 @click.option(
     "--data",
@@ -32,9 +32,9 @@ from posefix.io.coco import read_annotations, read_results
 )
 @weights_option
 @device_option
-@speaks_plainly
+@report_errors
 def demo(out: str, data: str | None, weights: str | None, device: str) -> None:
-    """Refine a pose that was spoilt on purpose, and show what changed.
+    """Refine a pose that was corrupted on purpose, and show what changed.
 
     \b
     Examples:
@@ -47,16 +47,16 @@ def demo(out: str, data: str | None, weights: str | None, device: str) -> None:
         raise InputError(f"--data: expected results files {Path(data) / 'results'}/*.json, found none")
     refiner = load_refiner(weights, device)
     click.echo(repr(refiner))
-    scene, refined, picture = refine_demo(refiner)
-    moved = np.linalg.norm(refined[..., :2] - scene.spoilt[..., :2], axis=-1)[0]
+    scene, refined, image = refine_demo(refiner)
+    moved = np.linalg.norm(refined[..., :2] - scene.corrupted[..., :2], axis=-1)[0]
     click.echo("keypoint          moved by   confidence")
     for index in np.flatnonzero(scene.marked[0, :, 2] > 0):
         name = refiner.skeleton.keypoints[index]
         click.echo(f"  {name:<15} {moved[index]:6.1f} px   {refined[0, index, 2]:.2f}")
-    before, after = (similarity_to_marked(scene, pose) for pose in (scene.spoilt, refined))
+    before, after = (similarity_to_marked(scene, pose) for pose in (scene.corrupted, refined))
     click.echo(f"mean keypoint similarity to the pose marked by hand: {before:.2f} before, {after:.2f} after")
-    write_picture(out, picture)
-    click.echo(f"before/after picture: {Path(out).resolve()}")
+    write_image(out, image)
+    click.echo(f"before/after image: {Path(out).resolve()}")
     if data:
         _real_results(refiner, Path(data), results)
 

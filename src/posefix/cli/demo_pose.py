@@ -1,4 +1,4 @@
-"""A pose spoilt on purpose, refined: what ``posefix demo`` shows, with a picture that comes in the package."""
+"""A pose corrupted on purpose, refined: what ``posefix demo`` shows, with an image that comes in the package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from posefix.io.images import load_image
 from posefix.keypoints.oks import keypoint_similarity
 from posefix.keypoints.skeleton import COCO
 
-#: The keypoints that the picture shows, marked by hand to a few pixels.
+#: The keypoints that the image shows, marked by hand to a few pixels.
 _MARKED = {
     "nose": (222, 118),
     "left_eye": (246, 103),
@@ -25,39 +25,39 @@ _MARKED = {
     "right_shoulder": (80, 280),
     "right_elbow": (48, 440),
 }
-#: Area of the person in the picture, px².
+#: Area of the person in the image, px².
 _AREA = 110_000.0
-#: Where a spoilt keypoint goes: shifts in px. Eyes are exchanged beforehand.
+#: Where a corrupted keypoint goes: shifts in px. Eyes are exchanged beforehand.
 _SHIFTS = {"nose": (16, 14), "left_ear": (22, -14), "right_ear": (-16, 20), "left_shoulder": (38, 30)}
 
 
 @dataclass(frozen=True)
 class Demo:
-    """The demo's picture and poses.
+    """The demo's image and poses.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        marked: (1, 17, 3) the pose marked by hand; what the picture does not show is zero.
-        spoilt: (1, 17, 3) the refiner's input.
+        marked: (1, 17, 3) the pose marked by hand; what the image does not show is zero.
+        corrupted: (1, 17, 3) the refiner's input.
     """
 
     image: npt.NDArray[np.uint8]
     marked: npt.NDArray[np.float64]
-    spoilt: npt.NDArray[np.float64]
+    corrupted: npt.NDArray[np.float64]
 
 
 def load_demo() -> Demo:
-    """Picture and poses of the demo."""
+    """Image and poses of the demo."""
     image = load_image((resources.files("posefix") / "assets" / "astronaut.jpg").read_bytes())
     marked = np.zeros((1, len(COCO), 3))
     for name, point in _MARKED.items():
         marked[0, COCO.index(name)] = (*point, 1.0)
-    spoilt = marked.copy()
+    corrupted = marked.copy()
     eyes = [COCO.index("left_eye"), COCO.index("right_eye")]
-    spoilt[0, eyes] = marked[0, eyes[::-1]]
+    corrupted[0, eyes] = marked[0, eyes[::-1]]
     for name, shift in _SHIFTS.items():
-        spoilt[0, COCO.index(name), :2] += shift
-    return Demo(image, marked, spoilt)
+        corrupted[0, COCO.index(name), :2] += shift
+    return Demo(image, marked, corrupted)
 
 
 def similarity_to_marked(demo: Demo, keypoints: npt.NDArray[np.floating]) -> float:
@@ -68,8 +68,8 @@ def similarity_to_marked(demo: Demo, keypoints: npt.NDArray[np.floating]) -> flo
 
 
 def refine_demo(refiner: Refiner) -> tuple[Demo, npt.NDArray[np.floating], npt.NDArray[np.uint8]]:
-    """The demo, its refined pose (1, 17, 3) and a before/after picture."""
+    """The demo, its refined pose (1, 17, 3) and a before/after image."""
     demo = load_demo()
-    # The picture ends at the chest: what it does not show stays missing.
-    refined = refiner.refine(demo.image, demo.spoilt, fill_missing=False)
-    return demo, refined, draw_comparison(demo.image, demo.spoilt, refined)
+    # The image ends at the chest: what it does not show stays missing.
+    refined = refiner.refine(demo.image, demo.corrupted, fill_missing=False)
+    return demo, refined, draw_comparison(demo.image, demo.corrupted, refined)

@@ -6,7 +6,7 @@ import logging
 
 import click
 
-from posefix.cli.options import check_output, skeleton_named, skeleton_option, speaks_plainly
+from posefix.cli.options import RenamedOption, check_output, report_errors, skeleton_named, skeleton_option
 from posefix.evaluation.matching import open_annotations
 from posefix.io.json import write_json
 from posefix.pose_errors.plots import plot_shares, require_matplotlib, write_worst_people
@@ -21,16 +21,16 @@ from posefix.pose_errors.report import format_report, make_report, to_json
 @click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Also write everything as JSON.")
 @click.option(
     "--draw",
-    "--pictures",
-    "draw",
+    cls=RenamedOption,
+    old={"--pictures": "--draw"},
     type=click.Path(file_okay=False),
     help="Also draw the worst people into this folder: those whom refinement harmed most, or without --after "
     "those of the lowest OKS.",
 )
-@click.option("--images", type=click.Path(file_okay=False), help="Folder of the pictures, for --draw.")
+@click.option("--images", type=click.Path(file_okay=False), help="Folder of the images, for --draw.")
 @click.option("--worst", type=click.IntRange(min=1), default=20, show_default=True, help="How many of them.")
 @skeleton_option
-@speaks_plainly
+@report_errors
 def diagnose(
     annotations: str,
     results: str,
@@ -44,7 +44,7 @@ def diagnose(
 ) -> None:
     """Which errors an estimator makes, what they cost, and what refinement did to them.
 
-    Every annotated keypoint of a person who was found is good, jitter (a little off), inversion (at the other side's
+    Every labelled keypoint of a person who was found is good, jitter (a little off), inversion (at the other side's
     keypoint), swap (at another person's) or miss. AP lost to a kind is what would be won without it.
 
     \b
@@ -53,7 +53,7 @@ def diagnose(
       posefix diagnose val.json results.json --after refined.json --plot errors.png
     """
     if draw and not images:
-        raise click.UsageError("--draw needs --images, the folder of the pictures")
+        raise click.UsageError("--draw needs --images, the folder of the images")
     if plot:
         require_matplotlib()  # before the work, not after it
     for path in filter(None, (plot, json_path)):
@@ -71,4 +71,4 @@ def diagnose(
         plot_shares(report.before, plot, report.after)
     if draw and images:
         written = write_worst_people(truth, report.before, images, draw, after=report.after, most=worst)
-        click.echo(f"\n{len(written)} pictures written to {draw}")
+        click.echo(f"\n{len(written)} images written to {draw}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from posefix.cli.options import check_output, skeleton_named, skeleton_option, speaks_plainly
+from posefix.cli.options import check_output, report_errors, skeleton_named, skeleton_option
 from posefix.evaluation.coco_ap import compare, format_table, to_json
 from posefix.evaluation.crowdpose import evaluate_crowdpose
 from posefix.evaluation.pckh import evaluate_mpii, read_mpii
@@ -36,9 +36,9 @@ _METRICS = {"crowdpose": CROWDPOSE, "pckh": MPII, "poseval": POSETRACK18}
 @click.option("--head-boxes", type=click.Path(dir_okay=False), help="gt_valid.mat, where MPII's annotations are JSON.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Also write the table as JSON.")
 @click.option(
-    "--samples", type=click.IntRange(min=1), default=1000, show_default=True, help="Bootstrap samples of the pictures."
+    "--samples", type=click.IntRange(min=1), default=1000, show_default=True, help="Bootstrap samples of the images."
 )
-@speaks_plainly
+@report_errors
 def evaluate(
     annotations: str,
     results: tuple[str, ...],
@@ -50,7 +50,7 @@ def evaluate(
 ) -> None:
     """AP of results files, and their change against the first one.
 
-    The interval is a 95 % bootstrap over pictures: where it holds 0, the change may be chance.
+    The interval is a 95 % bootstrap over images: where it holds 0, the change may be chance.
 
     \b
     Examples:

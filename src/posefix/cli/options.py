@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from posefix.keypoints.skeleton import COCO, SKELETONS, Skeleton
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def speaks_plainly(command: _F) -> _F:
+def report_errors(command: _F) -> _F:
     """A user's mistake becomes one line on standard error and exit status 1, without a traceback.
 
     Ctrl-C ends with status 130, as shells expect.
@@ -43,6 +44,43 @@ def speaks_plainly(command: _F) -> _F:
             raise click.exceptions.Exit(130) from None
 
     return wrapper  # type: ignore[return-value]
+
+
+class RenamedOption(click.Option):
+    """An option with old names, which work with a warning and are not listed by ``--help``.
+
+    ``old`` maps each old spelling to the new one: ``old={"--flip": "--flip-test"}``.
+    """
+
+    def __init__(self, declarations: Sequence[str], *, old: Mapping[str, str], **attributes: Any) -> None:
+        secondary = [name for name, new in old.items() if new.startswith("--no-")]
+        primary = [name for name in old if name not in secondary]
+        spelled = list(declarations)
+        place = next((i for i, name in enumerate(spelled) if "/" in name), None)
+        if place is None:
+            spelled += primary
+        else:
+            on, off = spelled[place].split("/")
+            spelled[place : place + 1] = [f"{on}/{off}"]
+            spelled += [f"{a}/{b}" for a, b in zip(primary, secondary, strict=True)]
+        super().__init__(spelled, **attributes)
+        self.old = dict(old)
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The row of ``--help``, without the old names."""
+        names = self.opts, self.secondary_opts
+        self.opts, self.secondary_opts = ([n for n in every if n not in self.old] for every in names)
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts, self.secondary_opts = names
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Warn where an old name was typed."""
+        super().add_to_parser(parser, ctx)
+        for name, new in self.old.items():
+            if any(a == name or a.startswith(name + "=") for a in sys.argv[1:]):
+                click.echo(f"warning: {name} is now called {new}", err=True)
 
 
 def skeleton_named(name: str) -> Skeleton:

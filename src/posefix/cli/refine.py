@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from posefix.adapters.files import FORMATS, read_any
 from posefix.cli.options import (
+    RenamedOption,
     check_output,
     device_option,
     load_refiner,
+    report_errors,
     skeleton_named,
-    speaks_plainly,
     weights_option,
 )
 from posefix.drawing.movements import write_most_moved
@@ -27,14 +29,28 @@ from posefix.io.posetrack import read_posetrack, write_posetrack
 from posefix.keypoints.skeleton import POSETRACK18, SKELETONS
 
 
+class Ranking(click.Choice[str]):
+    """``RANKINGS``, and "agreement", as the default was called before."""
+
+    def __init__(self) -> None:
+        super().__init__(RANKINGS)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The ranking of that name."""
+        if value == "agreement":
+            click.echo("warning: --ranking agreement is now called pose_consistency", err=True)
+            value = "pose_consistency"
+        return super().convert(value, param, ctx)
+
+
 @click.command()
 @click.argument("results", type=click.Path())
-@click.option("--images", required=True, type=click.Path(file_okay=False), help="Folder of the pictures.")
+@click.option("--images", required=True, type=click.Path(file_okay=False), help="Folder of the images.")
 @click.option("--out", required=True, type=click.Path(), help="Where the refined results go.")
 @click.option(
     "--annotations",
     type=click.Path(dir_okay=False),
-    help="Annotation file that names the pictures; else file_name of a result, else its zero-padded id.",
+    help="Annotation file that names the images; else file_name of a result, else its zero-padded id.",
 )
 @click.option(
     "--skeleton",
@@ -54,41 +70,55 @@ from posefix.keypoints.skeleton import POSETRACK18, SKELETONS
 @weights_option
 @device_option
 @click.option("--batch-size", default=32, show_default=True, help="People per pass through the network.")
-@click.option("--workers", default=2, show_default=True, help="Threads that read pictures meanwhile.")
-@click.option("--flip/--no-flip", default=False, help="Also look at the mirrored picture: twice the time.")
+@click.option("--workers", default=2, show_default=True, help="Threads that read images meanwhile.")
+@click.option(
+    "--flip-test/--no-flip-test",
+    cls=RenamedOption,
+    old={"--flip": "--flip-test", "--no-flip": "--no-flip-test"},
+    default=False,
+    help="Also run the network on the mirrored image and average: twice the time.",
+)
 @click.option("--policy", type=click.Choice(["safe", "always"]), help="Default: what the weights recommend.")
 @click.option(
     "--ranking",
-    type=click.Choice(RANKINGS),
-    default="agreement",
+    type=Ranking(),
+    default="pose_consistency",
     show_default=True,
-    help="What becomes each person's score: the estimator's times the picture's agreement with its pose, that score "
+    help="What becomes each person's score: the estimator's times the image's agreement with its pose, that score "
     "as it was, that score times the refiner's confidence, or this confidence alone.",
 )
 @click.option(
     "--soft-nms/--no-soft-nms",
     default=True,
-    help="Lower the score of people whose refined pose repeats a better-scored one of the same picture; nobody is "
+    help="Lower the score of people whose refined pose repeats a better-scored one of the same image; nobody is "
     "removed. Not with --ranking estimator, which leaves every score as it was.",
 )
-@click.option("--fill/--no-fill", default=True, help="Give missing keypoints the network's answer.")
 @click.option(
-    "--trust",
+    "--fill-missing/--no-fill-missing",
+    cls=RenamedOption,
+    old={"--fill": "--fill-missing", "--no-fill": "--no-fill-missing"},
+    default=True,
+    help="Give missing keypoints the network's output.",
+)
+@click.option(
+    "--prior-weight",
+    cls=RenamedOption,
+    old={"--trust": "--prior-weight"},
     type=click.FloatRange(min=0),
     default=None,
     show_default="measured on the file",
-    help="How far the poses are trusted: about 0.5 suits weak estimators, 1 middling and 1.5 strong ones.",
+    help="Weight of the given pose against the image: about 0.5 suits weak estimators, 1 medium, 1.5 strong ones.",
 )
 @click.option("--use-boxes", is_flag=True, help="Crop around each entry's bbox instead of its keypoints.")
 @click.option(
     "--draw",
     type=click.Path(file_okay=False),
     metavar="DIR",
-    help="Also write before/after pictures of the people who moved most for their size: 001_PICTURE_ENTRY.png, …",
+    help="Also write before/after images of the people who moved most for their size: 001_PICTURE_ENTRY.png, …",
 )
 @click.option("--draw-count", type=click.IntRange(min=1), default=20, show_default=True, help="How many, for --draw.")
 @click.option("--strict", is_flag=True, help="Exit status 1 if anybody could not be refined.")
-@speaks_plainly
+@report_errors
 def refine(
     results: str,
     images: str,
@@ -100,12 +130,12 @@ def refine(
     device: str,
     batch_size: int,
     workers: int,
-    flip: bool,
+    flip_test: bool,
     policy: str | None,
     ranking: str,
     soft_nms: bool,
-    fill: bool,
-    trust: float | None,
+    fill_missing: bool,
+    prior_weight: float | None,
     use_boxes: bool,
     draw: str | None,
     draw_count: int,
@@ -114,22 +144,24 @@ def refine(
     """Refine a results file: COCO, AlphaPose, PoseTrack 2018, or a folder of OpenPose frames.
 
     Same entries, order, ids and other fields out; the third value of each keypoint becomes the refiner's
-    confidence. People whose picture cannot be read pass through unchanged and are named at the end.
+    confidence. People whose image cannot be read pass through unchanged and are named at the end.
 
     \b
     Examples:
       posefix refine results.json --images val2017/ --out refined.json
-      posefix refine results.json --images val2017/ --out refined.json --flip --draw moved/
+      posefix refine results.json --images val2017/ --out refined.json --draw moved/
       posefix refine openpose_json/ --images frames/ --out refined_json/
       posefix refine crowdpose.json --skeleton crowdpose --images images/ --out refined.json
       posefix refine sequences/ --skeleton posetrack18 --images posetrack/ --out refined/
     """
-    options = make_options(policy=policy, flip_test=flip, fill_missing=fill, batch_size=batch_size, trust=trust)
+    options = make_options(
+        policy=policy, flip_test=flip_test, fill_missing=fill_missing, batch_size=batch_size, prior_weight=prior_weight
+    )
     skeleton = skeleton_named(skeleton_name) if skeleton_name else None
     check_output(out, folder=Path(results).is_dir())
     if draw:
         check_output(draw, folder=True)
-    # PoseTrack has a file per sequence, which name their pictures themselves.
+    # PoseTrack has a file per sequence, which name their images themselves.
     sequences = read_posetrack(results) if skeleton is POSETRACK18 and Path(results).is_dir() else None
     refiner = load_refiner(weights, device)
     opened = None if sequences else read_any(results, skeleton or refiner.skeleton, format=file_format, images=images)
@@ -152,7 +184,7 @@ def refine(
     seconds = time.perf_counter() - start
     if report.unread and not report.refined:
         why = next(iter(report.unread.values()))
-        raise ImageError(f"none of the {len(report.unread)} pictures can be read, nothing is written; the first: {why}")
+        raise ImageError(f"none of the {len(report.unread)} images can be read, nothing is written; the first: {why}")
     if sequences:
         write_posetrack(out, sequences, refined)
     elif opened:
@@ -162,6 +194,6 @@ def refine(
     if draw:
         chosen = skeleton or refiner.skeleton
         written = write_most_moved(entries, refined, images, draw, skeleton=chosen, annotations=named, most=draw_count)
-        click.echo(f"{len(written)} pictures written to {draw}" if written else "no picture written: nothing moved")
+        click.echo(f"{len(written)} images written to {draw}" if written else "no image written: nothing moved")
     if strict and not report.complete:
         raise click.ClickException(f"{report.people - report.refined} of {report.people} people could not be refined")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from posefix.cli.options import device_option, speaks_plainly
+from posefix.cli.options import device_option, report_errors
 from posefix.training.config import read_config
 from posefix.training.trainer import train as run
 from posefix.training.validation import finish, make_validation
@@ -19,7 +19,7 @@ from posefix.weights.weights import save_weights
 @click.argument("config", type=click.Path(dir_okay=False))
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in the configuration's 'out' folder.")
 @device_option
-@speaks_plainly
+@report_errors
 def train(config: str, resume: bool, device: str) -> None:
     """Train a refiner from a YAML configuration.
 

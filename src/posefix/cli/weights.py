@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import torch
 
-from posefix.cli.options import speaks_plainly, split_revision
+from posefix.cli.options import report_errors, split_revision
 from posefix.exceptions import WeightsError
 from posefix.weights.hub import HubSource, Snapshot, cached, cached_snapshots
 from posefix.weights.model_card import licence, model_card
@@ -62,7 +62,7 @@ def weights() -> None:
 
 
 @weights.command(name="list")
-@speaks_plainly
+@report_errors
 def list_weights() -> None:
     """Weights in the package and in the hub's cache: licence, keypoints, input, size, hash, origin.
 
@@ -87,7 +87,7 @@ def list_weights() -> None:
 @click.argument("repository", metavar="USER/REPO")
 @click.option("--revision", help="Branch, tag or commit; default: the newest on the main branch.")
 @click.option("--force", is_flag=True, help="Fetch it again even if it is in the cache.")
-@speaks_plainly
+@report_errors
 def download(repository: str, revision: str | None, force: bool) -> None:
     """Fetch weights from the Hugging Face hub into its cache, for use without a network.
 
@@ -110,7 +110,7 @@ def download(repository: str, revision: str | None, force: bool) -> None:
 
 @weights.command()
 @click.argument("where", required=False)
-@speaks_plainly
+@report_errors
 def verify(where: str | None) -> None:
     """Check weights: load them strictly, look at every number, compare the hash. Exit status 1 if wrong.
 
@@ -139,7 +139,7 @@ def verify(where: str | None) -> None:
 
 @weights.command()
 @click.argument("where", required=False)
-@speaks_plainly
+@report_errors
 def card(where: str | None) -> None:
     """Print the model card (Markdown with the hub's YAML front matter).
 

@@ -1,4 +1,4 @@
-"""Skeletons on pictures, alone and before | after.
+"""Skeletons on images, alone and before | after.
 
 Sides differ by colour and by marker, in Okabe and Ito's palette, which colour-blind people can tell apart: left is
 orange with round keypoints, right is blue with square ones, the middle is green with diamonds. Every mark has a dark
@@ -28,7 +28,7 @@ _MOVED = (204, 121, 167)
 _WHITE = (255, 255, 255)
 #: Keypoints that move less than this share of the person's size count as unmoved.
 _MOVED_SHARE = 0.02
-#: Height of a person's picture.
+#: Height of a person's image.
 _HEIGHT = 480
 #: Room around a person, as a share of the person's size.
 _ROOM = 0.15
@@ -42,12 +42,12 @@ _DIAMOND = np.array([[-1.2, 0.0], [0.0, -1.2], [1.2, 0.0], [0.0, 1.2]])
 def draw(
     image: Any, keypoints: npt.ArrayLike, *, skeleton: Skeleton = COCO, threshold: float = 0.0, color: str = "rgb"
 ) -> Image:
-    """Draw poses on a copy of a picture.
+    """Draw poses on a copy of an image.
 
     Args:
         image: whatever ``load_image`` takes.
         keypoints: (N, K, 3) [x, y, score] px, or (N, K, 2), where (0, 0) is missing.
-        skeleton: names and limbs.
+        skeleton: names and edges.
         threshold: keypoints that score no more than this are not drawn; nor are those ≤ 0 or not finite.
         color: channel order of an array ``image``, ``"rgb"`` or ``"bgr"``.
 
@@ -80,10 +80,10 @@ def draw_comparison(
         image: whatever ``load_image`` takes.
         before: (N, K, 3) or (N, K, 2) px.
         after: the same people in the same order.
-        skeleton: names and limbs.
+        skeleton: names and edges.
         threshold: as for ``draw``.
         color: as for ``draw``.
-        labels: written into the pictures' corners where there is room.
+        labels: written into the images' corners where there is room.
 
     Returns:
         (H, 2 W + gap, 3) uint8 RGB.
@@ -117,7 +117,7 @@ def draw_comparison(
 
 
 def cut_out(image: Image, keypoints: Doubles) -> tuple[Image, float, Doubles]:
-    """The picture around a person, 480 px high.
+    """The image around a person, 480 px high.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -134,7 +134,7 @@ def cut_out(image: Image, keypoints: Doubles) -> tuple[Image, float, Doubles]:
     high = np.ceil(np.clip(high + room, low + 1, limit))
     left, top, right, bottom = np.concatenate([low, high]).astype(int).tolist()
     part = np.ascontiguousarray(image[top:bottom, left:right])
-    # Pixel centres are integers: the corner of the scaled picture lies half a pixel before the first centre.
+    # Pixel centres are integers: the corner of the scaled image lies half a pixel before the first centre.
     scale = _HEIGHT / part.shape[0]
     width = max(round(part.shape[1] * scale), 1)
     crop = cv2.resize(part, (width, _HEIGHT), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
@@ -142,22 +142,22 @@ def cut_out(image: Image, keypoints: Doubles) -> tuple[Image, float, Doubles]:
     return np.asarray(crop, np.uint8), scale, corner
 
 
-def write_picture(path: PathLike, picture: Image) -> None:
+def write_image(path: PathLike, image: Image) -> None:
     """Write (H, W, 3) uint8 RGB; the ending is the format (png, jpg, webp, …).
 
     Raises:
         InputError: the file cannot be written, or not in that format.
     """
     try:
-        done, data = cv2.imencode(Path(path).suffix or ".", picture[..., ::-1])
+        done, data = cv2.imencode(Path(path).suffix or ".", image[..., ::-1])
     except cv2.error:
         done = False
     if not done:
-        raise InputError(f"{os.fspath(path)}: the picture cannot be written; give a path that ends in .png or .jpg")
+        raise InputError(f"{os.fspath(path)}: the image cannot be written; give a path that ends in .png or .jpg")
     try:
         Path(path).write_bytes(data.tobytes())
     except OSError as error:
-        raise InputError(f"{os.fspath(path)}: the picture cannot be written: {error.strerror}") from None
+        raise InputError(f"{os.fspath(path)}: the image cannot be written: {error.strerror}") from None
 
 
 def _split(name: str, keypoints: npt.ArrayLike, skeleton: Skeleton, threshold: float) -> tuple[Doubles, Bools]:
@@ -196,10 +196,10 @@ def _draw_poses(canvas: Image, points: Doubles, valid: Bools, skeleton: Skeleton
     pens = _pen_widths(sizes)
     for person in np.argsort(-sizes, kind="stable"):  # small people on top
         width = max(round(pens[person]), 1)
-        limbs = [(a, b) for a, b in skeleton.limb_indices.tolist() if valid[person, a] and valid[person, b]]
+        edges = [(a, b) for a, b in skeleton.edge_indices.tolist() if valid[person, a] and valid[person, b]]
         for rim in (True, False):
-            for a, b in limbs:
-                side = sides[a] or sides[b]  # a limb from the middle to a side belongs to the side
+            for a, b in edges:
+                side = sides[a] or sides[b]  # an edge from the middle to a side belongs to the side
                 crossing = bool(sides[a] and sides[b] and sides[a] != sides[b])
                 colour = _RIM if rim else _COLOURS["" if crossing else side]
                 _line(canvas, points[person, a], points[person, b], colour, width + (2 if rim else 0))

@@ -1,4 +1,4 @@
-"""Pictures of the people whose keypoints moved most, before | after."""
+"""Images of the people whose keypoints moved most, before | after."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from posefix.drawing.draw import cut_out, draw_comparison, write_picture
+from posefix.drawing.draw import cut_out, draw_comparison, write_image
 from posefix.exceptions import ImageError, InputError
 from posefix.geometry import Bools, Doubles
 from posefix.io.coco import Annotations, Entry, image_name
@@ -65,20 +65,20 @@ def write_most_moved(
     annotations: Annotations | None = None,
     most: int = 20,
 ) -> list[Path]:
-    """Write a before | after picture of each of the people who moved most.
+    """Write a before | after image of each of the people who moved most.
 
     Args:
         before: entries as in COCO results.
         after: the same people in the same order, refined.
-        images: folder of the pictures.
+        images: folder of the images.
         folder: where to write; made if it is not there and somebody moved. ``001_NAME_4.png`` is the person who
-            moved most, entry 4 of the results, in the picture NAME.
+            moved most, entry 4 of the results, in the image NAME.
         skeleton: the entries' keypoint set.
-        annotations: names of the pictures, as for ``refine_entries``.
+        annotations: names of the images, as for ``refine_entries``.
         most: how many people.
 
     Returns:
-        the files, none where nothing moved. Pictures that cannot be read are passed over, with a warning in the log.
+        the files, none where nothing moved. Images that cannot be read are passed over, with a warning in the log.
 
     Raises:
         InputError: a folder or file cannot be written.
@@ -92,20 +92,20 @@ def write_most_moved(
         name = image_name(before[index], annotations)
         try:
             # As for refinement: COCO's coordinates ignore the EXIF orientation.
-            picture = load_image(Path(images) / name, ignore_orientation=True)
+            image = load_image(Path(images) / name, ignore_orientation=True)
         except ImageError as error:
             logger.warning("%s", error)
             continue
         poses = [p for p in (_pose(e[index], skeleton) for e in (before, after)) if p is not None]
         everything = np.concatenate(poses)
-        crop, scale, corner = cut_out(picture, everything[_there(everything)])
+        crop, scale, corner = cut_out(image, everything[_there(everything)])
         old, new = (np.concatenate([(p[:, :2] - corner) * scale, p[:, 2:]], axis=-1)[None] for p in poses)
         path = Path(folder) / f"{len(written) + 1:03d}_{_spelled(name)}_{index}.png"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{os.fspath(folder)}: the folder cannot be made: {error.strerror}") from None
-        write_picture(path, draw_comparison(crop, old, new, skeleton=skeleton))
+        write_image(path, draw_comparison(crop, old, new, skeleton=skeleton))
         written.append(path)
     return written
 
@@ -126,6 +126,6 @@ def _there(pose: Doubles) -> Bools:
 
 
 def _spelled(name: str) -> str:
-    """A picture's name without ending and folders' separators: pictures of PoseTrack differ by folder only."""
+    """An image's name without ending and folders' separators: images of PoseTrack differ by folder only."""
     path = PurePath(name).with_suffix("")
     return "_".join(p for p in path.parts if p not in (path.anchor, "..", "."))[-_LONGEST_NAME:]

@@ -33,7 +33,7 @@ def resampled_ap(run: COCOeval, weights: npt.ArrayLike) -> Doubles:
         weights: (S, I) whole numbers, images in order of their ids.
 
     Returns:
-        (S,); NaN where no annotated person was drawn.
+        (S,); NaN where no labelled person was drawn.
     """
     weights = np.asarray(weights, np.float64)
     images, ranges = len(run.params.imgIds), len(run.params.areaRng)

@@ -38,7 +38,7 @@ ResultSource = Results | Sequence[Entry] | PathLike
 
 @dataclass(frozen=True)
 class Metrics:
-    """Average precision and recall of the COCO keypoint evaluation, in [0, 1]; NaN where nobody is annotated."""
+    """Average precision and recall of the COCO keypoint evaluation, in [0, 1]; NaN where nobody is labelled."""
 
     ap: float
     ap50: float
@@ -228,15 +228,15 @@ def _run(truth: Annotations, results: ResultSource, skeleton: Skeleton) -> COCOe
 
 
 def _ground_truth(truth: Annotations, skeleton: Skeleton, number: Mapping[Any, int]) -> list[dict[str, Any]]:
-    annotated = truth.annotated.copy()
-    annotated[:, np.array(skeleton.sigmas) <= 0, 2] = 0
+    ground_truth = truth.ground_truth.copy()
+    ground_truth[:, np.array(skeleton.sigmas) <= 0, 2] = 0
     boxes_xywh = boxes_xyxy_to_xywh(truth.boxes_xyxy)
     return [
         {
             "id": index + 1,  # COCOeval takes 0 for "no match"
             "image_id": number[truth.image_ids[index]],
             "category_id": int(truth.category_ids[index]),
-            "keypoints": annotated[index].reshape(-1),
+            "keypoints": ground_truth[index].reshape(-1),
             "num_keypoints": int(truth.num_keypoints[index]),
             "bbox": boxes_xywh[index],
             "area": float(truth.area[index]),

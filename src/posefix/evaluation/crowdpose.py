@@ -1,7 +1,7 @@
 """CrowdPose: AP with its sigmas, its area and its split by crowding (Li et al., CVPR 2019).
 
 What its evaluation (github.com/Jeff-sjtu/CrowdPose, crowdposetools) does differently from COCO's: sigmas of 14
-keypoints; a person's area is 0.53 × its box, whatever the file says; and AP once more on the pictures of low, middle
+keypoints; a person's area is 0.53 × its box, whatever the file says; and AP once more on the images of low, middle
 and high crowd index.
 """
 
@@ -23,7 +23,7 @@ from posefix.io.json import PathLike, is_number, read_json
 from posefix.keypoints.oks import AREA_PER_BOX
 from posefix.keypoints.skeleton import CROWDPOSE
 
-#: Crowd index from which a picture is medium, and hard. crowdposetools, whose numbers everybody publishes, splits
+#: Crowd index from which an image is medium, and hard. crowdposetools, whose numbers everybody publishes, splits
 #: here; the paper's text says 0.1 instead of 0.2.
 SPLIT = (0.2, 0.8)
 PAPER_SPLIT = (0.1, 0.8)
@@ -31,11 +31,11 @@ PAPER_SPLIT = (0.1, 0.8)
 
 @dataclass(frozen=True)
 class CrowdPoseMetrics:
-    """CrowdPose's figures in [0, 1]; NaN where nobody is annotated.
+    """CrowdPose's figures in [0, 1]; NaN where nobody is labelled.
 
     Attributes:
-        overall: AP and AR on all pictures.
-        easy: AP on pictures of a crowd index below the first bound.
+        overall: AP and AR on all images.
+        easy: AP on images of a crowd index below the first bound.
         medium: AP between both.
         hard: AP from the second bound on.
     """
@@ -57,7 +57,7 @@ def evaluate_crowdpose(
     Args:
         annotations: CrowdPose's annotation file or its content, with a ``crowdIndex`` for every image.
         results: COCO results of CrowdPose's 14 keypoints, or their file.
-        split: crowd index from which a picture is medium, and hard.
+        split: crowd index from which an image is medium, and hard.
 
     Raises:
         FileFormatError: a file is not what it should be, or an image has no crowd index.
@@ -95,7 +95,7 @@ def _only(truth: Annotations, chosen: set[ImageId]) -> Annotations:
         images={i: info for i, info in truth.images.items() if i in chosen},
         image_ids=truth.image_ids[rows],
         category_ids=truth.category_ids[rows],
-        annotated=truth.annotated[rows],
+        ground_truth=truth.ground_truth[rows],
         boxes_xyxy=truth.boxes_xyxy[rows],
         area=truth.area[rows],
         iscrowd=truth.iscrowd[rows],

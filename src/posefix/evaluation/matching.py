@@ -1,4 +1,4 @@
-"""Which detection is an attempt at which annotated person, and who else is in the picture."""
+"""Which detection is an attempt at which labelled person, and who else is in the image."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ ResultSource = Results | Sequence[Entry] | PathLike
 
 #: OKS from which a detection counts as an attempt at a person (Ronchi & Perona).
 MATCH_OKS = 0.1
-#: Detections per picture that COCO's evaluation looks at, best scores first.
+#: Detections per image that COCO's evaluation looks at, best scores first.
 MAX_DETECTIONS = 20
 
 
 def match_people(annotations: Annotations, results: Results, skeleton: Skeleton) -> tuple[Indices, Indices]:
-    """Match as COCOeval does, at OKS 0.1: by score, at most 20 per picture, each with the best person left.
+    """Match as COCOeval does, at OKS 0.1: by score, at most 20 per image, each with the best person left.
 
     Returns:
-        (D,) entries and (D,) annotated people that belong together, in order of the entries.
+        (D,) entries and (D,) labelled people that belong together, in order of the entries.
 
     Raises:
         FileFormatError: an entry has no score, or an image that the annotations do not have.
@@ -47,16 +47,16 @@ def match_people(annotations: Annotations, results: Results, skeleton: Skeleton)
     points = results.keypoints(skeleton)[..., :2]
     scores = scores_of(results.entries, source=results.source)
     usable, sigmas = matchable(annotations, skeleton), np.array(skeleton.sigmas)
-    truth = _by_picture(annotations.image_ids.tolist())
-    found = _by_picture([_picture(annotations, results, i) for i in range(len(results))])
+    truth = _by_image(annotations.image_ids.tolist())
+    found = _by_image([_image(annotations, results, i) for i in range(len(results))])
     categories = np.array([e.get("category_id", 1) for e in results.entries])
     pairs: list[tuple[int, int]] = []
     for image_id, entries in found.items():
         people = np.array([p for p in truth.get(image_id, ()) if usable[p]], np.int64)
         ranked = np.array(entries)[np.argsort(-scores[entries], kind="stable")][:MAX_DETECTIONS]
-        annotated = annotations.annotated[people]
-        visible = (annotated[..., 2] > 0) & (sigmas > 0)
-        similarity = oks(points[ranked], annotated[..., :2], visible, annotations.area[people], sigmas)
+        ground_truth = annotations.ground_truth[people]
+        visible = (ground_truth[..., 2] > 0) & (sigmas > 0)
+        similarity = oks(points[ranked], ground_truth[..., :2], visible, annotations.area[people], sigmas)
         similarity *= categories[ranked, None] == annotations.category_ids[people]
         for row, entry in zip(similarity, ranked.tolist(), strict=True):
             if len(people) and row.max() >= MATCH_OKS:
@@ -67,27 +67,27 @@ def match_people(annotations: Annotations, results: Results, skeleton: Skeleton)
     return matched[:, 0], matched[:, 1]
 
 
-def neighbours_of(annotations: Annotations, people: Indices, min_iou: float = 0.0) -> tuple[Doubles, Indices]:
-    """Other annotated people in the same picture; crowd regions are nobody.
+def others_of(annotations: Annotations, people: Indices, min_iou: float = 0.0) -> tuple[Doubles, Indices]:
+    """Other labelled people in the same image; crowd regions are nobody.
 
     Args:
         annotations: everybody.
-        people: (N,) whose neighbours.
+        people: (N,) whose other instances.
         min_iou: overlap of the boxes from which somebody is a neighbour.
 
     Returns:
         (N, M, K, 3) [x, y, v], zero rows for nobody, and (N,) how many there are.
     """
-    groups = _by_picture(annotations.image_ids.tolist())
+    groups = _by_image(annotations.image_ids.tolist())
     rows: list[list[int]] = []
     for person in people.tolist():
-        picture = groups[annotations.image_ids[person]]
-        near = np.array([p for p in picture if p != person and not annotations.iscrowd[p]], np.int64)
+        image = groups[annotations.image_ids[person]]
+        near = np.array([p for p in image if p != person and not annotations.iscrowd[p]], np.int64)
         overlap = box_iou(annotations.boxes_xyxy[[person]], annotations.boxes_xyxy[near])[0]
         rows.append(near[overlap >= min_iou].tolist())
-    found = np.zeros((len(rows), max(map(len, rows), default=0), *annotations.annotated.shape[1:]))
+    found = np.zeros((len(rows), max(map(len, rows), default=0), *annotations.ground_truth.shape[1:]))
     for index, row in enumerate(rows):
-        found[index, : len(row)] = annotations.annotated[row]
+        found[index, : len(row)] = annotations.ground_truth[row]
     return found, np.array([len(r) for r in rows], np.int64)
 
 
@@ -108,19 +108,19 @@ def open_results(source: ResultSource) -> Results:
 
 
 def matchable(annotations: Annotations, skeleton: Skeleton) -> Bools:
-    """(N,) who can be matched: people with an annotated keypoint, crowd regions aside."""
-    seen = (annotations.annotated[..., 2] > 0) & (np.array(skeleton.sigmas) > 0)
+    """(N,) who can be matched: people with a labelled keypoint, crowd regions aside."""
+    seen = (annotations.ground_truth[..., 2] > 0) & (np.array(skeleton.sigmas) > 0)
     return np.asarray(seen.any(-1) & ~annotations.iscrowd & (annotations.num_keypoints > 0))
 
 
-def _by_picture(image_ids: list[Any]) -> dict[Any, list[int]]:
+def _by_image(image_ids: list[Any]) -> dict[Any, list[int]]:
     groups: dict[Any, list[int]] = {}
     for index, image_id in enumerate(image_ids):
         groups.setdefault(image_id, []).append(index)
     return groups
 
 
-def _picture(annotations: Annotations, results: Results, index: int) -> Any:
+def _image(annotations: Annotations, results: Results, index: int) -> Any:
     image_id = results.entries[index]["image_id"]
     info = annotations.find(image_id)
     if info is None:
@@ -152,6 +152,6 @@ def in_order_of(before: Results, after: Results) -> Results:
         if str(one["image_id"]) != str(other["image_id"]):
             raise InputError(
                 f"{after.source}: expected the people of {before.source} in the same order, but person {index} is in "
-                f"picture {other['image_id']!r}, not {one['image_id']!r}"
+                f"image {other['image_id']!r}, not {one['image_id']!r}"
             )
     return after

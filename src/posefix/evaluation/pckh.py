@@ -38,8 +38,8 @@ class Pckh:
     """Shares of keypoints found, in [0, 1].
 
     Attributes:
-        keypoints: by name; NaN where it is nowhere annotated.
-        mean: over all annotated keypoints but pelvis and thorax, as in the official table.
+        keypoints: by name; NaN where it is nowhere labelled.
+        mean: over all labelled keypoints but pelvis and thorax, as in the official table.
     """
 
     keypoints: Mapping[str, float]
@@ -51,24 +51,24 @@ class Pckh:
 
 
 def pckh(
-    points: npt.ArrayLike, annotated: npt.ArrayLike, head_size: npt.ArrayLike, threshold: float = THRESHOLD
+    points: npt.ArrayLike, ground_truth: npt.ArrayLike, head_size: npt.ArrayLike, threshold: float = THRESHOLD
 ) -> Pckh:
-    """Share of keypoints within ``threshold`` head sizes of the annotated ones.
+    """Share of keypoints within ``threshold`` head sizes of the labelled ones.
 
     Args:
         points: (N, 16, 2) px; NaN is not found.
-        annotated: (N, 16, 3) [x, y, v] px; v > 0 is annotated, visible or not.
+        labelled: (N, 16, 3) [x, y, v] px; v > 0 is labelled, visible or not.
         head_size: (N,) px, see ``head_sizes``.
         threshold: in head sizes.
 
     Raises:
         InputError: shapes that do not belong together, or a head without size.
     """
-    found, truth, size = (np.asarray(a, np.float64) for a in (points, annotated, head_size))
+    found, truth, size = (np.asarray(a, np.float64) for a in (points, ground_truth, head_size))
     count = len(MPII)
     if found.shape != (len(found), count, 2) or truth.shape != (len(found), count, 3) or size.shape != found.shape[:1]:
         raise InputError(
-            f"pckh: expected (N, {count}, 2) points, (N, {count}, 3) annotated and (N,) head sizes, "
+            f"pckh: expected (N, {count}, 2) points, (N, {count}, 3) labelled and (N,) head sizes, "
             f"got {found.shape}, {truth.shape} and {size.shape}"
         )
     if not (size > 0).all():
@@ -87,7 +87,7 @@ def pckh(
 def evaluate_mpii(
     truth: Mapping[str, Any], results: Results | Sequence[Entry] | PathLike, threshold: float = THRESHOLD
 ) -> Pckh:
-    """PCKh of results: one pose for every annotated person, as in MPII's single-person task.
+    """PCKh of results: one pose for every labelled person, as in MPII's single-person task.
 
     Args:
         truth: from ``read_mpii``, with head boxes.
@@ -107,12 +107,12 @@ def evaluate_mpii(
     points = np.full((len(people), len(MPII), 2), np.nan)
     for row, person in enumerate(_owners(entries, people, source)):
         points[person] = np.where(poses[row, :, 2:] > 0, poses[row, :, :2], np.nan)
-    annotated = np.array([p["keypoints"] for p in people], np.float64).reshape(-1, len(MPII), 3)
-    return pckh(points, annotated, head_sizes(people), threshold)
+    ground_truth = np.array([p["keypoints"] for p in people], np.float64).reshape(-1, len(MPII), 3)
+    return pckh(points, ground_truth, head_sizes(people), threshold)
 
 
 def _owners(entries: Sequence[Entry], people: Sequence[Mapping[str, Any]], source: str) -> list[int]:
-    """Index of each entry's annotated person."""
+    """Index of each entry's labelled person."""
     if entries and all("annotation_id" in e for e in entries):
         place = {p["id"]: i for i, p in enumerate(people)}
         unknown = [e["annotation_id"] for e in entries if e["annotation_id"] not in place]
@@ -121,14 +121,14 @@ def _owners(entries: Sequence[Entry], people: Sequence[Mapping[str, Any]], sourc
         return [place[e["annotation_id"]] for e in entries]
     if len(entries) != len(people):
         raise FileFormatError(
-            f"{source}: expected {len(people)} people, one for each annotated one and in their order, or an "
+            f"{source}: expected {len(people)} people, one for each labelled one and in their order, or an "
             f"'annotation_id' in every entry, got {len(entries)} people"
         )
     for index, (entry, person) in enumerate(zip(entries, people, strict=True)):
         names = (spelled_id(person["image_id"]), str(person["file_name"]))
         if spelled_id(entry["image_id"]) not in names:
             raise FileFormatError(
-                f"{source}: entry {index} is of picture {entry['image_id']!r}, the annotation in its place of "
+                f"{source}: entry {index} is of image {entry['image_id']!r}, the annotation in its place of "
                 f"{person['file_name']!r}; give every entry its 'annotation_id'"
             )
     return list(range(len(entries)))
@@ -137,12 +137,12 @@ def _owners(entries: Sequence[Entry], people: Sequence[Mapping[str, Any]], sourc
 def read_mpii(path: PathLike, head_boxes: PathLike | None = None) -> dict[str, Any]:
     """Read MPII's annotations as the content of a COCO annotation file.
 
-    ``write_json`` makes a file of it that ``posefix train``, ``diagnose`` and ``refine --annotations`` read. Pictures'
+    ``write_json`` makes a file of it that ``posefix train``, ``diagnose`` and ``refine --annotations`` read. Images'
     ids are the numbers in their names. Besides COCO's fields people have ``bbox_head`` where known, and ``center`` and
     ``scale`` as MPII gives them. ``bbox`` is the keypoints' extent × 1.2: MPII has no boxes.
 
     Args:
-        path: the authors' ``.mat`` file (people without keypoints, and so all test pictures, are left out), or the
+        path: the authors' ``.mat`` file (people without keypoints, and so all test images, are left out), or the
             JSON list.
         head_boxes: ``gt_valid.mat`` for the JSON list of the validation set: its head boxes, in the same order.
 
@@ -220,11 +220,11 @@ def _from_mat(path: PathLike) -> list[dict[str, Any]]:
     if not hasattr(release, "annolist"):
         raise FileFormatError(f"{os.fspath(path)}: expected MPII's structure RELEASE with annolist")
     people = []
-    for picture in np.atleast_1d(release.annolist):
-        for person in np.atleast_1d(getattr(picture, "annorect", [])):
+    for image in np.atleast_1d(release.annolist):
+        for person in np.atleast_1d(getattr(image, "annorect", [])):
             points = np.atleast_1d(getattr(getattr(person, "annopoints", None), "point", []))
             if len(points):
-                people.append(_person(str(picture.image.name), person, points))
+                people.append(_person(str(image.image.name), person, points))
     return people
 
 

@@ -1,7 +1,7 @@
 """PoseTrack's average precision per keypoint, by the rules of poseval (github.com/leonid-pishchulin/poseval).
 
-A keypoint is found where it lies within half a head size of the annotated one; head size is 0.6 × the diagonal of
-the annotated head box. Whole poses are matched first, by the share of keypoints found; each keypoint then is a
+A keypoint is found where it lies within half a head size of the labelled one; head size is 0.6 × the diagonal of
+the labelled head box. Whole poses are matched first, by the share of keypoints found; each keypoint then is a
 detection of its own, ranked by its own score. Keypoints inside ignored regions do not count. Reimplemented from
 these rules; tracking (MOTA) is left to poseval.
 """
@@ -38,7 +38,7 @@ class PoseTrackAp:
     """Average precision in [0, 1].
 
     Attributes:
-        keypoints: by keypoint name; NaN where it is nowhere annotated.
+        keypoints: by keypoint name; NaN where it is nowhere labelled.
         mean: over all 15 keypoints: poseval's "Total".
     """
 
@@ -72,26 +72,26 @@ def evaluate_posetrack(truth: PoseTrack, results: PoseTrack) -> PoseTrackAp:
     """AP of results against annotations.
 
     Args:
-        truth: annotated sequences, with ``bbox_head``.
-        results: of the same frames; frames where nobody is annotated are left out, as in poseval.
+        truth: labelled sequences, with ``bbox_head``.
+        results: of the same frames; frames where nobody is labelled are left out, as in poseval.
 
     Raises:
-        FileFormatError: an annotated person without head box, or results of other frames.
+        FileFormatError: a labelled person without head box, or results of other frames.
     """
     stray = sorted(set(results.file_of) - set(truth.file_of))
     if stray:
         raise FileFormatError(f"{results.source}: frame {stray[0]} is not among those of {truth.source}")
     heads = _by_frame(truth, head_sizes(truth.people, truth.source))
-    annotated, found = _people_by_frame(truth), _people_by_frame(results)
+    ground_truth, found = _people_by_frame(truth), _people_by_frame(results)
     score: list[list[Doubles]] = [[] for _ in POSETRACK18.keypoints]
     label: list[list[Bools]] = [[] for _ in POSETRACK18.keypoints]
     positives = np.zeros(len(POSETRACK18))
     nobody = _People(np.zeros((0, 17, 2)), np.zeros((0, 17), bool), np.zeros((0, 17)))
     for image in truth.images:
         frame = spelled_id(image["id"])
-        if frame not in annotated:
+        if frame not in ground_truth:
             continue
-        own, others, size = annotated[frame], found.get(frame, nobody), heads[frame]
+        own, others, size = ground_truth[frame], found.get(frame, nobody), heads[frame]
         polygons = _ignored(image)
         if polygons:
             own, others = own.without(polygons), others.without(polygons)

@@ -1,4 +1,4 @@
-"""From a picture's people to what the network sees, and from its answer back to the picture."""
+"""From an image's people to what the network sees, and from its answer back to the image."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class Crops:
 
     @staticmethod
     def join(parts: Sequence[Crops]) -> Crops:
-        """People of several pictures one after another."""
+        """People of several images one after another."""
         return Crops(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Crops)))
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One picture's people, ready for the network.
+    """One image's people, ready for the network.
 
     Attributes:
         poses: as they came.
@@ -90,31 +90,31 @@ class Answer:
 
 @dataclass(frozen=True)
 class Refined:
-    """One picture's people after refinement.
+    """One image's people after refinement.
 
     Attributes:
         keypoints: (N, K, 2 or 3) as the poses came.
-        agreement: (N,) how far the picture bears out the pose that was given: the mean over its valid keypoints
+        pose_consistency: (N,) how far the image bears out the pose that was given: the mean over its valid keypoints
             of expected similarity where they are, relative to that of the best point. 1 where nothing was
             refined. Poses that needed much correction are right less often, so it ranks people.
     """
 
     keypoints: Floats
-    agreement: Floats
+    pose_consistency: Floats
 
 
-def agreement_of(prepared: Prepared, answer: Answer) -> Floats:
-    """(N,) ``Refined.agreement`` of one picture's people."""
+def pose_consistency_of(prepared: Prepared, answer: Answer) -> Floats:
+    """(N,) ``Refined.pose_consistency`` of one image's people."""
     valid = prepared.poses.valid[prepared.rows]
     ratio = np.where(valid, answer.input_confidence / np.maximum(answer.confidence, 1e-9), 0.0)
-    agreement = np.ones(len(prepared.poses.points))
+    pose_consistency = np.ones(len(prepared.poses.points))
     counts = valid.sum(-1)
-    agreement[prepared.rows] = np.where(counts > 0, ratio.sum(-1) / np.maximum(counts, 1), 1.0)
-    return np.minimum(agreement, 1.0)
+    pose_consistency[prepared.rows] = np.where(counts > 0, ratio.sum(-1) / np.maximum(counts, 1), 1.0)
+    return np.minimum(pose_consistency, 1.0)
 
 
 def cut_crops(
-    picture: npt.NDArray[np.uint8],
+    image: npt.NDArray[np.uint8],
     poses: Poses,
     boxes_xyxy: Any,
     sigmas: Sequence[float],
@@ -125,12 +125,12 @@ def cut_crops(
     """Cut every person's crop.
 
     Args:
-        picture: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB.
         poses: its N people.
         boxes_xyxy: (N, 4) or None, see ``Refiner.refine``.
         sigmas: (K,).
         input_hw: crop size.
-        antialias: average pixels where a crop shrinks the picture.
+        antialias: average pixels where a crop shrinks the image.
 
     Raises:
         InputError: boxes of another shape.
@@ -138,7 +138,7 @@ def cut_crops(
     boxes = _person_boxes(poses, boxes_xyxy)
     rows = np.flatnonzero(np.isfinite(boxes).all(-1))
     affine = crop_affine(crop_rectangles(boxes[rows], input_hw), input_hw)
-    crops = [warp_crop(picture, matrix, input_hw, antialias=antialias) for matrix in affine]
+    crops = [warp_crop(image, matrix, input_hw, antialias=antialias) for matrix in affine]
     area = AREA_PER_BOX * box_area(boxes[rows]) * affine[:, 0, 0] * affine[:, 1, 1]
     return Prepared(
         poses,
@@ -171,10 +171,10 @@ def _person_boxes(poses: Poses, boxes_xyxy: Any) -> npt.NDArray[np.float64]:
 
 
 def paste_back(prepared: Prepared, answer: Answer, margin: Floats | None, *, fill_missing: bool) -> Floats:
-    """The network's answer in the picture's pixels; inputs that may stay, stay exactly.
+    """The network's answer in the image's pixels; inputs that may stay, stay exactly.
 
     Args:
-        prepared: one picture's people.
+        prepared: one image's people.
         answer: the network's, for ``prepared.rows``.
         margin: (K,) an input stays where its expected similarity is at least the best one's minus this; None
             keeps none.

@@ -1,4 +1,4 @@
-"""The refiner: picture and keypoints in, better keypoints out. Stateless between calls."""
+"""The refiner: image and keypoints in, better keypoints out. Stateless between calls."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import numpy.typing as npt
 import torch
 
 from posefix.adapters import Extract, refine_output
+from posefix.deprecation import warn_renamed
 from posefix.exceptions import InputError
-from posefix.inference.crops import Answer, Crops, Prepared, Refined, agreement_of, cut_crops, paste_back
-from posefix.inference.forward import answer, can_measure_trust, departures
+from posefix.inference.crops import Answer, Crops, Prepared, Refined, cut_crops, paste_back, pose_consistency_of
+from posefix.inference.forward import answer, can_measure_reliability, outliers
 from posefix.inference.options import Options, make_options
-from posefix.inference.reliability import trust_from_departures
+from posefix.inference.reliability import prior_weight_from_outliers
 from posefix.io.images import load_image
 from posefix.keypoints.poses import read_poses
 from posefix.keypoints.skeleton import Skeleton
@@ -170,17 +171,17 @@ class Refiner:
     def refine(
         self, image: Any, keypoints: Any, *, boxes_xyxy: Any = None, color: str = "rgb", **options: Any
     ) -> Floats:
-        """Refine the people of one picture.
+        """Refine the people of one image.
 
         Args:
             image: (H, W, 3) uint8 array or anything ``posefix.load_image`` takes: path, PIL image, tensor.
-            keypoints: (N, K, 3) [x, y, score] or (N, K, 2), pixels of the picture, pixel centre = integer.
+            keypoints: (N, K, 3) [x, y, score] or (N, K, 2), pixels of the image, pixel centre = integer.
                 Missing are: score ≤ 0, NaN, and (0, 0) where no scores are given. Scores tell which to doubt; each is
                 compared with the person's best, so their unit does not matter.
             boxes_xyxy: (N, 4) person boxes; default the keypoints' extent × 1.2. NaN rows take the default.
             color: channel order of an array: ``"rgb"`` or ``"bgr"``.
             **options: the fields of ``Options``: ``policy``, ``decoder``, ``flip_test``, ``fill_missing``,
-                ``batch_size``, ``trust``.
+                ``batch_size``, ``prior_weight``.
 
         Returns:
             a new float32 array (float64 for float64 input), same people, same order: (N, K, 3)
@@ -189,7 +190,7 @@ class Refiner:
 
         Raises:
             InputError: shapes or options that do not fit.
-            ImageError: the picture cannot be read.
+            ImageError: the image cannot be read.
         """
         boxes = None if boxes_xyxy is None else [boxes_xyxy]
         return self.refine_batch([image], [keypoints], boxes_xyxy=boxes, color=color, **options)[0]
@@ -203,21 +204,21 @@ class Refiner:
         color: str = "rgb",
         **options: Any,
     ) -> list[Floats]:
-        """Refine the people of several pictures; people are batched across pictures.
+        """Refine the people of several images; people are batched across images.
 
         Args:
-            images: pictures, as for ``refine``.
-            keypoints: one array per picture.
-            boxes_xyxy: one (N, 4) array or None per picture.
+            images: images, as for ``refine``.
+            keypoints: one array per image.
+            boxes_xyxy: one (N, 4) array or None per image.
             color: as for ``refine``.
             **options: as for ``refine``.
 
         Returns:
-            one array per picture, as ``refine`` gives.
+            one array per image, as ``refine`` gives.
 
         Raises:
             InputError: shapes, lengths or options that do not fit.
-            ImageError: a picture cannot be read.
+            ImageError: an image cannot be read.
         """
         chosen = make_options(**options)
         prepared = self._prepare_all(images, keypoints, boxes_xyxy, color)
@@ -240,11 +241,11 @@ class Refiner:
         """Refine what an estimator hands over, in its own format.
 
         Args:
-            image: the picture, as for ``refine``; a list of pictures for a list of outputs; a dict by image id for
-                results of several pictures; None where the output brings its own (ultralytics, SLEAP labels).
+            image: the image, as for ``refine``; a list of images for a list of outputs; a dict by image id for
+                results of several images; None where the output brings its own (ultralytics, SLEAP labels).
             output: of supervision, ultralytics, torchvision, transformers, mmpose, detectron2, rtmlib, MediaPipe,
                 OpenPose, AlphaPose, DeepLabCut, SLEAP, COCO results, an array or tensor, or a list of one of these
-                with one element per picture. See ``docs/adapters.md``.
+                with one element per image. See ``docs/adapters.md``.
             color: as for ``refine``.
             use_boxes: crop around the output's person boxes where it has them, not around the keypoints.
             adapter: a function that takes another kind of output apart; default ``posefix.adapters.ADAPTERS``.
@@ -255,9 +256,9 @@ class Refiner:
             not move keeps its numbers to the bit. Keypoints that the skeleton does not have stay.
 
         Raises:
-            InputError: an unknown kind of output, pictures that do not fit it, or wrong options.
+            InputError: an unknown kind of output, images that do not fit it, or wrong options.
             SkeletonError: an output without the refiner's keypoints.
-            ImageError: a picture cannot be read.
+            ImageError: an image cannot be read.
         """
         return refine_output(
             self, image, output, color=color, use_boxes=use_boxes, adapter=adapter, **asdict(make_options(**options))
@@ -272,7 +273,7 @@ class Refiner:
         color: str = "rgb",
         ignore_orientation: bool = False,
     ) -> Prepared:
-        """Check one picture's people and cut their crops: the part that needs no network (thread-safe)."""
+        """Check one image's people and cut their crops: the part that needs no network (thread-safe)."""
         poses = read_poses(keypoints, self.skeleton)
         pixels = load_image(image, color=color, ignore_orientation=ignore_orientation)
         return cut_crops(
@@ -280,7 +281,7 @@ class Refiner:
         )
 
     def refine_prepared(self, prepared: Sequence[Prepared], options: Options) -> list[Refined]:
-        """Network, decoding and the way back for pictures from ``prepare``."""
+        """Network, decoding and the way back for images from ``prepare``."""
         if not prepared:
             return []
         crops = Crops.join([p.crops for p in prepared])
@@ -295,15 +296,15 @@ class Refiner:
             mine = Answer(*(getattr(answer, f.name)[own] for f in fields(Answer)))
             allowed = margin if policy == "safe" else None
             keypoints = paste_back(part, mine, allowed, fill_missing=options.fill_missing)
-            results.append(Refined(keypoints, agreement_of(part, mine)))
+            results.append(Refined(keypoints, pose_consistency_of(part, mine)))
         return results
 
-    def answer(self, crops: Crops, options: Options, pictures: npt.NDArray[np.int64]) -> Answer:
-        """The network's answer for any number of people, ``options.batch_size`` at a time; ``pictures`` tells whose
-        picture each is in, in ascending order."""
-        return answer(self.network, self.weights.calibration, self.skeleton.flip, crops, options, pictures)
+    def answer(self, crops: Crops, options: Options, images: npt.NDArray[np.int64]) -> Answer:
+        """The network's answer for any number of people, ``options.batch_size`` at a time; ``images`` tells whose
+        image each is in, in ascending order."""
+        return answer(self.network, self.weights.calibration, self.skeleton.flip_indices, crops, options, images)
 
-    def measure_trust(
+    def measure_reliability(
         self,
         images: Sequence[Any],
         keypoints: Sequence[Any],
@@ -312,15 +313,15 @@ class Refiner:
         color: str = "rgb",
         batch_size: int = 32,
     ) -> float:
-        """How far an estimator deserves to be trusted, measured on some of its results: give it as ``trust``.
+        """How far an estimator deserves to be trusted, measured on some of its results: give it as ``prior_weight``.
 
-        One picture's people tell less than two hundred people of many pictures, and an estimator does not change from
-        one picture to the next. ``posefix refine`` measures by itself.
+        One image's people tell less than two hundred people of many images, and an estimator does not change from
+        one image to the next. ``posefix refine`` measures by itself.
 
         Args:
-            images: pictures, as for ``refine``.
-            keypoints: one array per picture.
-            boxes_xyxy: one (N, 4) array or None per picture.
+            images: images, as for ``refine``.
+            keypoints: one array per image.
+            boxes_xyxy: one (N, 4) array or None per image.
             color: as for ``refine``.
             batch_size: people per pass through the network.
 
@@ -332,24 +333,29 @@ class Refiner:
         """
         chosen = make_options(batch_size=batch_size)
         prepared = self._prepare_all(images, keypoints, boxes_xyxy, color)
-        return self.trust_from(*self.departures_in(prepared, chosen.batch_size))
+        return self.prior_weight_from(*self.outliers_in(prepared, chosen.batch_size))
+
+    def measure_trust(self, *args: Any, **kwargs: Any) -> float:
+        """Old name of ``measure_reliability``."""
+        warn_renamed("Refiner.measure_trust", "measure_reliability")
+        return self.measure_reliability(*args, **kwargs)
 
     @property
-    def measures_trust(self) -> bool:
+    def measures_reliability(self) -> bool:
         """Whether the weights know how to measure it."""
-        return can_measure_trust(self.network, self.weights.calibration)
+        return can_measure_reliability(self.network, self.weights.calibration)
 
-    def departures_in(self, prepared: Sequence[Prepared], batch_size: int = 32) -> tuple[int, int]:
-        """Keypoints that pictures from ``prepare`` are sure of, and how many of them the people have elsewhere."""
+    def outliers_in(self, prepared: Sequence[Prepared], batch_size: int = 32) -> tuple[int, int]:
+        """Keypoints that images from ``prepare`` are sure of, and how many of them the people have elsewhere."""
         if not prepared:
             return 0, 0
-        return departures(self.network, Crops.join([p.crops for p in prepared]), batch_size)
+        return outliers(self.network, Crops.join([p.crops for p in prepared]), batch_size)
 
-    def trust_from(self, sure: int, beside: int) -> float:
+    def prior_weight_from(self, confident: int, outliers: int) -> float:
         """Trust in an estimator with such departures; 1 where the weights cannot tell."""
-        if not self.measures_trust:
+        if not self.measures_reliability:
             return 1.0
-        return float(trust_from_departures(sure, beside, self.weights.calibration.usual_departure))
+        return float(prior_weight_from_outliers(confident, outliers, self.weights.calibration.reference_outlier_rate))
 
     def _prepare_all(
         self, images: Sequence[Any], keypoints: Sequence[Any], boxes_xyxy: Sequence[Any] | None, color: str
@@ -357,10 +363,10 @@ class Refiner:
         if isinstance(images, np.ndarray | str | Path) or len(images) != len(keypoints):
             one = "one array" if isinstance(images, np.ndarray) else "one path"
             got = one if isinstance(images, np.ndarray | str | Path) else len(images)
-            raise InputError(f"expected as many pictures as arrays of keypoints, got {got} and {len(keypoints)}")
+            raise InputError(f"expected as many images as arrays of keypoints, got {got} and {len(keypoints)}")
         boxes = [None] * len(images) if boxes_xyxy is None else list(boxes_xyxy)
         if len(boxes) != len(images):
-            raise InputError(f"boxes_xyxy: expected one array or None per picture, got {len(boxes)}")
+            raise InputError(f"boxes_xyxy: expected one array or None per image, got {len(boxes)}")
         return [
             self.prepare(image, pose, box, color=color)
             for image, pose, box in zip(images, keypoints, boxes, strict=True)

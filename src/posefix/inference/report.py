@@ -20,10 +20,10 @@ class Report:
         distance: (moved,) px each of them moved.
         filled: keypoints that were missing before.
         lowered: people whose score was lowered because their pose repeats a better-scored one.
-        trust: how far the file's poses were trusted, given or measured; None where neither, or nothing hears it.
-        sure: keypoints on which it was measured, those that the picture is sure of; 0 where it was not.
-        beside: how many of them the poses had elsewhere.
-        unread: pictures that could not be read, with the reason; their poses are unchanged.
+        prior_weight: how far the file's poses were trusted, given or measured; None where neither, or nothing hears it.
+        confident: keypoints on which it was measured, those that the image is sure of; 0 where it was not.
+        outliers: how many of them the poses had elsewhere.
+        unread: images that could not be read, with the reason; their poses are unchanged.
         skipped: entries that are no pose of this skeleton, with the reason; they are unchanged.
     """
 
@@ -34,9 +34,9 @@ class Report:
     distance: npt.NDArray[np.float64]
     filled: int
     lowered: int = 0
-    trust: float | None = None
-    sure: int = 0
-    beside: int = 0
+    prior_weight: float | None = None
+    confident: int = 0
+    outliers: int = 0
     unread: dict[str, str] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
 
@@ -57,15 +57,15 @@ class Report:
             lines.append(line)
         if self.filled:
             lines.append(f"{self.filled} missing keypoints filled")
-        if self.trust is not None and self.refined:
-            line = f"trust in the poses: {self.trust:.2f} (1 is usual)"
-            if self.sure:
-                line += f", for {self.beside} of {self.sure} keypoints lie beside what the picture is sure of"
+        if self.prior_weight is not None and self.refined:
+            line = f"prior weight {self.prior_weight:.2f} (1 is usual)"
+            if self.confident:
+                line += f": {self.outliers} of {self.confident} keypoints that the image shows clearly are elsewhere in the poses"
             lines.append(line)
         if self.lowered:
             who = "person repeats" if self.lowered == 1 else "people repeat"
             lines.append(f"{self.lowered} {who} a better-scored one: score lowered")
-        lines += _listed("pictures that could not be read (poses unchanged)", self.unread)
+        lines += _listed("images that could not be read (poses unchanged)", self.unread)
         lines += _listed("entries that are no such pose (unchanged)", {str(k): v for k, v in self.skipped.items()})
         return "\n".join(lines)
 

@@ -13,20 +13,21 @@ from posefix.geometry import box_area, boxes_around_points
 from posefix.keypoints.oks import AREA_PER_BOX, duplicate_oks
 from posefix.keypoints.poses import Floats
 
-#: How people are ranked afterwards: by the estimator's score times how far the picture bears out its pose
-#: (``Refined.agreement``), by that score alone, by it times the refiner's mean confidence, or by that confidence alone.
-RANKINGS = ("agreement", "estimator", "product", "confidence")
-#: OKS from which a pose counts as another's: of 239 annotated people of COCO, one is as near to another.
+#: How people are ranked afterwards: by the estimator's score times how consistent its pose is with the image
+#: (``Refined.pose_consistency``), by that score alone, by it times the refiner's mean confidence, or by that
+#: confidence alone.
+RANKINGS = ("pose_consistency", "estimator", "product", "confidence")
+#: OKS from which a pose counts as another's: of 239 labelled people of COCO, one is as near to another.
 DUPLICATE_OKS = 0.5
 
 
-def person_scores(scores: Sequence[Any], confidence: Floats, agreement: Floats, ranking: str) -> Floats | None:
+def person_scores(scores: Sequence[Any], confidence: Floats, pose_consistency: Floats, ranking: str) -> Floats | None:
     """New scores of N people.
 
     Args:
         scores: (N,) the estimator's, as its file has them.
         confidence: (N,) mean confidence of the refined keypoints.
-        agreement: (N,) ``Refined.agreement``.
+        pose_consistency: (N,) ``Refined.pose_consistency``.
         ranking: one of ``RANKINGS``.
 
     Returns:
@@ -39,20 +40,20 @@ def person_scores(scores: Sequence[Any], confidence: Floats, agreement: Floats, 
         return np.asarray(confidence, np.float64)
     if not all(isinstance(s, int | float) and not isinstance(s, bool) and 0 <= s < math.inf for s in scores):
         return None
-    return np.array(scores, np.float64) * (agreement if ranking == "agreement" else confidence)
+    return np.array(scores, np.float64) * (pose_consistency if ranking == "pose_consistency" else confidence)
 
 
-def duplicates(keypoints: Floats, scores: Floats, pictures: Sequence[Any], sigmas: npt.ArrayLike) -> Floats:
-    """(N,) OKS of each person with the most like of the better-scored ones of the same picture; 0 below 0.5.
+def duplicates(keypoints: Floats, scores: Floats, images: Sequence[Any], sigmas: npt.ArrayLike) -> Floats:
+    """(N,) OKS of each person with the most like of the better-scored ones of the same image; 0 below 0.5.
 
     Two detections of one person are pulled onto each other by refinement. Nobody goes, for the same people come out
-    as went in, but the second is no evidence for another person: times one minus this, scores are those of soft NMS
+    as went in, but the second is no image logits for another person: times one minus this, scores are those of soft NMS
     (Bodla et al. 2017, linear; OKS for IoU).
 
     Args:
         keypoints: (N, K, 3) px and score; missing are score ≤ 0 and NaN.
         scores: (N,).
-        pictures: (N,) whose picture each person is in.
+        images: (N,) whose image each person is in.
         sigmas: (K,).
     """
     points = keypoints[..., :2]
@@ -60,8 +61,8 @@ def duplicates(keypoints: Floats, scores: Floats, pictures: Sequence[Any], sigma
     area = AREA_PER_BOX * np.nan_to_num(box_area(boxes_around_points(points, valid)))
     found = np.zeros(len(keypoints))
     groups: dict[Any, list[int]] = {}
-    for index, picture in enumerate(pictures):
-        groups.setdefault(picture, []).append(index)
+    for index, image in enumerate(images):
+        groups.setdefault(image, []).append(index)
     for rows in groups.values():
         if len(rows) > 1:
             found[rows] = duplicate_oks(points[rows], valid[rows], scores[rows], area[rows], sigmas)

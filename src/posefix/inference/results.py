@@ -1,4 +1,4 @@
-"""A whole results file: pictures streamed, people batched across them; same entries, order, ids and fields out."""
+"""A whole results file: images streamed, people batched across them; same entries, order, ids and fields out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from posefix.deprecation import warn_renamed
 from posefix.exceptions import FileFormatError, ImageError, InputError
 from posefix.geometry import boxes_xywh_to_xyxy
 from posefix.inference.crops import Prepared
@@ -30,9 +31,9 @@ from posefix.keypoints.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
 
-#: People on whom the trust in a results file is measured (a strong estimator's then varies by about a sixth), and
-#: how many of one picture.
-MEASURED, MEASURED_PER_PICTURE = 256, 3
+#: People on whom the reliability of a results file is measured (a strong estimator's then varies by a sixth), and
+#: how many of one image.
+MEASURED, MEASURED_PER_IMAGE = 256, 3
 
 
 def refine_entries(
@@ -42,7 +43,7 @@ def refine_entries(
     *,
     annotations: Annotations | None = None,
     options: Options | None = None,
-    ranking: str = "agreement",
+    ranking: str = "pose_consistency",
     soft_nms: bool = True,
     use_boxes: bool = False,
     skeleton: Skeleton | None = None,
@@ -54,16 +55,17 @@ def refine_entries(
     Args:
         refiner: with the entries' skeleton, or with one that shares keypoints with it.
         entries: as ``read_results`` gives; not changed.
-        images: folder of the pictures.
-        annotations: names of the pictures; else ``file_name`` of an entry, else the padded id.
-        options: how to refine; a ``trust`` of None is measured on the best-scored people of pictures from all over.
+        images: folder of the images.
+        annotations: names of the images; else ``file_name`` of an entry, else the padded id.
+        options: how to refine; a ``prior_weight`` of None is measured on the best-scored people of a random
+            sample of the images.
         ranking: one of ``RANKINGS``, what becomes each person's ``score``.
         soft_nms: lower the new score of who repeats a better-scored person (``ranking.duplicates``); nobody is
             removed.
         use_boxes: crop around an entry's ``bbox`` where it has one, instead of around its keypoints.
         skeleton: the entries' keypoint set; None is the refiner's. Of another set, the keypoints that both have by
             name are refined and counted, the others stay as they are.
-        workers: threads that read pictures and cut crops while the network computes.
+        workers: threads that read images and cut crops while the network computes.
         progress: show a bar.
 
     Returns:
@@ -74,6 +76,9 @@ def refine_entries(
         FileFormatError: no entry is a pose of the skeleton.
         SkeletonError: the skeleton shares no keypoint with the refiner's.
     """
+    if ranking == "agreement":
+        warn_renamed("ranking 'agreement'", "'pose_consistency'")
+        ranking = "pose_consistency"
     if ranking not in RANKINGS:
         raise InputError(f"ranking: expected one of {', '.join(RANKINGS)}, got {ranking!r}")
     folder = Path(images)
@@ -92,24 +97,24 @@ def refine_entries(
 
     boxes = _boxes(entries) if use_boxes else np.full((len(entries), 4), np.nan)
     refined: dict[int, npt.NDArray[np.floating]] = {}
-    touched, agreement = np.zeros(len(entries), bool), np.ones(len(entries))
+    touched, pose_consistency = np.zeros(len(entries), bool), np.ones(len(entries))
     unread: dict[str, str] = {}
     chosen = options or Options()
 
     def prepare(name: str, rows: list[int]) -> Prepared:
         # COCO's coordinates ignore the EXIF orientation.
-        picture = load_image(folder / name, ignore_orientation=True)
+        image = load_image(folder / name, ignore_orientation=True)
         own = np.stack([poses[i] for i in rows])
         if shared.identical:
-            return refiner.prepare(picture, own, boxes[rows])
+            return refiner.prepare(image, own, boxes[rows])
         around = np.where(np.isfinite(boxes[rows]).all(-1, keepdims=True), boxes[rows], shared.boxes(own))
-        return refiner.prepare(picture, shared.to_target(own), around)
+        return refiner.prepare(image, shared.to_target(own), around)
 
-    sure = beside = 0
-    if chosen.trust is None and refiner.measures_trust:
-        # One estimator made them all, so one trust for all; the pictures are read a second time below.
-        sure, beside = _departures(refiner, {n: _best(entries, r) for n, r in groups.items()}, prepare, workers)
-        chosen = replace(chosen, trust=refiner.trust_from(sure, beside))
+    confident = outliers = 0
+    if chosen.prior_weight is None and refiner.measures_reliability:
+        # One estimator made them all, so one weight for all; the images are read a second time below.
+        confident, outliers = _outliers(refiner, {n: _best(entries, r) for n, r in groups.items()}, prepare, workers)
+        chosen = replace(chosen, prior_weight=refiner.prior_weight_from(confident, outliers))
     pending: list[tuple[list[int], Prepared]] = []
 
     def flush() -> None:
@@ -118,7 +123,7 @@ def refine_entries(
             touched[[rows[r] for r in prepared.rows]] = True
             back = shared.put_back(np.stack([poses[i] for i in rows]), result.keypoints)
             refined.update(zip(rows, back, strict=True))
-            agreement[rows] = result.agreement
+            pose_consistency[rows] = result.pose_consistency
         pending.clear()
 
     with tqdm(total=len(entries), unit="person", disable=None if progress else True) as bar:
@@ -135,7 +140,9 @@ def refine_entries(
 
     def rank(rows: list[int], after: Floats) -> tuple[Floats | None, int]:
         own = after[:, shared.from_source]
-        scores = person_scores([entries[i].get("score") for i in rows], own[..., 2].mean(-1), agreement[rows], ranking)
+        scores = person_scores(
+            [entries[i].get("score") for i in rows], own[..., 2].mean(-1), pose_consistency[rows], ranking
+        )
         if scores is None or not soft_nms:
             return scores, 0
         sigmas = np.array(shared.source.sigmas)[shared.from_source]
@@ -143,14 +150,14 @@ def refine_entries(
         return scores * (1 - repeated), int((repeated > 0).sum())
 
     output, report = _assemble(entries, poses, refined, touched, shared, rank, unread, skipped)
-    trust = chosen.trust if refiner.network.prior is not None else None
-    return output, replace(report, trust=trust, sure=sure, beside=beside)
+    prior_weight = chosen.prior_weight if refiner.network.prior is not None else None
+    return output, replace(report, prior_weight=prior_weight, confident=confident, outliers=outliers)
 
 
 def refine_mapped(
     refiner: Refiner, image: Any, keypoints: Any, skeleton: Skeleton, *, boxes_xyxy: Any = None, **options: Any
 ) -> Floats:
-    """Refine the people of one picture whose keypoint set is not the refiner's.
+    """Refine the people of one image whose keypoint set is not the refiner's.
 
     Args:
         refiner: of a keypoint set that shares names with ``skeleton``.
@@ -200,17 +207,17 @@ def _boxes(entries: Sequence[Entry]) -> npt.NDArray[np.float64]:
 
 
 def _best(entries: Sequence[Entry], rows: list[int]) -> list[int]:
-    """The best-scored people of a picture: detectors list many that are nobody."""
+    """The best-scored people of an image: detectors list many that are nobody."""
 
     def rank(row: int) -> float:
         score = entries[row].get("score")
         return -score if isinstance(score, int | float) and score == score else 0.0
 
-    return sorted(rows, key=rank)[:MEASURED_PER_PICTURE]
+    return sorted(rows, key=rank)[:MEASURED_PER_IMAGE]
 
 
-def _departures(refiner: Refiner, groups: dict[str, list[int]], prepare: Any, workers: int) -> tuple[int, int]:
-    """``Refiner.departures_in`` for about ``MEASURED`` people of pictures in random order."""
+def _outliers(refiner: Refiner, groups: dict[str, list[int]], prepare: Any, workers: int) -> tuple[int, int]:
+    """``Refiner.outliers_in`` for about ``MEASURED`` people of images in random order."""
     names = list(groups)
     order = np.random.default_rng(0).permutation(len(names)).tolist()
     sample: list[Prepared] = []
@@ -219,11 +226,11 @@ def _departures(refiner: Refiner, groups: dict[str, list[int]], prepare: Any, wo
             sample.append(future.result())
         if sum(len(p.rows) for p in sample) >= MEASURED:
             break
-    return refiner.departures_in(sample)
+    return refiner.outliers_in(sample)
 
 
 def _ahead(groups: dict[str, list[int]], prepare: Any, workers: int) -> Iterator[tuple[str, list[int], Future[Any]]]:
-    """Pictures in order, prepared a few ahead of the one that is asked for."""
+    """Images in order, prepared a few ahead of the one that is asked for."""
     waiting: deque[tuple[str, list[int], Future[Any]]] = deque()
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         for name, rows in groups.items():

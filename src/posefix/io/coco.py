@@ -2,8 +2,8 @@
 
 A results file is a list of people: ``{"image_id", "category_id", "keypoints": [x, y, score, …], "score"}``. An
 annotation file is an object with ``images``, ``annotations`` and ``categories``; fields it lacks get a defined
-value: ``area`` 0.53 × box, ``bbox`` 1.2 × the extent of the annotated keypoints, ``num_keypoints`` their count,
-``iscrowd`` no, ``keypoints`` none annotated. Everything else that is wrong is one FileFormatError.
+value: ``area`` 0.53 × box, ``bbox`` 1.2 × the extent of the labelled keypoints, ``num_keypoints`` their count,
+``iscrowd`` no, ``keypoints`` none labelled. Everything else that is wrong is one FileFormatError.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ANNOTATIONS = "an annotation file is an object with images, annotations and cat
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """One picture of an annotation file; what the file does not tell is None."""
+    """One image of an annotation file; what the file does not tell is None."""
 
     id: ImageId
     file_name: str | None
@@ -64,11 +64,11 @@ class Annotations:
         images: by id, in file order.
         image_ids: (N,) int64, or objects where ids are strings.
         category_ids: (N,) int64.
-        annotated: (N, K, 3) [x, y, v] px.
+        labelled: (N, K, 3) [x, y, v] px.
         boxes_xyxy: (N, 4) px.
         area: (N,) px².
         iscrowd: (N,) bool.
-        num_keypoints: (N,) int64; 0 where only a box is annotated.
+        num_keypoints: (N,) int64; 0 where only a box is labelled.
         ids: N annotation ids as the file has them, None where it has none.
     """
 
@@ -76,7 +76,7 @@ class Annotations:
     images: dict[ImageId, ImageInfo]
     image_ids: npt.NDArray[Any]
     category_ids: npt.NDArray[np.int64]
-    annotated: Doubles
+    ground_truth: Doubles
     boxes_xyxy: Doubles
     area: Doubles
     iscrowd: npt.NDArray[np.bool_]
@@ -84,10 +84,10 @@ class Annotations:
     ids: tuple[Any, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.annotated)
+        return len(self.ground_truth)
 
     def find(self, image_id: Any) -> ImageInfo | None:
-        """The picture of an id as results files write it: the id, its digits as a string, or the file name."""
+        """The image of an id as results files write it: the id, its digits as a string, or the file name."""
         return self._by_spelling.get(spelled_id(image_id))
 
     @cached_property
@@ -128,7 +128,7 @@ def read_annotations(path: PathLike, skeleton: Skeleton | None = None) -> Annota
         skeleton: what the keypoints must be; None takes them as they come.
 
     Raises:
-        FileFormatError: no such file, not JSON, or not annotated keypoints.
+        FileFormatError: no such file, not JSON, or not labelled keypoints.
         SkeletonError: the file names keypoints other than the skeleton's.
     """
     return annotations_of(read_json(path), skeleton, source=os.fspath(path))
@@ -223,7 +223,7 @@ def write_results(path: PathLike, entries: Sequence[Entry]) -> None:
 
 
 def image_name(entry: Entry, annotations: Annotations | None = None) -> str:
-    """File name of an entry's picture: from the annotations, else its ``file_name``, else its id.
+    """File name of an entry's image: from the annotations, else its ``file_name``, else its id.
 
     Ids are padded to 12 digits as COCO's are, ``139`` → ``000000000139.jpg``; a string with an ending is a name.
     """
@@ -252,7 +252,7 @@ def annotations_of(data: Any, skeleton: Skeleton | None = None, *, source: str =
     for names in named.values():
         check_keypoint_names(names, skeleton, source)
     images = _images(data["images"], source)
-    spelling = {str(i): i for i in images}  # "139" in one list and 139 in the other are one picture
+    spelling = {str(i): i for i in images}  # "139" in one list and 139 in the other are one image
     persons: list[Mapping[str, Any]] = []
     indices: list[int] = []
     for index, person in enumerate(data["annotations"]):
@@ -271,9 +271,9 @@ def annotations_of(data: Any, skeleton: Skeleton | None = None, *, source: str =
     counts += [len(p["keypoints"]) // 3 for p in persons if isinstance(p.get("keypoints"), list) and p["keypoints"]]
     count = len(skeleton) if skeleton is not None else next(iter(counts), 0)
     rows = [p.get("keypoints") or [0] * (3 * count) for p in persons]
-    annotated = keypoint_rows(rows, skeleton, count, f"{source}: annotation", indices)
-    seen = annotated[..., 2] > 0
-    extent = boxes_xyxy_to_xywh(np.nan_to_num(boxes_around_points(annotated[..., :2], seen), nan=0.0))
+    ground_truth = keypoint_rows(rows, skeleton, count, f"{source}: annotation", indices)
+    seen = ground_truth[..., 2] > 0
+    extent = boxes_xyxy_to_xywh(np.nan_to_num(boxes_around_points(ground_truth[..., :2], seen), nan=0.0))
     boxes = np.asarray(boxes_xywh_to_xyxy(box_field(persons, indices, extent, source)), np.float64)
     ids = [spelling[spelled_id(p["image_id"])] for p in persons]
     categories = number_field(persons, indices, "category_id", np.full(len(ids), next(iter(named), 1)), source)
@@ -282,7 +282,7 @@ def annotations_of(data: Any, skeleton: Skeleton | None = None, *, source: str =
         images=images,
         image_ids=np.array(ids, np.int64 if all(isinstance(i, int) and abs(i) < 2**63 for i in ids) else object),
         category_ids=categories.astype(np.int64),
-        annotated=annotated,
+        ground_truth=ground_truth,
         boxes_xyxy=boxes,
         area=number_field(persons, indices, "area", AREA_PER_BOX * box_area(boxes), source),
         iscrowd=number_field(persons, indices, "iscrowd", np.zeros(len(ids)), source) > 0,

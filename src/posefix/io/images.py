@@ -1,8 +1,8 @@
-"""Any picture a user has → (H, W, 3) uint8 RGB: files, encoded bytes, PIL images, arrays, tensors.
+"""Any image a user has → (H, W, 3) uint8 RGB: files, encoded bytes, PIL images, arrays, tensors.
 
 Alpha is dropped, not blended. Floats are read by one rule: all values in [−0.1, 1.1] (room for the overshoot of
-a resize) are a 0–1 picture, else all in [−0.1, 255.5] are a 0–255 picture, anything else is refused, since
-normalised pictures would turn black without a word.
+a resize) are a 0–1 image, else all in [−0.1, 255.5] are a 0–255 image, anything else is refused, since
+normalised images would turn black without a word.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ORIENTATION_TAG = 0x0112
 
 
 def load_image(source: Any, *, color: str = "rgb", ignore_orientation: bool = False) -> Image:
-    """Open or convert one picture.
+    """Open or convert one image.
 
     Args:
         source: a path; the bytes of an encoded file; a PIL image of any mode; a numpy array (H, W), (H, W, 1),
@@ -35,13 +35,13 @@ def load_image(source: Any, *, color: str = "rgb", ignore_orientation: bool = Fa
             rule stands at the top of this file); a torch tensor of the same kinds, also channels first.
             A tensor that could be either (three pixels wide) is read as channels last.
         color: channel order of arrays and tensors, ``"rgb"`` or ``"bgr"``; files and PIL images know their own.
-        ignore_orientation: do not turn the picture as its EXIF data says. COCO's sizes and coordinates do not.
+        ignore_orientation: do not turn the image as its EXIF data says. COCO's sizes and coordinates do not.
 
     Returns:
         (H, W, 3) uint8 RGB, C-contiguous; the array itself where it is that already. The input never changes.
 
     Raises:
-        ImageError: no such file, a file that cannot be decoded or is cut short, or an array that is no picture.
+        ImageError: no such file, a file that cannot be decoded or is cut short, or an array that is no image.
         InputError: ``color`` is neither ``"rgb"`` nor ``"bgr"``.
     """
     if color not in ("rgb", "bgr"):
@@ -66,7 +66,7 @@ def _from_file(path: Path, ignore_orientation: bool) -> Image:
     except FileNotFoundError:
         raise ImageError(f"image {str(path)!r}: no such file") from None
     except IsADirectoryError:
-        raise ImageError(f"image {str(path)!r}: expected a picture, got a folder") from None
+        raise ImageError(f"image {str(path)!r}: expected an image, got a folder") from None
     except (OSError, ValueError) as error:
         raise ImageError(f"image {str(path)!r}: cannot be opened: {error}") from None
     return _decode(data, f"image {str(path)!r}: the file", ignore_orientation)
@@ -84,7 +84,7 @@ def _decode(data: npt.NDArray[np.uint8], what: str, ignore_orientation: bool) ->
     except cv2.error as error:
         raise ImageError(f"{what} cannot be decoded: {error.err}") from None
     if image is None:
-        raise ImageError(f"{what} is damaged or not a picture that OpenCV reads (JPEG, PNG, WebP, BMP, TIFF)")
+        raise ImageError(f"{what} is damaged or not an image that OpenCV reads (JPEG, PNG, WebP, BMP, TIFF)")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -100,17 +100,17 @@ def _is_complete(data: bytes) -> bool:
     return True
 
 
-def _from_pil(picture: Any, ignore_orientation: bool) -> Image:
+def _from_pil(image: Any, ignore_orientation: bool) -> Image:
     try:
-        orientation = 1 if ignore_orientation else int(picture.getexif().get(_ORIENTATION_TAG, 1))
-        if picture.mode == "F" or picture.mode.startswith("I"):
-            values = np.array(picture)
+        orientation = 1 if ignore_orientation else int(image.getexif().get(_ORIENTATION_TAG, 1))
+        if image.mode == "F" or image.mode.startswith("I"):
+            values = np.array(image)
             # Mode "I" is 32 bits wide; 16-bit files open as it in many versions.
             array = values.astype(np.uint16) if values.dtype.kind in "iu" and _fits_16_bits(values) else values
-        elif picture.mode == "P" and "transparency" in picture.info:
-            array = np.array(picture.convert("RGBA"))  # a direct conversion to RGB warns
+        elif image.mode == "P" and "transparency" in image.info:
+            array = np.array(image.convert("RGBA"))  # a direct conversion to RGB warns
         else:
-            array = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+            array = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"image: the PIL image cannot be read: {error}") from None
     return _from_array(_turn(array, orientation), "rgb")
@@ -154,7 +154,7 @@ def _from_array(array: npt.NDArray[Any], color: str) -> Image:
         if array.ndim == 3 and array.shape[0] in _CHANNELS:
             hint = "; transpose(1, 2, 0) puts the channels last"
         elif array.ndim == 4:
-            hint = "; pass one picture at a time"
+            hint = "; pass one image at a time"
         raise ImageError(f"image: expected an array {_SHAPES}, got {array.shape}{hint}")
     if array.size == 0:
         raise ImageError(f"image: expected at least one pixel, got {array.shape}")
@@ -181,7 +181,7 @@ def _to_uint8(array: npt.NDArray[Any]) -> Image:
     if array.dtype.kind in "iu":
         if low < 0 or high > 255:
             raise ImageError(
-                f"image: expected {array.dtype} values in 0–255, got {low} to {high}; give 16-bit pictures as uint16"
+                f"image: expected {array.dtype} values in 0–255, got {low} to {high}; give 16-bit images as uint16"
             )
         return array.astype(np.uint8)
     if not (np.isfinite(low) and np.isfinite(high)):

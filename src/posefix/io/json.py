@@ -175,7 +175,7 @@ def check_keypoint_names(names: Any, skeleton: Skeleton | None, source: str) -> 
 def number_field(
     persons: list[Mapping[str, Any]], indices: list[int], key: str, default: npt.NDArray[Any], source: str
 ) -> Doubles:
-    """One number per annotated person.
+    """One number per labelled person.
 
     Args:
         persons: N objects.
@@ -204,7 +204,7 @@ def number_field(
 
 
 def box_field(persons: list[Mapping[str, Any]], indices: list[int], default: npt.ArrayLike, source: str) -> Doubles:
-    """The ``bbox`` of annotated people; arguments as for ``number_field``.
+    """The ``bbox`` of labelled people; arguments as for ``number_field``.
 
     Returns:
         (N, 4) xywh.

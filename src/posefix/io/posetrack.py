@@ -81,7 +81,7 @@ class PoseTrack:
         return check_entries(entries, source=self.source)
 
     def annotations(self) -> Annotations:
-        """The annotated people as arrays, for ``evaluate``, ``diagnose_results`` and the like."""
+        """The labelled people as arrays, for ``evaluate``, ``diagnose_results`` and the like."""
         return annotations_of(self.to_coco(), POSETRACK18, source=self.source)
 
     def to_coco(self) -> dict[str, Any]:

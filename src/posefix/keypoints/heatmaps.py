@@ -1,7 +1,7 @@
 """Poses as heatmaps and heatmaps as poses: pure functions on tensors, differentiable where it makes sense.
 
-Shape letters: B people, K keypoints, (h, w) cells of a map. ``cell_points`` are in cells: x = 0 is the centre
-of the first column. Every Gaussian is separable, so drawing is an outer product of two vectors and smoothing
+Shape letters: B people, K keypoints, (h, w) pixels of a heatmap. ``heatmap_points`` are in heatmap pixels: x = 0 is
+the centre of the first column. Every Gaussian is separable, so drawing is an outer product of two vectors and smoothing
 two small matrix products; nothing here loops over people or keypoints.
 """
 
@@ -43,13 +43,13 @@ def draw_gaussians(points: Tensor, valid: Tensor, map_hw: tuple[int, int], std: 
     return rows.unsqueeze(-1) * columns.unsqueeze(-2)
 
 
-def one_hot_targets(cell_points: Tensor, valid: Tensor, map_hw: tuple[int, int]) -> Tensor:
-    """Bilinear one-hot maps: each target spreads over at most 4 cells and sums to 1 (PoseFix §3.4).
+def one_hot_targets(heatmap_points: Tensor, valid: Tensor, map_hw: tuple[int, int]) -> Tensor:
+    """Bilinear one-hot maps: each target spreads over at most 4 heatmap pixels and sums to 1 (PoseFix §3.4).
 
-    Cell indices are clipped into the map and the weights renormalised, as in the reference.
+    Heatmap pixel indices are clipped into the map and the weights renormalised, as in the reference.
 
     Args:
-        cell_points: (B, K, 2).
+        heatmap_points: (B, K, 2).
         valid: (B, K) bool; others give an empty map.
         map_hw: (h, w).
 
@@ -62,26 +62,26 @@ def one_hot_targets(cell_points: Tensor, valid: Tensor, map_hw: tuple[int, int])
         inside = position.clamp(0, size - 1)
         return (1 - (grid - inside.unsqueeze(-1)).abs()).clamp_min(0)
 
-    points = torch.where(valid.unsqueeze(-1), cell_points, torch.zeros_like(cell_points))
+    points = torch.where(valid.unsqueeze(-1), heatmap_points, torch.zeros_like(heatmap_points))
     rows, columns = tent(points[..., 1], map_hw[0]), tent(points[..., 0], map_hw[1])
     target = rows.unsqueeze(-1) * columns.unsqueeze(-2)
     return target * valid[..., None, None]
 
 
 def soft_argmax(logits: Tensor) -> Tensor:
-    """Expectation of (x, y) under the soft-max over all cells (PoseFix eq. 4).
+    """Expectation of (x, y) under the soft-max over all heatmap pixels (PoseFix eq. 4).
 
     Args:
         logits: (B, K, h, w).
 
     Returns:
-        (B, K, 2) cells.
+        (B, K, 2) heatmap pixels.
     """
-    return expected_position(cell_probabilities(logits))
+    return expected_position(heatmap_probabilities(logits))
 
 
-def cell_probabilities(logits: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
-    """Soft-max over all cells of each map.
+def heatmap_probabilities(logits: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+    """Soft-max over all heatmap pixels of each map.
 
     Args:
         logits: (B, K, h, w).
@@ -96,7 +96,7 @@ def cell_probabilities(logits: Tensor, temperature: Tensor | float = 1.0) -> Ten
 
 
 def expected_position(probabilities: Tensor) -> Tensor:
-    """(B, K, h, w) distributions over cells → (B, K, 2) mean (x, y) in cells."""
+    """(B, K, h, w) distributions over heatmap pixels → (B, K, 2) mean (x, y) in heatmap pixels."""
     height, width = probabilities.shape[-2:]
     rows = torch.arange(height, device=probabilities.device, dtype=probabilities.dtype)
     columns = torch.arange(width, device=probabilities.device, dtype=probabilities.dtype)
@@ -105,36 +105,36 @@ def expected_position(probabilities: Tensor) -> Tensor:
     return torch.stack([x, y], dim=-1)
 
 
-def expected_similarity(probabilities: Tensor, cell_points: Tensor, std: Tensor) -> Tensor:
-    """Expected keypoint similarity of given points: Σ prob(cell) · exp(−‖cell − p‖² / (2 std²)).
+def expected_similarity(probabilities: Tensor, heatmap_points: Tensor, std: Tensor) -> Tensor:
+    """Expected keypoint similarity of given points: Σ prob(heatmap pixel) · exp(−‖heatmap pixel − p‖² / (2 std²)).
 
     Args:
-        probabilities: (B, K, h, w) distributions over cells.
-        cell_points: (B, K, 2); non-finite points have similarity 0.
-        std: (B, K) length scale of keypoint similarity, sqrt(area) · 2σ, in cells.
+        probabilities: (B, K, h, w) distributions over heatmap pixels.
+        heatmap_points: (B, K, 2); non-finite points have similarity 0.
+        std: (B, K) length scale of keypoint similarity, sqrt(area) · 2σ, in heatmap pixels.
 
     Returns:
         (B, K) in [0, 1].
     """
     height, width = probabilities.shape[-2:]
-    rows = _profile(cell_points[..., 1], height, std)
-    columns = _profile(cell_points[..., 0], width, std)
+    rows = _profile(heatmap_points[..., 1], height, std)
+    columns = _profile(heatmap_points[..., 0], width, std)
     return torch.einsum("bkhw,bkh,bkw->bk", probabilities, rows, columns)
 
 
 def expected_similarity_argmax(probabilities: Tensor, std: Tensor, steps: int = 3) -> tuple[Tensor, Tensor]:
     """The point of greatest expected keypoint similarity, and the value there.
 
-    The best cell of the map smoothed by the similarity's Gaussian, then a few mean-shift steps, each of which
-    can only increase the expected similarity (the kernel is a Gaussian), to come between cells.
+    The best heatmap pixel of the map smoothed by the similarity's Gaussian, then a few mean-shift steps, each of which
+    can only increase the expected similarity (the kernel is a Gaussian), to come between heatmap pixels.
 
     Args:
-        probabilities: (B, K, h, w) distributions over cells.
-        std: (B, K) length scale of keypoint similarity in cells.
+        probabilities: (B, K, h, w) distributions over heatmap pixels.
+        std: (B, K) length scale of keypoint similarity in heatmap pixels.
         steps: mean-shift steps.
 
     Returns:
-        (B, K, 2) cells and (B, K) expected similarities.
+        (B, K, 2) heatmap pixels and (B, K) expected similarities.
     """
     height, width = probabilities.shape[-2:]
     rows = torch.arange(height, device=std.device, dtype=std.dtype)
@@ -155,22 +155,22 @@ def expected_similarity_argmax(probabilities: Tensor, std: Tensor, steps: int = 
     return points, expected_similarity(probabilities, points, std)
 
 
-def mirror_maps(probabilities: Tensor, flip: Tensor, shift: float) -> Tensor:
+def mirror_maps(probabilities: Tensor, flip_indices: Tensor, shift: float) -> Tensor:
     """Bring maps of a mirrored crop back: left and right exchanged, columns reversed and shifted.
 
-    A mirrored crop's cell c lies at cell ``w − 1 − c + shift`` of the original; a shift between cells is
-    interpolated linearly, which keeps the expectation (soft-argmax of the mean map is then the mean of both
+    Heatmap pixel c of the mirrored crop lies at heatmap pixel ``w − 1 − c + shift`` of the original. A fractional shift
+    is interpolated linearly, which keeps the expectation (soft-argmax of the mean map is then the mean of both
     soft-argmaxes, the reference's flip test, up to mass at the border).
 
     Args:
         probabilities: (B, K, h, w) of the mirrored crop.
-        flip: (K,) permutation.
-        shift: cells in [0, 1).
+        flip_indices: (K,) permutation.
+        shift: heatmap pixels in [0, 1).
 
     Returns:
         (B, K, h, w).
     """
-    back = probabilities[:, flip].flip(-1)
+    back = probabilities[:, flip_indices].flip(-1)
     if shift == 0.0:
         return back
     moved = back * (1 - shift)

@@ -55,8 +55,8 @@ class SharedKeypoints:
         Around all, because the head's top or the neck tell of a person's extent what shoulders do not.
         """
         poses = read_poses(keypoints, self.source)
-        annotated = np.array([k not in self.source.unannotated for k in self.source.keypoints])
-        boxes = boxes_around_points(poses.points, poses.valid & annotated)
+        ground_truth = np.array([k not in self.source.unannotated for k in self.source.keypoints])
+        boxes = boxes_around_points(poses.points, poses.valid & ground_truth)
         boxes[~poses.valid[:, self.from_source].any(-1)] = np.nan
         return boxes
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating]
 
-#: Share of a bounding box that a person's segment covers on COCO; used where no area is annotated.
+#: Share of a bounding box that a person's segment covers on COCO; used where no area is labelled.
 AREA_PER_BOX = 0.53
 #: People whose OKS with all others is computed at once: a crowd of a thousand takes 56 MB.
 _BLOCK = 64
@@ -41,7 +41,7 @@ def keypoint_similarity(points: Floats, targets: Floats, area: npt.ArrayLike, si
         points: (..., K, 2); NaN gives 0.
         targets: (..., K, 2), broadcast against ``points``.
         area: (...,) px² of the target person.
-        sigmas: (K,); where 0 (never annotated) the similarity is 0.
+        sigmas: (K,); where 0 (never labelled) the similarity is 0.
 
     Returns:
         (..., K) in [0, 1].
@@ -125,7 +125,7 @@ def duplicate_oks(
     as dissimilar.
 
     Args:
-        points: (N, K, 2) px of the people of one picture.
+        points: (N, K, 2) px of the people of one image.
         valid: (N, K) bool.
         scores: (N,); of equal ones the first is the better.
         area: (N,) px².

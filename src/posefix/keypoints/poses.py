@@ -20,13 +20,13 @@ _FAR = 1e7
 
 @dataclass(frozen=True)
 class Poses:
-    """N people of one picture, every sentinel replaced by ``valid``.
+    """N people of one image, every sentinel replaced by ``valid``.
 
     Attributes:
         points: (N, K, 2) float64 px; 0 where not valid.
         valid: (N, K) usable: finite, score > 0, not (0, 0) where no scores are given, and a keypoint that the
             skeleton's data annotates.
-        known: (K,) keypoints that are annotated somewhere; nothing can be said of the others.
+        known: (K,) keypoints that are labelled somewhere; nothing can be said of the others.
         original: what was given, (N, K, 2 or 3), a copy.
         scores: (N, K) ``relative_scores`` of what was given.
     """

@@ -1,4 +1,4 @@
-"""Keypoint sets as data: names, object-keypoint-similarity fall-offs and limbs; the rest is derived."""
+"""Keypoint sets as data: names, object-keypoint-similarity fall-offs and edges; the rest is derived."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from posefix.deprecation import rename_keys, warn_renamed
 from posefix.exceptions import SkeletonError
 
 _SIDES = {"left_": "right_", "right_": "left_"}
@@ -35,24 +36,24 @@ class Skeleton:
         name: what messages and files call it.
         keypoints: K names in array order, sides spelled ``left_`` / ``right_``.
         sigmas: K fall-offs of object keypoint similarity (σ, not 2σ).
-        limbs: pairs of keypoint names to draw as lines.
+        edges: pairs of keypoint names to draw as lines.
         unannotated: names that the data set lists but never annotates; their sigma may be 0.
 
     Raises:
         SkeletonError: duplicate names, a wrong number of sigmas, a sigma that is not positive, a left
-            without its right, or a limb or unannotated name that is no keypoint.
+            without its right, or an edge or unannotated name that is no keypoint.
     """
 
     name: str
     keypoints: tuple[str, ...]
     sigmas: tuple[float, ...]
-    limbs: tuple[tuple[str, str], ...] = ()
+    edges: tuple[tuple[str, str], ...] = ()
     unannotated: frozenset[str] = field(default_factory=frozenset)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keypoints", tuple(self.keypoints))
         object.__setattr__(self, "sigmas", tuple(float(s) for s in self.sigmas))
-        object.__setattr__(self, "limbs", tuple((str(a), str(b)) for a, b in self.limbs))
+        object.__setattr__(self, "edges", tuple((str(a), str(b)) for a, b in self.edges))
         object.__setattr__(self, "unannotated", frozenset(self.unannotated))
         known = set(self.keypoints)
         if not known:
@@ -73,16 +74,16 @@ class Skeleton:
                 raise SkeletonError(
                     f"skeleton {self.name!r}: {keypoint!r} has no counterpart {mirror_name(keypoint)!r}"
                 )
-        stray = [n for limb in self.limbs for n in limb if n not in known]
+        stray = [n for edge in self.edges for n in edge if n not in known]
         stray += [n for n in sorted(self.unannotated) if n not in known]
         if stray:
-            raise SkeletonError(f"skeleton {self.name!r}: unknown keypoint {stray[0]!r} in limbs or unannotated")
+            raise SkeletonError(f"skeleton {self.name!r}: unknown keypoint {stray[0]!r} in edges or unannotated")
 
     def __len__(self) -> int:
         return len(self.keypoints)
 
     @cached_property
-    def flip(self) -> npt.NDArray[np.int64]:
+    def flip_indices(self) -> npt.NDArray[np.int64]:
         """(K,) permutation that exchanges left and right; its own inverse."""
         return np.array([self.keypoints.index(mirror_name(k)) for k in self.keypoints], dtype=np.int64)
 
@@ -92,10 +93,22 @@ class Skeleton:
         return tuple(part_name(k) for k in self.keypoints)
 
     @cached_property
-    def limb_indices(self) -> npt.NDArray[np.int64]:
-        """(L, 2) indices of the limbs' ends."""
-        pairs = [[self.index(a), self.index(b)] for a, b in self.limbs]
+    def edge_indices(self) -> npt.NDArray[np.int64]:
+        """(L, 2) indices of the edges' ends."""
+        pairs = [[self.index(a), self.index(b)] for a, b in self.edges]
         return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+    @property
+    def limbs(self) -> tuple[tuple[str, str], ...]:
+        """Old name of ``edges``."""
+        warn_renamed("Skeleton.limbs", "edges")
+        return self.edges
+
+    @property
+    def flip(self) -> npt.NDArray[np.int64]:
+        """Old name of ``flip_indices``."""
+        warn_renamed("Skeleton.flip", "flip_indices")
+        return self.flip_indices
 
     def index(self, name: str) -> int:
         """Index of a keypoint.
@@ -120,7 +133,7 @@ class Skeleton:
             "name": self.name,
             "keypoints": list(self.keypoints),
             "sigmas": list(self.sigmas),
-            "limbs": [list(limb) for limb in self.limbs],
+            "edges": [list(edge) for edge in self.edges],
             "unannotated": sorted(self.unannotated),
         }
 
@@ -131,7 +144,9 @@ class Skeleton:
         Raises:
             SkeletonError: a key is missing or unknown, a value has the wrong type, or the set is ill-defined.
         """
-        expected = {"name", "keypoints", "sigmas", "limbs", "unannotated"}
+        if isinstance(data, dict):
+            data = rename_keys(data, {"limbs": "edges"}, "skeleton")
+        expected = {"name", "keypoints", "sigmas", "edges", "unannotated"}
         if not isinstance(data, dict) or not {"name", "keypoints", "sigmas"} <= set(data) <= expected:
             got = sorted(data) if isinstance(data, dict) else type(data).__name__
             raise SkeletonError(f"skeleton: expected the keys {', '.join(sorted(expected))}, got {got}")
@@ -140,7 +155,7 @@ class Skeleton:
                 name=str(data["name"]),
                 keypoints=tuple(str(k) for k in data["keypoints"]),
                 sigmas=tuple(float(s) for s in data["sigmas"]),
-                limbs=tuple((str(a), str(b)) for a, b in data.get("limbs", ())),
+                edges=tuple((str(a), str(b)) for a, b in data.get("edges", ())),
                 unannotated=frozenset(data.get("unannotated", ())),
             )
         except SkeletonError:
@@ -210,7 +225,7 @@ COCO = Skeleton(
     name="coco",
     keypoints=_COCO_KEYPOINTS,
     sigmas=_sigmas(_COCO_KEYPOINTS),
-    limbs=(
+    edges=(
         *(("nose", "left_eye"), ("nose", "right_eye"), ("left_eye", "left_ear"), ("right_eye", "right_ear")),
         *_TRUNK,
         *_ARMS,
@@ -223,7 +238,7 @@ MPII = Skeleton(
     name="mpii",
     keypoints=_MPII_KEYPOINTS,
     sigmas=_sigmas(_MPII_KEYPOINTS),
-    limbs=(
+    edges=(
         *(("head_top", "upper_neck"), ("upper_neck", "thorax"), ("thorax", "pelvis")),
         *(("thorax", "left_shoulder"), ("thorax", "right_shoulder"), ("pelvis", "left_hip"), ("pelvis", "right_hip")),
         *_ARMS,
@@ -231,12 +246,12 @@ MPII = Skeleton(
     ),
 )
 
-#: The 17 keypoints of PoseTrack 2018 (Andriluka et al., CVPR 2018) in its own order; its ears are never annotated.
+#: The 17 keypoints of PoseTrack 2018 (Andriluka et al., CVPR 2018) in its own order; its ears are never labelled.
 POSETRACK18 = Skeleton(
     name="posetrack18",
     keypoints=_POSETRACK_KEYPOINTS,
     sigmas=_sigmas(_POSETRACK_KEYPOINTS),
-    limbs=(("head_top", "nose"), ("nose", "head_bottom"), *_TRUNK, *_ARMS, *_LEGS),
+    edges=(("head_top", "nose"), ("nose", "head_bottom"), *_TRUNK, *_ARMS, *_LEGS),
     unannotated=frozenset({"left_ear", "right_ear"}),
 )
 
@@ -245,7 +260,7 @@ CROWDPOSE = Skeleton(
     name="crowdpose",
     keypoints=_CROWDPOSE_KEYPOINTS,
     sigmas=_sigmas(_CROWDPOSE_KEYPOINTS),
-    limbs=(
+    edges=(
         *(("head_top", "neck"), ("neck", "left_shoulder"), ("neck", "right_shoulder")),
         *(("left_shoulder", "left_hip"), ("right_shoulder", "right_hip"), ("left_hip", "right_hip")),
         *_ARMS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from posefix.deprecation import rename_keys
 from posefix.exceptions import WeightsError
 
 BACKBONES = ("mobilenet_v2", "resnet50", "resnet101", "resnet152")
@@ -52,14 +53,14 @@ class ModelConfig:
         num_keypoints: K.
         heatmap_std: Gaussian of the input heatmaps, in pixels of the crop; where the pose enters as ``"input"``.
         heatmap_scale: their height; likewise.
-        pose_entry: where the pose enters: ``"input"``, its heatmaps concatenated with the picture as in the paper;
+        pose_entry: where the pose enters: ``"input"``, its heatmaps concatenated with the image as in the paper;
             ``"correction"``, a small network that sees the pose and corrects what a larger one says of the
-            picture; or ``"none"``: the network looks at the picture alone, and the pose speaks as the prior.
-        pose_prior: whether the input pose is a prior over the output's cells.
+            image; or ``"none"``: the network looks at the image alone, and the pose speaks as the prior.
+        pose_prior: whether the input pose is a prior over the output's heatmap pixels.
         adaptive_prior: whether its width and weight adapt to each person.
-        scored: whether adaptive prior and correction also see the estimator's scores.
-        cell_offset: crop pixel of cell c is 4 · c + cell_offset.
-        antialias: whether crops that shrink the picture average its pixels.
+        uses_scores: whether adaptive prior and correction also see the estimator's scores.
+        heatmap_offset: crop pixel of heatmap pixel c is 4 · c + heatmap_offset.
+        antialias: whether crops that shrink the image average its pixels.
         normalisation: of the crop.
 
     Raises:
@@ -76,8 +77,8 @@ class ModelConfig:
     pose_entry: str = "correction"
     pose_prior: bool = True
     adaptive_prior: bool = True
-    scored: bool = False
-    cell_offset: float = 1.5
+    uses_scores: bool = False
+    heatmap_offset: float = 1.5
     antialias: bool = True
     normalisation: Normalisation = field(default_factory=Normalisation)
 
@@ -95,19 +96,19 @@ class ModelConfig:
             raise WeightsError(f"model: {self.backbone} does not take the pose at {self.pose_entry!r}")
         if (self.width, self.last_channels) != (1.0, 0) and self.backbone != "mobilenet_v2":
             raise WeightsError(f"model: width and last_channels are MobileNetV2's, {self.backbone} has none")
-        if self.scored and not (self.pose_prior and self.adaptive_prior):
-            raise WeightsError("model: scored needs pose_prior and adaptive_prior, which read the scores")
+        if self.uses_scores and not (self.pose_prior and self.adaptive_prior):
+            raise WeightsError("model: uses_scores needs pose_prior and adaptive_prior, which read the scores")
         if self.width <= 0 or self.last_channels < 0:
             raise WeightsError(f"model: expected width > 0, last_channels ≥ 0, got {self.width}, {self.last_channels}")
-        if self.num_keypoints < 1 or self.heatmap_std <= 0 or not 0 <= self.cell_offset < STRIDE:
+        if self.num_keypoints < 1 or self.heatmap_std <= 0 or not 0 <= self.heatmap_offset < STRIDE:
             raise WeightsError(
-                "model: expected num_keypoints ≥ 1, heatmap_std > 0 and cell_offset in [0, 4), got "
-                f"{self.num_keypoints}, {self.heatmap_std}, {self.cell_offset}"
+                "model: expected num_keypoints ≥ 1, heatmap_std > 0 and heatmap_offset in [0, 4), got "
+                f"{self.num_keypoints}, {self.heatmap_std}, {self.heatmap_offset}"
             )
 
     @property
     def map_hw(self) -> tuple[int, int]:
-        """Cells (h, w) of the output."""
+        """Heatmap pixels (h, w) of the output."""
         return self.input_hw[0] // STRIDE, self.input_hw[1] // STRIDE
 
     @classmethod
@@ -122,7 +123,7 @@ class ModelConfig:
             pose_entry="input",
             pose_prior=False,
             adaptive_prior=False,
-            cell_offset=0.0,
+            heatmap_offset=0.0,
             antialias=False,
             normalisation=REFERENCE_NORMALISATION,
         )
@@ -138,9 +139,9 @@ class ModelConfig:
         Raises:
             WeightsError: an unknown key or a value that does not fit.
         """
-        refuse_unknown("model", data, cls)
+        values = renamed("model", data, RENAMED)
+        refuse_unknown("model", values, cls)
         try:
-            values = dict(data)
             if "normalisation" in values:
                 refuse_unknown("normalisation", values["normalisation"], Normalisation)
                 values["normalisation"] = Normalisation(**values["normalisation"])
@@ -149,6 +150,15 @@ class ModelConfig:
             raise
         except (TypeError, ValueError) as error:
             raise WeightsError(f"model: a value has the wrong type: {error}") from error
+
+
+#: Old names of the configuration's keys.
+RENAMED = {"scored": "uses_scores", "cell_offset": "heatmap_offset"}
+
+
+def renamed(what: str, values: Any, names: dict[str, str]) -> Any:
+    """``values`` with today's key names; whatever is no object comes back for ``refuse_unknown`` to name."""
+    return rename_keys(values, names, what) if isinstance(values, dict) else values
 
 
 def refuse_unknown(what: str, values: Any, cls: type) -> None:

@@ -1,8 +1,8 @@
-"""What the whole input pose says about the picture's evidence: a small network on top of a larger one.
+"""What the whole input pose says about the image's image logits: a small network on top of a larger one.
 
 The trunk sees everybody in the crop. Whose joints are meant, and which of two hypotheses fits the rest of the
 pose, is decided here, at half the trunk's resolution and from its answer, so that the trunk may stay as it was
-trained on far more pictures.
+trained on far more images.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from posefix.keypoints.heatmaps import draw_gaussians
 
-#: Channels, and the dilation of each block's filter: together they see 37 cells of stride 8, the whole crop.
+#: Channels, and the dilation of each block's filter: together they see 37 heatmap pixels of stride 8, the whole crop.
 _CHANNELS = 64
 _DILATIONS = (1, 2, 2, 1)
-#: Standard deviations, in cells of stride 8, at which the input pose is drawn.
+#: Standard deviations, in heatmap pixels of stride 8, at which the input pose is drawn.
 _STDS = (1.0, 3.0)
-#: Evidence this far below the best cell, in nats, is nothing.
+#: Image logits this far below the best heatmap pixel, in nats, is nothing.
 _DEPTH = 8.0
 
 
@@ -37,7 +37,7 @@ class _Block(nn.Module):
 
 
 class Correction(nn.Module):
-    """Features, evidence and input pose → what to add to the evidence; starts as "nothing"."""
+    """Features, image logits and input pose → what to add to the image logits; starts as "nothing"."""
 
     def __init__(self, features: int, num_keypoints: int) -> None:
         super().__init__()
@@ -46,28 +46,33 @@ class Correction(nn.Module):
         self.out = nn.Conv2d(_CHANNELS, num_keypoints, 1)
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
-        #: How far the evidence is believed, per keypoint (log).
+        #: How far the image logits is believed, per keypoint (log).
         self.log_gain = nn.Parameter(torch.zeros(num_keypoints))
 
     def forward(
-        self, features: Tensor, evidence: Tensor, cell_points: Tensor, valid: Tensor, scores: Tensor | None = None
+        self,
+        features: Tensor,
+        image_logits: Tensor,
+        heatmap_points: Tensor,
+        valid: Tensor,
+        scores: Tensor | None = None,
     ) -> Tensor:
-        """Corrected evidence.
+        """Corrected image logits.
 
         Args:
             features: (B, C, h, w) of the trunk.
-            evidence: (B, K, h, w) its logits.
-            cell_points: (B, K, 2) input pose in their cells.
+            image logits: (B, K, h, w) its logits.
+            heatmap_points: (B, K, 2) input pose in their heatmap pixels.
             valid: (B, K) bool.
             scores: (B, K) height at which each point is drawn; None is 1.
 
         Returns:
             (B, K, h, w) float32 logits.
         """
-        evidence = evidence.float()
-        relative = (evidence - evidence.amax((-1, -2), keepdim=True)).clamp_min(-_DEPTH) / _DEPTH + 1
+        image_logits = image_logits.float()
+        relative = (image_logits - image_logits.amax((-1, -2), keepdim=True)).clamp_min(-_DEPTH) / _DEPTH + 1
         coarse = torch.cat([F.avg_pool2d(features, 2), F.max_pool2d(relative.to(features.dtype), 2)], dim=1)
-        points = (cell_points - 0.5) / 2
+        points = (heatmap_points - 0.5) / 2
         size = (coarse.shape[-2], coarse.shape[-1])
         pose = [draw_gaussians(points, valid, size, std) for std in _STDS]
         if scores is not None:
@@ -76,4 +81,4 @@ class Correction(nn.Module):
             self.blocks(F.relu(self.mix(torch.cat([coarse, *(p.to(coarse.dtype) for p in pose)], dim=1))))
         )
         change = F.interpolate(change.float(), scale_factor=2, mode="bilinear", align_corners=False)
-        return evidence * torch.exp(self.log_gain.float())[:, None, None] + change
+        return image_logits * torch.exp(self.log_gain.float())[:, None, None] + change

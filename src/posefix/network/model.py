@@ -1,4 +1,4 @@
-"""The refinement network: crops and input poses in, logits over cells out."""
+"""The refinement network: crops and input poses in, logits over heatmap pixels out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CPU_BATCH = 4
 
 
 class RefinementNetwork(nn.Module):
-    """Picture crops and input poses → logits (PoseFix §3; the embedded network is this library's own)."""
+    """Image crops and input poses → logits (PoseFix §3; the embedded network is this library's own)."""
 
     mean: Tensor
     std: Tensor
@@ -38,7 +38,9 @@ class RefinementNetwork(nn.Module):
             nn.init.normal_(self.head.weight, std=0.001)
         self.correction = Correction(FEATURES, keypoints) if config.pose_entry == "correction" else None
         self.prior = (
-            PosePrior(keypoints, adaptive=config.adaptive_prior, scored=config.scored) if config.pose_prior else None
+            PosePrior(keypoints, adaptive=config.adaptive_prior, scored=config.uses_scores)
+            if config.pose_prior
+            else None
         )
         #: Set by the trainer: trunk and head keep their weights and build no graph.
         self.frozen = False
@@ -51,7 +53,7 @@ class RefinementNetwork(nn.Module):
         std: Tensor,
         scores: Tensor | None = None,
         *,
-        trust: float = 1.0,
+        prior_weight: float = 1.0,
     ) -> Tensor:
         """Logits for each keypoint's place.
 
@@ -61,32 +63,32 @@ class RefinementNetwork(nn.Module):
             valid: (B, K) bool.
             std: (B, K) length scale of keypoint similarity, sqrt(area) · 2σ, in crop pixels.
             scores: (B, K) estimator's score over that of the person's best keypoint; None is 1, nothing known.
-            trust: power of the pose prior.
+            prior_weight: power of the pose prior.
 
         Returns:
-            (B, K, H/4, W/4) logits; the soft-max over cells is the distribution of the keypoint's place.
+            (B, K, H/4, W/4) logits; the soft-max over heatmap pixels is the distribution of the keypoint's place.
         """
-        logits = self.evidence(crops, crop_points, valid, scores)
+        logits = self.image_logits(crops, crop_points, valid, scores)
         prior = self.log_prior(logits, crop_points, valid, std, scores)
-        return logits if prior is None else logits + trust * prior
+        return logits if prior is None else logits + prior_weight * prior
 
     def log_prior(
-        self, evidence: Tensor, crop_points: Tensor, valid: Tensor, std: Tensor, scores: Tensor | None = None
+        self, image_logits: Tensor, crop_points: Tensor, valid: Tensor, std: Tensor, scores: Tensor | None = None
     ) -> Tensor | None:
-        """(B, K, H/4, W/4) what the input pose says of each cell, given the evidence; None without a prior."""
+        """(B, K, H/4, W/4) log prior of each heatmap pixel given the input pose; None without a prior."""
         if self.prior is None:
             return None
         # Small differences of logarithms decide here: float32, also under autocast.
-        with torch.autocast(evidence.device.type, enabled=False):
-            cell_points = (crop_points - self.config.cell_offset) / STRIDE
-            scores = scores if self.config.scored else None
-            out: Tensor = self.prior(evidence, cell_points, valid, std / STRIDE, scores)
+        with torch.autocast(image_logits.device.type, enabled=False):
+            heatmap_points = (crop_points - self.config.heatmap_offset) / STRIDE
+            scores = scores if self.config.uses_scores else None
+            out: Tensor = self.prior(image_logits, heatmap_points, valid, std / STRIDE, scores)
             return out
 
-    def evidence(self, crops: Tensor, crop_points: Tensor, valid: Tensor, scores: Tensor | None = None) -> Tensor:
+    def image_logits(self, crops: Tensor, crop_points: Tensor, valid: Tensor, scores: Tensor | None = None) -> Tensor:
         """(B, K, H/4, W/4) float32 logits before the prior; arguments as for ``forward``."""
         config = self.config
-        scores = scores if config.scored else None
+        scores = scores if config.uses_scores else None
         weight = next(self.parameters())
         images = crops.permute(0, 3, 1, 2).to(weight.dtype)
         if config.normalisation.channels == "bgr":
@@ -94,17 +96,17 @@ class RefinementNetwork(nn.Module):
         images = (images - self.mean) / self.std
         if isinstance(self.trunk, MobileNetFpn):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-                features, logits = self._look(images)
+                features, logits = self._see_image(images)
             if self.correction is not None:
-                cell_points = (crop_points - config.cell_offset) / STRIDE
-                logits = self.correction(features, logits, cell_points, valid, scores)
+                heatmap_points = (crop_points - config.heatmap_offset) / STRIDE
+                logits = self.correction(features, logits, heatmap_points, valid, scores)
             return logits.float()
         heat = draw_gaussians(crop_points, valid, config.input_hw, config.heatmap_std) * config.heatmap_scale
         out: Tensor = self.head(self.trunk(torch.cat([images, heat.to(images.dtype)], dim=1)))
         return out.float()
 
-    def _look(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 24, H/4, W/4) features and (B, K, H/4, W/4) logits of the picture alone."""
+    def _see_image(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 24, H/4, W/4) features and (B, K, H/4, W/4) logits of the image alone."""
         if torch.is_grad_enabled() or images.device.type != "cpu":
             parts = [images]
         else:

@@ -1,4 +1,4 @@
-"""The input pose as a prior over the output's cells, and how far to trust it."""
+"""The input pose as a prior over the output's heatmap pixels, and how much weight it gets."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from posefix.keypoints.heatmaps import cell_probabilities, draw_gaussians, expected_similarity
+from posefix.keypoints.heatmaps import draw_gaussians, expected_similarity, heatmap_probabilities
 
-#: Widths, in units of the similarity's, at which evidence and input pose are compared.
+#: Widths, in units of the similarity's, at which image logits and input pose are compared.
 _SCALES = (0.5, 1.0, 2.0, 4.0)
 #: Largest change of share logit and log spread by the adaptive prior.
 _LIMIT = 3.0
@@ -18,12 +18,12 @@ _QUIET = 0.03
 
 
 class PosePrior(nn.Module):
-    """log(π · N(cell; input point, s²) + (1 − π) / cells) for each keypoint, s = std · exp(a).
+    """log(π · N(heatmap pixel; input point, s²) + (1 − π) / heatmap pixels) for each keypoint, s = std · exp(a).
 
-    The network then starts as "picture evidence times input pose" and learns the evidence. π and a are learned
+    The network then starts as "image image logits times input pose" and learns the image logits. π and a are learned
     per keypoint; a missing keypoint has π = 0. The adaptive prior corrects both for each person by how well the
-    evidence agrees with the whole input pose: where a few keypoints of a person lie beside the evidence, the
-    others deserve less trust too, and a precise estimator more. Scored, it also hears whom the estimator doubts.
+    image logits agrees with the whole input pose: where a few keypoints of a person lie beside the image logits, the
+    others get less weight too, and those of a precise estimator more. Scored, it also sees the estimator's scores.
     """
 
     def __init__(self, num_keypoints: int, *, adaptive: bool, scored: bool = False, share: float = 0.9) -> None:
@@ -39,24 +39,24 @@ class PosePrior(nn.Module):
             self.listen = _small_network(inputs, 16, 2)
 
     def forward(
-        self, evidence: Tensor, cell_points: Tensor, valid: Tensor, std: Tensor, scores: Tensor | None = None
+        self, image_logits: Tensor, heatmap_points: Tensor, valid: Tensor, std: Tensor, scores: Tensor | None = None
     ) -> Tensor:
-        """Log prior over cells.
+        """Log prior over heatmap pixels.
 
         Args:
-            evidence: (B, K, h, w) the picture's logits.
-            cell_points: (B, K, 2) input pose in cells.
+            image logits: (B, K, h, w) the image's logits.
+            heatmap_points: (B, K, 2) input pose in heatmap pixels.
             valid: (B, K) bool.
-            std: (B, K) length scale of keypoint similarity in cells.
+            std: (B, K) length scale of keypoint similarity in heatmap pixels.
             scores: (B, K) estimator's score over that of the person's best keypoint; None is 1, nothing known.
 
         Returns:
             (B, K, h, w).
         """
-        height, width = evidence.shape[-2:]
+        height, width = image_logits.shape[-2:]
         share_logit, log_spread = self.share_logit.expand_as(std), self.log_spread.expand_as(std)
         if self.adapt is not None:
-            signs = _agreement(evidence.detach(), cell_points, valid, std)
+            signs = _match_features(image_logits.detach(), heatmap_points, valid, std)
             if self.listen is not None:
                 log_scores = torch.zeros_like(std) if scores is None else torch.log(scores.clamp(_QUIET, 1.0))
                 signs.append(log_scores * valid)
@@ -68,17 +68,17 @@ class PosePrior(nn.Module):
             share_logit, log_spread = share_logit + change[..., 0], log_spread + change[..., 1]
         # A person without area has no spread, and must not divide by it.
         spread = (std * torch.exp(log_spread)).clamp_min(1e-3)
-        density = draw_gaussians(cell_points, valid, (height, width), spread)
+        density = draw_gaussians(heatmap_points, valid, (height, width), spread)
         share = (torch.sigmoid(share_logit) * valid)[..., None, None]
         density = density / (2 * math.pi * spread**2)[..., None, None]
         return torch.log(share * density + (1 - share) / (height * width))
 
 
-def _agreement(evidence: Tensor, cell_points: Tensor, valid: Tensor, std: Tensor) -> list[Tensor]:
-    """(B, K) each: how much of the evidence lies near the input points at several widths, how peaked it is, and
-    which points are valid: a precise estimator differs from a coarse one where the evidence is sharp."""
-    probabilities = cell_probabilities(evidence.float())
-    points = torch.where(valid.unsqueeze(-1), cell_points, torch.zeros_like(cell_points))
+def _match_features(image_logits: Tensor, heatmap_points: Tensor, valid: Tensor, std: Tensor) -> list[Tensor]:
+    """(B, K) each: how much of the image logits lies near the input points at several widths, how peaked it is, and
+    which points are valid: a precise estimator differs from a coarse one where the image logits is sharp."""
+    probabilities = heatmap_probabilities(image_logits.float())
+    points = torch.where(valid.unsqueeze(-1), heatmap_points, torch.zeros_like(heatmap_points))
     near = [expected_similarity(probabilities, points, std * scale) for scale in _SCALES]
     peaked = [probabilities.amax((-1, -2)), probabilities.square().sum((-1, -2))]
     values = [torch.log(n + 1e-4) * valid for n in (*near, *peaked)]

@@ -21,9 +21,9 @@ from posefix.evaluation.matching import (
     in_order_of,
     match_people,
     matchable,
-    neighbours_of,
     open_annotations,
     open_results,
+    others_of,
 )
 from posefix.exceptions import InputError
 from posefix.geometry import Bools, Doubles
@@ -46,45 +46,45 @@ _CHUNK = 2048
 def diagnose(
     points: npt.ArrayLike,
     valid: npt.ArrayLike,
-    annotated: npt.ArrayLike,
+    ground_truth: npt.ArrayLike,
     area: npt.ArrayLike,
-    neighbours: npt.ArrayLike | None,
+    others: npt.ArrayLike | None,
     skeleton: Skeleton,
 ) -> npt.NDArray[np.int8]:
     """The kind of error of every keypoint.
 
-    Candidates are the own annotated keypoint, its mirror, and both of every neighbour. None within similarity 0.5:
+    Candidates are the own labelled keypoint, its mirror, and both of every neighbour. None within similarity 0.5:
     miss. Else the nearest decides: own (ties too) is good above 0.85 and jitter below; own mirror is inversion; a
     neighbour's keypoint is swap.
 
     Args:
         points: (N, K, 2) px, predicted.
         valid: (N, K) which predictions exist; a keypoint without one is a miss.
-        annotated: (N, K, 3) [x, y, v] of the same people.
+        labelled: (N, K, 3) [x, y, v] of the same people.
         area: (N,) px² of them; with none every keypoint is a miss.
-        neighbours: (N, M, K, 3) [x, y, v] of the other people, zero rows for nobody; None: there are none.
+        other instances: (N, M, K, 3) [x, y, v] of the other people, zero rows for nobody; None: there are none.
         skeleton: the keypoint set.
 
     Returns:
-        (N, K) int8 ``PoseError``; ``NONE`` where the keypoint is not annotated (v = 0) or has no sigma.
+        (N, K) int8 ``PoseError``; ``NONE`` where the keypoint is not labelled (v = 0) or has no sigma.
 
     Raises:
         InputError: shapes that do not fit together.
     """
-    truth, keypoints = np.asarray(annotated, np.float64), len(skeleton)
-    near = np.zeros((len(truth), 0, keypoints, 3)) if neighbours is None else np.asarray(neighbours, np.float64)
+    truth, keypoints = np.asarray(ground_truth, np.float64), len(skeleton)
+    near = np.zeros((len(truth), 0, keypoints, 3)) if others is None else np.asarray(others, np.float64)
     _check(points, valid, truth, area, near, skeleton)
     exact = np.where(np.asarray(valid, bool)[..., None], np.asarray(points, np.float64), np.nan)
     size, sigmas = np.asarray(area, np.float64), np.array(skeleton.sigmas)
-    flip, seen, near_seen = skeleton.flip, truth[..., 2] > 0, near[..., 2] > 0
-    sided = flip != np.arange(keypoints)
+    flip_indices, seen, near_seen = skeleton.flip_indices, truth[..., 2] > 0, near[..., 2] > 0
+    sided = flip_indices != np.arange(keypoints)
 
     own = keypoint_similarity(exact, truth[..., :2], size, sigmas) * seen
-    mirror = keypoint_similarity(exact, truth[:, flip, :2], size, sigmas) * (seen[:, flip] & sided)
+    mirror = keypoint_similarity(exact, truth[:, flip_indices, :2], size, sigmas) * (seen[:, flip_indices] & sided)
     # Distance to another person's keypoint, too, is judged by the size of this one.
     same = keypoint_similarity(exact[:, None], near[..., :2], size[:, None], sigmas) * near_seen
-    crossed = keypoint_similarity(exact[:, None], near[:, :, flip, :2], size[:, None], sigmas)
-    crossed *= near_seen[:, :, flip]
+    crossed = keypoint_similarity(exact[:, None], near[:, :, flip_indices, :2], size[:, None], sigmas)
+    crossed *= near_seen[:, :, flip_indices]
     other = np.maximum(same, crossed).max(1, initial=0.0)
 
     kinds = np.where(mirror >= other, PoseError.INVERSION, PoseError.SWAP)
@@ -97,18 +97,18 @@ def diagnose(
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What is wrong with the poses of a results file, D of which are matched with an annotated person.
+    """What is wrong with the poses of a results file, D of which are matched with a labelled person.
 
     Attributes:
         results: the file; where ``like`` was given, in that one's order.
         skeleton: the keypoint set.
         entries: (D,) which entries of the results are matched.
-        people: (D,) which annotated person each is matched with.
-        people_count: annotated people that could have been matched.
+        people: (D,) which labelled person each is matched with.
+        people_count: labelled people that could have been matched.
         points: (D, K, 2) px of the matched entries.
-        annotated: (D, K, 3) [x, y, v] px of their people.
+        labelled: (D, K, 3) [x, y, v] px of their people.
         kinds: (D, K) int8 ``PoseError``.
-        similarity: (D, K) to the own annotation; 0 where missing or not annotated.
+        similarity: (D, K) to the own annotation; 0 where missing or not labelled.
         oks: (D,).
     """
 
@@ -118,7 +118,7 @@ class Diagnosis:
     people: Indices
     people_count: int
     points: Doubles
-    annotated: Doubles
+    ground_truth: Doubles
     kinds: npt.NDArray[np.int8]
     similarity: Doubles
     oks: Doubles
@@ -146,9 +146,9 @@ def diagnose_results(
     *,
     like: Diagnosis | None = None,
 ) -> Diagnosis:
-    """Diagnose a results file against all people annotated in each picture.
+    """Diagnose a results file against all people labelled in each image.
 
-    Detections are matched as COCOeval does at OKS 0.1: by score, at most 20 per picture, each with the best person
+    Detections are matched as COCOeval does at OKS 0.1: by score, at most 20 per image, each with the best person
     left. A keypoint is missing where it is (0, 0) with a score ≤ 0. Any other counts whatever its score, as in AP.
 
     Args:
@@ -170,14 +170,14 @@ def diagnose_results(
         found, entries, people = in_order_of(like.results, found), like.entries, like.people
     keypoints = found.keypoints(skeleton)[entries]
     points, valid = keypoints[..., :2], existing(keypoints)
-    annotated, area = truth.annotated[people], truth.area[people]
+    ground_truth, area = truth.ground_truth[people], truth.area[people]
     kinds = np.zeros(keypoints.shape[:2], np.int8)
     for start in range(0, len(people), _CHUNK):
         part = slice(start, start + _CHUNK)
-        near, _ = neighbours_of(truth, people[part])
-        kinds[part] = diagnose(points[part], valid[part], annotated[part], area[part], near, skeleton)
+        near, _ = others_of(truth, people[part])
+        kinds[part] = diagnose(points[part], valid[part], ground_truth[part], area[part], near, skeleton)
     seen = kinds != PoseError.NONE
-    similarity = keypoint_similarity(points, annotated[..., :2], area, np.array(skeleton.sigmas)) * (seen & valid)
+    similarity = keypoint_similarity(points, ground_truth[..., :2], area, np.array(skeleton.sigmas)) * (seen & valid)
     return Diagnosis(
         results=found,
         skeleton=skeleton,
@@ -185,7 +185,7 @@ def diagnose_results(
         people=people,
         people_count=int(matchable(truth, skeleton).sum()),
         points=points,
-        annotated=annotated,
+        ground_truth=ground_truth,
         kinds=kinds,
         similarity=similarity,
         oks=similarity.sum(1) / np.maximum(seen.sum(1), 1),
@@ -231,18 +231,18 @@ class Comparison:
 def _check(
     points: npt.ArrayLike,
     valid: npt.ArrayLike,
-    annotated: Doubles,
+    ground_truth: Doubles,
     area: npt.ArrayLike,
     near: Doubles,
     skeleton: Skeleton,
 ) -> None:
-    people, keypoints = len(annotated) if annotated.ndim else 0, len(skeleton)
+    people, keypoints = len(ground_truth) if ground_truth.ndim else 0, len(skeleton)
     for name, shape, expected in (
-        ("annotated", annotated.shape, (people, keypoints, 3)),
+        ("ground_truth", ground_truth.shape, (people, keypoints, 3)),
         ("points", np.shape(points), (people, keypoints, 2)),
         ("valid", np.shape(valid), (people, keypoints)),
         ("area", np.shape(area), (people,)),
-        ("neighbours", near.shape, (people, *near.shape[1:2], keypoints, 3)),
+        ("others", near.shape, (people, *near.shape[1:2], keypoints, 3)),
     ):
         if shape != expected:
             raise InputError(f"{name}: expected {expected} for skeleton {skeleton.name!r}, got {shape}")

@@ -1,4 +1,4 @@
-"""A diagnosis to look at: bars of the error kinds by part, and pictures of the worst people."""
+"""A diagnosis to look at: bars of the error kinds by part, and images of the worst people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from posefix.drawing.draw import cut_out, draw_comparison, write_picture
+from posefix.drawing.draw import cut_out, draw_comparison, write_image
 from posefix.exceptions import ImageError, InputError, MissingDependencyError
 from posefix.io.coco import Annotations, image_name, keypoints_of
 from posefix.io.images import Image, load_image
@@ -43,7 +43,7 @@ def plot_shares(before: Diagnosis, path: PathLike, after: Diagnosis | None = Non
 
     Args:
         before: of the estimator.
-        path: picture file; its ending is the format (png, svg, pdf).
+        path: image file; its ending is the format (png, svg, pdf).
         after: of the same people refined.
 
     Raises:
@@ -69,7 +69,7 @@ def plot_shares(before: Diagnosis, path: PathLike, after: Diagnosis | None = Non
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     pairs = "" if after is None else "; upper bar before refinement, lower after"
-    axes.set_xlabel(f"% of annotated keypoints{pairs}")
+    axes.set_xlabel(f"% of labelled keypoints{pairs}")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=len(KINDS), frameon=False)
     try:
@@ -99,18 +99,18 @@ def write_worst_people(
     after: Diagnosis | None = None,
     most: int = 20,
 ) -> list[Path]:
-    """Write pictures of the worst people: annotated | estimate, or annotated | before | after.
+    """Write images of the worst people: labelled | estimate, or labelled | before | after.
 
     Args:
-        annotations: names of the pictures and the annotated people.
+        annotations: names of the images and the labelled people.
         before: of the estimator.
-        images: folder of the pictures.
+        images: folder of the images.
         folder: where to write; made if it is not there. Names sort by misfortune.
         after: of the same people refined.
         most: how many people.
 
     Returns:
-        the files. A picture that cannot be read is skipped, with a warning in the log.
+        the files. An image that cannot be read is skipped, with a warning in the log.
 
     Raises:
         InputError: a folder or file cannot be written.
@@ -130,23 +130,23 @@ def write_worst_people(
             continue
         panels = _panels(image, index, [before] if after is None else [before, after])
         path = Path(folder) / f"{rank:03d}_{Path(name).stem}_{before.entries[index]}.png"
-        write_picture(path, panels)
+        write_image(path, panels)
         written.append(path)
     return written
 
 
 def _panels(image: Image, index: int, diagnoses: Sequence[Diagnosis]) -> Image:
-    """The person cut out, annotated | estimate (| refined), each with its OKS."""
+    """The person cut out, labelled | estimate (| refined), each with its OKS."""
     first = diagnoses[0]
-    annotated = first.annotated[index]
+    ground_truth = first.ground_truth[index]
     entries = [d.results.entries[d.entries[index]] for d in diagnoses]
     estimates = keypoints_of(entries, first.skeleton)
     # What is drawn is what exists, not what the estimator is sure of.
     poses = np.concatenate([estimates[..., :2], existing(estimates)[..., None]], axis=-1)
-    crop, scale, corner = cut_out(image, np.concatenate([annotated, poses[0]]))
-    moved = [np.concatenate([(p[:, :2] - corner) * scale, p[:, 2:]], axis=-1)[None] for p in (annotated, *poses)]
+    crop, scale, corner = cut_out(image, np.concatenate([ground_truth, poses[0]]))
+    moved = [np.concatenate([(p[:, :2] - corner) * scale, p[:, 2:]], axis=-1)[None] for p in (ground_truth, *poses)]
     words = ("estimate",) if len(diagnoses) == 1 else ("before", "after")
-    labels = ["annotated", *(f"{w} {d.oks[index]:.2f}" for w, d in zip(words, diagnoses, strict=True))]
+    labels = ["ground_truth", *(f"{w} {d.oks[index]:.2f}" for w, d in zip(words, diagnoses, strict=True))]
     both = draw_comparison(crop, *moved[-2:], skeleton=first.skeleton, labels=(labels[-2], labels[-1]))
     if len(diagnoses) == 1:
         return both

@@ -10,9 +10,9 @@ from posefix.evaluation.matching import (
     Indices,
     ResultSource,
     match_people,
-    neighbours_of,
     open_annotations,
     open_results,
+    others_of,
 )
 from posefix.exceptions import InputError
 from posefix.geometry import Bools, Doubles
@@ -37,9 +37,9 @@ def error_rates_from_results(
 ) -> ErrorRates:
     """Measure the rates at which ``synthesize`` makes errors like an estimator's.
 
-    Detections are matched and diagnosed as by ``diagnose_results``, except that neighbours are the generator's, people
-    whose boxes overlap. Rates are those before the generator drops what is impossible (inversion without an annotated
-    mirror, swap without a neighbour), so that it makes as many errors as were seen. Left out, as the generator has no
+    Detections are matched and diagnosed as by ``diagnose_results``, except that other instances are those of the
+    generator: people whose boxes overlap. Rates are those before the generator drops what is impossible (inversion without a labelled
+    mirror, swap without another instance), so that it makes as many errors as were seen. Left out, as the generator has no
     such errors: people who were not found and keypoints that are missing.
 
     Where few keypoints were seen, rates lean on the prior: each counts as if, besides those seen, ``strength``
@@ -47,7 +47,7 @@ def error_rates_from_results(
     condition, all its rates are scaled down to that.
 
     Args:
-        annotations: as for ``diagnose_results``; no pictures that the refiner is tested on.
+        annotations: as for ``diagnose_results``; no images that the refiner is tested on.
         results: the estimator's.
         skeleton: the keypoint set.
         prior: default the reference's rates.
@@ -61,13 +61,13 @@ def error_rates_from_results(
         raise InputError(f"strength: expected a number ≥ 0, got {strength}")
     truth, found = open_annotations(annotations, skeleton), open_results(results)
     entries, people = match_people(truth, found, skeleton)
-    keypoints, annotated = found.keypoints(skeleton)[entries], truth.annotated[people]
-    near, overlap = neighbours_of(truth, people, _NEIGHBOUR_IOU)
+    keypoints, ground_truth = found.keypoints(skeleton)[entries], truth.ground_truth[people]
+    near, overlap = others_of(truth, people, _NEIGHBOUR_IOU)
     valid = existing(keypoints)
-    kinds = diagnose(keypoints[..., :2], valid, annotated, truth.area[people], near, skeleton)
+    kinds = diagnose(keypoints[..., :2], valid, ground_truth, truth.area[people], near, skeleton)
     kinds = np.where(valid, kinds, PoseError.NONE)
     names = tuple(dict.fromkeys(skeleton.parts))
-    counts = _count(kinds, annotated[..., 2] > 0, near[..., 2] > 0, overlap, skeleton, names)
+    counts = _count(kinds, ground_truth[..., 2] > 0, near[..., 2] > 0, overlap, skeleton, names)
     base = prior or ErrorRates()
     rates = [base.parts.get(name, base.other) for name in names]
     measured = [_fit(part, rate, strength) for part, rate in zip(counts, rates, strict=True)]
@@ -84,16 +84,16 @@ def _count(
 ) -> Doubles:
     """(P, 3, 2, 2, 2, 5) how often each kind was seen.
 
-    Axes: part; annotated keypoints (≤ 5, ≤ 10, more); no crowd, crowd; own mirror not annotated, annotated; without,
+    Axes: part; labelled keypoints (≤ 5, ≤ 10, more); no crowd, crowd; own mirror not labelled, labelled; without,
     with a neighbour's keypoint to swap with; kind.
     """
-    flip = skeleton.flip
-    sided = flip != np.arange(len(skeleton))
+    flip_indices = skeleton.flip_indices
+    sided = flip_indices != np.arange(len(skeleton))
     number = seen.sum(-1)
     level = (number > 5).astype(np.int64) + (number > 10)
     crowd = ((number <= 10) & (overlap > 0)) | ((number <= 15) & (overlap >= 3))
-    mirror = seen[:, flip] & sided
-    swap = (near_seen | (near_seen[:, :, flip] & sided)).any(1)
+    mirror = seen[:, flip_indices] & sided
+    swap = (near_seen | (near_seen[:, :, flip_indices] & sided)).any(1)
     part = np.array([names.index(name) for name in skeleton.parts])
     axes = np.broadcast_arrays(part[None], level[:, None], crowd[:, None].astype(np.int64), mirror, swap, kinds)
     judged = kinds != PoseError.NONE
@@ -153,7 +153,7 @@ def _shrunk(shares: dict[str, list[float]]) -> PartRates:
 
 
 def _table(rates: PartRates) -> Doubles:
-    """(3, 2, 5) rates by annotated keypoints, crowd (no, yes) and kind."""
+    """(3, 2, 5) rates by labelled keypoints, crowd (no, yes) and kind."""
     table = np.zeros((3, 2, len(KINDS)))
     table[..., PoseError.JITTER] = np.array(rates.jitter)[[0, 0, 1], None]
     table[..., PoseError.MISS] = np.array(rates.miss)[:, None]

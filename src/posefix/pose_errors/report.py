@@ -90,7 +90,7 @@ def ap_lost(annotations: Annotations, diagnosis: Diagnosis) -> Losses:
 def _corrected_ap(annotations: Annotations, diagnosis: Diagnosis, wrong: Bools) -> float:
     keypoints = diagnosis.results.keypoints(diagnosis.skeleton)
     matched = keypoints[diagnosis.entries]
-    matched[..., :2] = np.where(wrong[..., None], diagnosis.annotated[..., :2], matched[..., :2])
+    matched[..., :2] = np.where(wrong[..., None], diagnosis.ground_truth[..., :2], matched[..., :2])
     keypoints[diagnosis.entries] = matched
     return evaluate(annotations, replace_keypoints(diagnosis.results.entries, keypoints), diagnosis.skeleton).ap
 
@@ -101,7 +101,7 @@ def format_report(report: Report) -> str:
     total = int(before.counts.sum())
     title = (
         f"{before.results.source}\n{len(before)} of {len(before.results)} detections matched with "
-        f"{before.people_count} people, {total} annotated keypoints"
+        f"{before.people_count} people, {total} labelled keypoints"
     )
     parts = [title, _share_table(report)]
     if comparison is not None:

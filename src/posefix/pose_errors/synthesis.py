@@ -40,11 +40,11 @@ class PartRates:
     """Error rates of one body part; what is left over to 1 is good.
 
     Attributes:
-        jitter: with at most 10 / more than 10 annotated keypoints.
-        miss: with at most 5 / at most 10 / more than 10 annotated keypoints.
+        jitter: with at most 10 / more than 10 labelled keypoints.
+        miss: with at most 5 / at most 10 / more than 10 labelled keypoints.
         inversion: always.
-        swap: in a crowd / elsewhere. Crowd: (at most 10 annotated and an overlapping person) or (at most 15
-            annotated and three of them).
+        swap: in a crowd / elsewhere. Crowd: (at most 10 labelled and an overlapping person) or (at most 15
+            labelled and three of them).
     """
 
     jitter: tuple[float, float]
@@ -114,19 +114,19 @@ class ErrorRates:
             raise InputError(f"error rates: expected the form of ErrorRates.to_dict(), got {data!r}") from error
         return cls({p: r for p, r in rates.items() if p != "other"}, rates.get("other", _ARM))
 
-    def table(self, skeleton: Skeleton, annotated_count: npt.NDArray[np.integer], overlap: npt.ArrayLike) -> Floats:
+    def table(self, skeleton: Skeleton, ground_truth_count: npt.NDArray[np.integer], overlap: npt.ArrayLike) -> Floats:
         """Rates of every keypoint of every person.
 
         Args:
             skeleton: whose parts are looked up.
-            annotated_count: (N,) annotated keypoints.
+            ground_truth_count: (N,) labelled keypoints.
             overlap: (N,) overlapping people.
 
         Returns:
             (N, K, 5) in the order of ``PoseError``: good, jitter, inversion, swap, miss; sums to 1.
         """
         rates = [self.parts.get(part, self.other) for part in skeleton.parts]
-        count, overlap = np.asarray(annotated_count), np.asarray(overlap)
+        count, overlap = np.asarray(ground_truth_count), np.asarray(overlap)
         many = (count > 10).astype(np.int64)
         level = many + (count > 5)
         crowd = ((count <= 10) & (overlap > 0)) | ((count <= 15) & (overlap >= 3))
@@ -147,7 +147,7 @@ _ROUNDS = (1, 3, 16, 80, 400)
 class _Candidates:
     """Per keypoint (P of them): where errors may be drawn, and who is there.
 
-    Columns: own, own mirror, M neighbours' same keypoint, M neighbours' mirror keypoint.
+    Columns: own, own mirror, M other instances' same keypoint, M other instances' mirror keypoint.
     """
 
     points: Floats  # (P, C, 2)
@@ -162,12 +162,12 @@ class _Candidates:
 
 def synthesize(
     centres: Floats,
-    annotated_mask: Bools,
+    ground_truth_mask: Bools,
     skeleton: Skeleton,
     area: Floats,
     rng: np.random.Generator,
     *,
-    neighbours: Floats | None = None,
+    others: Floats | None = None,
     overlap: npt.ArrayLike | None = None,
     centre_mask: Bools | None = None,
     rates: ErrorRates | None = None,
@@ -176,15 +176,15 @@ def synthesize(
     """Corrupt poses as an estimator would.
 
     Args:
-        centres: (N, K, 2) clean points: annotated ones, and estimates where there is no annotation.
-        annotated_mask: (N, K) which are annotated (a mirror must be, to be inverted to).
+        centres: (N, K, 2) clean points: labelled ones, and estimates where there is no annotation.
+        ground_truth_mask: (N, K) which are labelled (a mirror must be, to be inverted to).
         skeleton: the keypoint set.
         area: (N,) px² in the frame of the points; sets all radii. Where it is the box's area instead of the
             person's, radii are the reference's.
         rng: source of randomness.
-        neighbours: (N, M, K, 3) other people near [x, y, v], zero rows for nobody.
-        overlap: (N,) number of overlapping people; default: neighbours with any v > 0.
-        centre_mask: (N, K) which centres exist; default ``annotated_mask``.
+        other instances: (N, M, K, 3) other people near [x, y, v], zero rows for nobody.
+        overlap: (N,) number of overlapping people; default: other instances with any v > 0.
+        centre_mask: (N, K) which centres exist; default ``ground_truth_mask``.
         rates: default the reference's.
         severity: (N,) factors of the error rates, so that good and bad estimators both appear; errors leave at
             least one keypoint in twenty good. Default 1.
@@ -196,18 +196,18 @@ def synthesize(
         InputError: shapes that do not fit together.
     """
     centres = np.asarray(centres, np.float32)
-    people, keypoints = _check(centres, annotated_mask, skeleton, area)
-    annotated_mask = np.asarray(annotated_mask, bool)
-    exists = np.asarray(annotated_mask if centre_mask is None else centre_mask, bool)
-    near = np.zeros((people, 0, keypoints, 3), np.float32) if neighbours is None else neighbours
+    people, keypoints = _check(centres, ground_truth_mask, skeleton, area)
+    ground_truth_mask = np.asarray(ground_truth_mask, bool)
+    exists = np.asarray(ground_truth_mask if centre_mask is None else centre_mask, bool)
+    near = np.zeros((people, 0, keypoints, 3), np.float32) if others is None else others
     near = np.asarray(near, np.float32)
     if near.ndim != 4 or near.shape[0] != people or near.shape[2:] != (keypoints, 3):
-        raise InputError(f"neighbours: expected ({people}, M, {keypoints}, 3), got {near.shape}")
+        raise InputError(f"others: expected ({people}, M, {keypoints}, 3), got {near.shape}")
     near_mask = near[..., 2] > 0
     crowd = near_mask.any(-1).sum(-1) if overlap is None else np.asarray(overlap)
 
-    candidates = _gather_candidates(centres, exists, annotated_mask, near, near_mask, skeleton, area)
-    table = (rates or ErrorRates()).table(skeleton, annotated_mask.sum(-1), crowd)
+    candidates = _gather_candidates(centres, exists, ground_truth_mask, near, near_mask, skeleton, area)
+    table = (rates or ErrorRates()).table(skeleton, ground_truth_mask.sum(-1), crowd)
     if severity is not None:
         table = _scale_errors(table, np.asarray(severity, np.float32))
     table = table.reshape(-1, 5)
@@ -227,15 +227,15 @@ def _scale_errors(table: Floats, severity: Floats) -> Floats:
     return np.concatenate([1.0 - errors.sum(-1, keepdims=True), errors], axis=-1)
 
 
-def _check(centres: Floats, annotated_mask: Bools, skeleton: Skeleton, area: Floats) -> tuple[int, int]:
+def _check(centres: Floats, ground_truth_mask: Bools, skeleton: Skeleton, area: Floats) -> tuple[int, int]:
     if centres.ndim != 3 or centres.shape[1:] != (len(skeleton), 2):
         raise InputError(
             f"centres: expected (N, {len(skeleton)}, 2) for skeleton {skeleton.name!r}, got {centres.shape}"
         )
-    if np.shape(annotated_mask) != centres.shape[:2] or np.shape(area) != centres.shape[:1]:
+    if np.shape(ground_truth_mask) != centres.shape[:2] or np.shape(area) != centres.shape[:1]:
         raise InputError(
             f"annotated_mask and area: expected {centres.shape[:2]} and {centres.shape[:1]}, "
-            f"got {np.shape(annotated_mask)} and {np.shape(area)}"
+            f"got {np.shape(ground_truth_mask)} and {np.shape(area)}"
         )
     return centres.shape[0], centres.shape[1]
 
@@ -243,23 +243,25 @@ def _check(centres: Floats, annotated_mask: Bools, skeleton: Skeleton, area: Flo
 def _gather_candidates(
     centres: Floats,
     exists: Bools,
-    annotated_mask: Bools,
+    ground_truth_mask: Bools,
     near: Floats,
     near_mask: Bools,
     skeleton: Skeleton,
     area: Floats,
 ) -> _Candidates:
-    flip = skeleton.flip
-    sided = flip != np.arange(len(skeleton))
+    flip_indices = skeleton.flip_indices
+    sided = flip_indices != np.arange(len(skeleton))
     by_keypoint = np.moveaxis(near[..., :2], 1, 2)  # (N, K, M, 2)
     mask_by_keypoint = np.moveaxis(near_mask, 1, 2)
-    points = np.concatenate([centres[:, :, None], centres[:, flip, None], by_keypoint, by_keypoint[:, flip]], axis=2)
+    points = np.concatenate(
+        [centres[:, :, None], centres[:, flip_indices, None], by_keypoint, by_keypoint[:, flip_indices]], axis=2
+    )
     present = np.concatenate(
         [
             exists[:, :, None],
-            (annotated_mask[:, flip] & sided)[:, :, None],
+            (ground_truth_mask[:, flip_indices] & sided)[:, :, None],
             mask_by_keypoint,
-            mask_by_keypoint[:, flip] & sided[:, None],
+            mask_by_keypoint[:, flip_indices] & sided[:, None],
         ],
         axis=2,
     )

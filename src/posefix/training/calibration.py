@@ -1,6 +1,6 @@
-"""Temperature of the soft-max over cells, so that the confidence predicts the keypoint similarity really reached.
+"""Temperature of the soft-max over heatmap pixels, so that the confidence predicts the keypoint similarity reached.
 
-Measured on people that were not trained on: real estimators' results matched to annotated people, and annotated
+Measured on people that were not trained on: real estimators' results matched to labelled people, and labelled
 people with synthetic errors. One temperature per part where that predicts better on held-out halves, else one for all.
 """
 
@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from posefix.evaluation.matching import match_people, matchable, neighbours_of
+from posefix.evaluation.matching import match_people, matchable, others_of
 from posefix.geometry import transform_points
 from posefix.inference.crops import Crops
-from posefix.inference.forward import departures, read_logits
+from posefix.inference.forward import outliers, read_logits
 from posefix.inference.refiner import Refiner
 from posefix.io.coco import Annotations, Results, image_name
 from posefix.io.images import load_image
-from posefix.keypoints.heatmaps import cell_probabilities, expected_similarity, expected_similarity_argmax
+from posefix.keypoints.heatmaps import expected_similarity, expected_similarity_argmax, heatmap_probabilities
 from posefix.keypoints.oks import keypoint_similarity
 from posefix.keypoints.skeleton import Skeleton
 from posefix.network.config import STRIDE
@@ -37,21 +37,21 @@ GRID = np.array([0.6, 0.75, 0.9, 1.0, 1.15, 1.35, 1.6, 2.0])
 
 @dataclass(frozen=True)
 class Observations:
-    """The network's evidence for P people whose annotation is known, in crop pixels.
+    """The network's image logits for P people whose annotation is known, in crop pixels.
 
     Attributes:
         logits: (P, K, h, w) float16.
         std: (P, K) length scale that test time assumes.
-        targets: (P, K, 2) annotated points.
-        annotated: (P, K) which are.
-        area: (P,) annotated area in crop px².
-        group: (P,) picture, for splitting into halves.
+        targets: (P, K, 2) labelled points.
+        labelled: (P, K) which are.
+        area: (P,) labelled area in crop px².
+        group: (P,) image, for splitting into halves.
     """
 
     logits: torch.Tensor
     std: torch.Tensor
     targets: Doubles
-    annotated: npt.NDArray[np.bool_]
+    ground_truth: npt.NDArray[np.bool_]
     area: Doubles
     group: npt.NDArray[np.int64]
 
@@ -69,14 +69,14 @@ def observe(
 
     Args:
         weights: to calibrate.
-        annotations: of held-out pictures.
+        annotations: of held-out images.
         images: folder.
         results: real estimators' results on them.
-        synthetic: also annotated people with synthetic errors, once each.
+        synthetic: also labelled people with synthetic errors, once each.
         seed: of those.
 
     Returns:
-        evidence and annotation of all matched people, estimator after estimator.
+        image logits and annotation of all matched people, estimator after estimator.
     """
     skeleton = weights.skeleton
     cases = []
@@ -85,30 +85,30 @@ def observe(
         cases.append((file.keypoints(skeleton)[entries], people))
     if synthetic:
         people = np.flatnonzero(matchable(annotations, skeleton))
-        cases.append((_spoil(annotations, people, skeleton, seed), people))
+        cases.append((_corrupt(annotations, people, skeleton, seed), people))
     refiner = Refiner(weights, device="auto", precision="auto")
     parts = [_observe(refiner, annotations, Path(images), poses, people) for poses, people in cases]
     return Observations(
         logits=torch.cat([p.logits for p in parts]),
         std=torch.cat([p.std for p in parts]),
         targets=np.concatenate([p.targets for p in parts]),
-        annotated=np.concatenate([p.annotated for p in parts]),
+        ground_truth=np.concatenate([p.ground_truth for p in parts]),
         area=np.concatenate([p.area for p in parts]),
         group=np.concatenate([p.group for p in parts]),
     )
 
 
-def _spoil(annotations: Annotations, people: npt.NDArray[np.intp], skeleton: Skeleton, seed: int) -> Doubles:
-    annotated = annotations.annotated[people]
-    mask = annotated[..., 2] > 0
-    near, overlap = neighbours_of(annotations, people, 0.1)
+def _corrupt(annotations: Annotations, people: npt.NDArray[np.intp], skeleton: Skeleton, seed: int) -> Doubles:
+    ground_truth = annotations.ground_truth[people]
+    mask = ground_truth[..., 2] > 0
+    near, overlap = others_of(annotations, people, 0.1)
     points, _ = synthesize(
-        annotated[..., :2],
+        ground_truth[..., :2],
         mask,
         skeleton,
         annotations.area[people],
         np.random.default_rng(seed),
-        neighbours=near,
+        others=near,
         overlap=overlap,
     )
     return np.concatenate([np.nan_to_num(points), mask[..., None]], axis=-1)
@@ -122,24 +122,24 @@ def _observe(
     image_ids = annotations.image_ids[people]
     for image_id in dict.fromkeys(image_ids.tolist()):
         rows = np.flatnonzero(image_ids == image_id)
-        picture = load_image(images / image_name({"image_id": image_id}, annotations), ignore_orientation=True)
-        prepared = refiner.prepare(picture, poses[rows])
+        image = load_image(images / image_name({"image_id": image_id}, annotations), ignore_orientation=True)
+        prepared = refiner.prepare(image, poses[rows])
         crops.append(prepared.crops)
         affine.append(prepared.affine)
         kept.append(people[rows[prepared.rows]])
     joined, matrices, who = Crops.join(crops), np.concatenate(affine), np.concatenate(kept)
-    annotated = annotations.annotated[who]
+    ground_truth = annotations.ground_truth[who]
     position = {str(image_id): index for index, image_id in enumerate(annotations.images)}
     group = [position[str(i)] for i in annotations.image_ids[who].tolist()]
     # As for a whole results file.
-    trust = refiner.weights.calibration.trust
-    if refiner.measures_trust:
-        trust *= refiner.trust_from(*departures(refiner.network, joined))
+    prior_weight = refiner.weights.calibration.prior_weight
+    if refiner.measures_reliability:
+        prior_weight *= refiner.prior_weight_from(*outliers(refiner.network, joined))
     return Observations(
-        read_logits(refiner.network, joined, trust=trust).half().cpu(),
+        read_logits(refiner.network, joined, prior_weight=prior_weight).half().cpu(),
         torch.from_numpy(joined.std),
-        transform_points(matrices, annotated[..., :2]),
-        annotated[..., 2] > 0,
+        transform_points(matrices, ground_truth[..., :2]),
+        ground_truth[..., 2] > 0,
         annotations.area[who] * np.abs(np.linalg.det(matrices[:, :, :2])),
         np.array(group, np.int64),
     )
@@ -152,7 +152,7 @@ def predict(
 
     Args:
         observations: P people.
-        offset: ``ModelConfig.cell_offset``.
+        offset: ``ModelConfig.heatmap_offset``.
         sigmas: (K,).
         temperature: (K,).
 
@@ -164,9 +164,9 @@ def predict(
     for start in range(0, len(observations.std), 64):
         rows = slice(start, start + 64)
         logits, std = observations.logits[rows].float(), observations.std[rows] / STRIDE
-        cells, _ = expected_similarity_argmax(cell_probabilities(logits), std)
-        value = expected_similarity(cell_probabilities(logits, heat), cells, std)
-        points = cells.double().numpy() * STRIDE + offset
+        heatmap_points, _ = expected_similarity_argmax(heatmap_probabilities(logits), std)
+        value = expected_similarity(heatmap_probabilities(logits, heat), heatmap_points, std)
+        points = heatmap_points.double().numpy() * STRIDE + offset
         confidence.append(value.double().numpy())
         similarity.append(
             keypoint_similarity(points, observations.targets[rows], observations.area[rows], np.array(sigmas))
@@ -197,9 +197,9 @@ def reliability(confidence: Doubles, similarity: Doubles, bins: int = 10) -> lis
 def fit_temperature(observations: Observations, offset: float, skeleton: Skeleton) -> tuple[float, ...]:
     """(K,) temperatures that make the squared difference of confidence and similarity least.
 
-    One per part where halves of the pictures, each predicted from the other, are predicted better so; else one.
+    One per part where halves of the images, each predicted from the other, are predicted better so; else one.
     """
-    count, mask = len(skeleton), observations.annotated
+    count, mask = len(skeleton), observations.ground_truth
     errors = np.empty((len(GRID), *mask.shape))
     for i, heat in enumerate(GRID):
         confidence, similarity = predict(observations, offset, skeleton.sigmas, (heat,) * count)

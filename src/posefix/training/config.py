@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 
 import yaml
 
+from posefix.deprecation import rename_keys
 from posefix.exceptions import PosefixError, TrainingError
 from posefix.keypoints.skeleton import COCO, SKELETONS, Skeleton
+from posefix.network.config import RENAMED as MODEL_RENAMED
 from posefix.network.config import ModelConfig
 from posefix.pose_errors.synthesis import ErrorRates
 
@@ -22,11 +24,11 @@ class SetConfig:
 
     Attributes:
         annotations: COCO annotation file.
-        images: folder of its pictures.
+        images: folder of its images.
         weight: share of the samples (normalised over all sets).
         estimates: COCO results of real estimators on it; the first gives centres for keypoints that are not
-            annotated, all may be drawn as input. Matched by ``annotation_id``, else by picture and overlap.
-        min_keypoints: people with fewer annotated keypoints are left out.
+            labelled, all may be drawn as input. Matched by ``annotation_id``, else by image and overlap.
+        min_keypoints: people with fewer labelled keypoints are left out.
         shards: folder of packed ``.npz`` files, or a pattern of their names, in place of ``annotations``,
             ``images`` and ``estimates``.
     """
@@ -58,21 +60,21 @@ class Augmentation:
         colour: strength of brightness, contrast, saturation and hue changes; 0 is none.
         degrade: share of samples blurred, lowered in resolution or made noisy.
         occlude: share of samples with a rectangle over part of the person.
-        company: share of samples with a second person of the sets pasted beside, before or behind the first.
-        drop: share of samples that lose keypoints; each then loses 1 in 5 of them.
-        input_box: share of samples cropped around the input pose, as at test time; else the annotated box.
-        real: share of samples whose input is a real estimate, where there is one.
+        copy_paste: share of samples with a second person of the sets pasted beside, before or behind the first.
+        keypoint_dropout: share of samples that lose keypoints; each then loses 1 in 5 of them.
+        input_box: share of samples cropped around the input pose, as at test time; else the labelled box.
+        real_pose_prob: share of samples whose input is a real estimate, where there is one.
         real_noise: share of those real estimates' keypoints that get a synthetic error instead.
-        stronger: share of those real estimates whose errors all shrink by one random factor, as those of a stronger
-            estimator, which is wrong about the same people in the same directions.
-        mended: share of those real estimates of which a random share of keypoints is right, as a stronger estimator's.
-        scored: share of those real estimates that bring their scores, raised to a random power between 1/2 and 2.
-        again: share of samples whose input is the network's own answer to them, as on a second pass: it shall learn to
-            leave alone what it has refined.
+        error_shrink_prob: share of those real estimates whose errors all shrink by one random factor. A stronger
+            estimator errs on the same people in the same directions.
+        error_fix_prob: share of those real estimates of which a random share of keypoints is replaced by the truth.
+        score_prob: share of those real estimates that bring their scores, raised to a random power between 1/2 and 2.
+        self_input_prob: share of samples whose input is the network's own output for them, as on a second pass, so
+            that it learns to leave its own output alone.
         severity: each person's error rates are multiplied by a factor between 1 / (1 + this) and 1 + this.
-        precise: share of people whose good keypoints lie closer to the truth than the reference's, as those of
+        low_jitter_prob: share of people whose good keypoints lie closer to the truth than the reference's, as those of
             strong estimators do.
-        coarse: share of people whose keypoints all shift by noise of one size in pixels, as those of estimators
+        noise_prob: share of people whose keypoints all shift by noise of one size in pixels, as those of estimators
             with coarse maps do.
         person_area: radii of synthetic errors from the person's area; false is the reference's box area.
     """
@@ -85,18 +87,18 @@ class Augmentation:
     colour: float = 0.0
     degrade: float = 0.0
     occlude: float = 0.0
-    company: float = 0.0
-    drop: float = 0.0
+    copy_paste: float = 0.0
+    keypoint_dropout: float = 0.0
     input_box: float = 0.0
-    real: float = 0.0
+    real_pose_prob: float = 0.0
     real_noise: float = 0.0
-    stronger: float = 0.0
-    mended: float = 0.0
-    scored: float = 0.0
-    again: float = 0.0
+    error_shrink_prob: float = 0.0
+    error_fix_prob: float = 0.0
+    score_prob: float = 0.0
+    self_input_prob: float = 0.0
     severity: float = 0.0
-    precise: float = 0.0
-    coarse: float = 0.0
+    low_jitter_prob: float = 0.0
+    noise_prob: float = 0.0
     person_area: bool = True
 
 
@@ -118,7 +120,7 @@ class Optimisation:
         average: decay of the weights' moving average that is evaluated and saved; 0 is none.
         clip: largest gradient norm; 0 is none.
         bfloat16: autocast, ``"auto"`` where the device has it.
-        freeze_trunk: keep what sees the picture alone, trunk and head, as it came (MobileNetV2 only): the
+        freeze_trunk: keep what sees the image alone, trunk and head, as it came (MobileNetV2 only): the
             correction and the prior are trained, which needs no gradients of the trunk.
         frozen_blocks: keep the stem and this many blocks of the trunk as they came (MobileNetV2 only; 6 is all up to
             stride 8): edges and textures are known, and the widest maps need no gradients.
@@ -126,7 +128,7 @@ class Optimisation:
             at a time are faster; batch norm then sees these few.
         network_rate: learning rate of all but the prior, as a share; 0 trains the prior alone.
         heatmap_loss: weight of the cross-entropy L_H (PoseFix eq. 2).
-        coordinate_loss: weight of the soft-argmax distance L_C (PoseFix eq. 5), in cells.
+        coordinate_loss: weight of the soft-argmax distance L_C (PoseFix eq. 5), in heatmap pixels.
     """
 
     optimiser: str = "adamw"
@@ -207,10 +209,10 @@ class TrainingConfig:
         rates: of the synthetic errors, as ``ErrorRates.to_dict`` writes them; default the reference's.
         seed: of everything random; sample i of step s is the same in every run and after every resume.
         checkpoint_minutes: between two checkpoints.
-        cache_gb: memory for decoded pictures; with ``feeding: device``, the device's.
+        cache_gb: memory for decoded images; with ``feeding: device``, the device's.
         workers: threads that prepare batches ahead.
-        feeding: where crops are cut and augmented: ``"cpu"``; ``"device"``, all pictures decoded onto it once;
-            ``"auto"``, on the device when training with CUDA and the pictures fit into ``cache_gb``.
+        feeding: where crops are cut and augmented: ``"cpu"``; ``"device"``, all images decoded onto it once;
+            ``"auto"``, on the device when training with CUDA and the images fit into ``cache_gb``.
     """
 
     sets: tuple[SetConfig, ...]
@@ -272,6 +274,21 @@ def read_config(path: str | Path) -> TrainingConfig:
         raise TrainingError(f"{path}: {error}") from error
 
 
+#: Old names of keys.
+_RENAMED: dict[Any, dict[str, str]] = {
+    ModelConfig: MODEL_RENAMED,
+    Augmentation: {
+        "company": "copy_paste",
+        "drop": "keypoint_dropout",
+        "real": "real_pose_prob",
+        "stronger": "error_shrink_prob",
+        "mended": "error_fix_prob",
+        "scored": "score_prob",
+        "again": "self_input_prob",
+        "precise": "low_jitter_prob",
+        "coarse": "noise_prob",
+    },
+}
 _SET_PATHS = {"annotations", "images", "estimates", "shards"}
 _PATH_KEYS = {*_SET_PATHS, "results", "out", "movenet", "imagenet", "weights"}
 
@@ -295,6 +312,7 @@ def _build(cls: type[_T], data: Any, where: str) -> _T:
     if not isinstance(data, dict):
         raise TrainingError(f"{where or 'configuration'}: expected a mapping, got {data!r}")
     hints = typing.get_type_hints(cls)
+    data = rename_keys(data, _RENAMED.get(cls, {}), where.rstrip(".") or "configuration")
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(data) - known)
     if unknown:

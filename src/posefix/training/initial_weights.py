@@ -61,7 +61,7 @@ def start_from_imagenet(network: RefinementNetwork, path: str | Path) -> None:
     """Fill the trunk of a ResNet from torchvision's ImageNet state saved as safetensors.
 
     Source: ``torchvision.models.resnetN(weights=...).state_dict()`` written with ``safetensors``. The first
-    convolution's picture channels are re-ordered and scaled to the network's own normalisation; the channels
+    convolution's image channels are re-ordered and scaled to the network's own normalisation; the channels
     of the heatmaps start at zero.
 
     Raises:
@@ -117,9 +117,9 @@ def start_from_weights(network: RefinementNetwork, sources: Sequence[str]) -> se
         anew = ("prior.",) if same_set else ("prior.", "head.", "correction.")
         missing = [k for k in own if k not in fits and not k.startswith(anew)]
         # A correction that was trained with scores must get them again.
-        other_scores = same_set and weights.config.scored != network.config.scored
+        other_scores = same_set and weights.config.uses_scores != network.config.uses_scores
         if missing or other_scores or weights.config.backbone != network.config.backbone:
-            names = ("backbone", "width", "last_channels", "pose_entry", "scored")
+            names = ("backbone", "width", "last_channels", "pose_entry", "uses_scores")
             theirs = {n: getattr(weights.config, n) for n in names}
             differ = ", ".join(f"{n}: {v}" for n, v in theirs.items() if v != getattr(network.config, n))
             raise WeightsError(

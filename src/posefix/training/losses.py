@@ -8,33 +8,33 @@ from torch import Tensor
 from posefix.keypoints.heatmaps import one_hot_targets, soft_argmax
 
 
-def heatmap_loss(logits: Tensor, cell_points: Tensor, mask: Tensor) -> Tensor:
-    """L_H: cross-entropy of the soft-max over cells with the bilinear one-hot target (PoseFix eq. 2).
+def heatmap_loss(logits: Tensor, heatmap_points: Tensor, mask: Tensor) -> Tensor:
+    """L_H: cross-entropy of the soft-max over heatmap pixels with the bilinear one-hot target (PoseFix eq. 2).
 
     Args:
         logits: (B, K, h, w).
-        cell_points: (B, K, 2) targets in cells.
+        heatmap_points: (B, K, 2) targets in heatmap pixels.
         mask: (B, K) bool; others add nothing but count in the mean, as in the reference.
 
     Returns:
         scalar.
     """
     height, width = logits.shape[-2:]
-    target = one_hot_targets(cell_points.to(logits.dtype), mask, (height, width)).flatten(2)
+    target = one_hot_targets(heatmap_points.to(logits.dtype), mask, (height, width)).flatten(2)
     log_probability = torch.log_softmax(logits.flatten(2), dim=-1)
     return -(target * log_probability).sum(-1).mean()
 
 
-def coordinate_loss(logits: Tensor, cell_points: Tensor, mask: Tensor) -> Tensor:
-    """L_C: mean absolute distance of the soft-argmax from the target, in cells (PoseFix eq. 5).
+def coordinate_loss(logits: Tensor, heatmap_points: Tensor, mask: Tensor) -> Tensor:
+    """L_C: mean absolute distance of the soft-argmax from the target, in heatmap pixels (PoseFix eq. 5).
 
     Args:
         logits: (B, K, h, w).
-        cell_points: (B, K, 2) targets in cells.
+        heatmap_points: (B, K, 2) targets in heatmap pixels.
         mask: (B, K) bool; others add nothing but count in the mean, as in the reference.
 
     Returns:
         scalar.
     """
-    distance = (soft_argmax(logits) - cell_points).abs()
+    distance = (soft_argmax(logits) - heatmap_points).abs()
     return torch.where(mask.unsqueeze(-1), distance, torch.zeros_like(distance)).mean()

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from posefix.exceptions import TrainingError
-from posefix.keypoints.heatmaps import cell_probabilities, expected_similarity_argmax
+from posefix.keypoints.heatmaps import expected_similarity_argmax, heatmap_probabilities
 from posefix.network.config import STRIDE
 from posefix.network.devices import autocast_dtype, pick_device
 from posefix.network.mobilenet import MobileNetFpn
@@ -27,7 +27,7 @@ from posefix.network.model import RefinementNetwork
 from posefix.training.checkpoint import load_checkpoint, save_checkpoint
 from posefix.training.config import Optimisation, TrainingConfig
 from posefix.training.data.batches import Batch, BatchStream
-from posefix.training.data.device import pictures_for
+from posefix.training.data.device import images_for
 from posefix.training.data.people import read_people
 from posefix.training.initial_weights import (
     start_from_imagenet,
@@ -149,7 +149,7 @@ def train(
         cache_gb=config.cache_gb,
         workers=config.workers,
         rates=config.rates,
-        pictures=pictures_for(
+        images=images_for(
             people,
             config.model,
             target,
@@ -160,7 +160,7 @@ def train(
     )
     if rank == 0:
         out.mkdir(parents=True, exist_ok=True)
-        logger.info("%d people on %d pictures, device %s", len(people), len(people.paths), target)
+        logger.info("%d people on %d images, device %s", len(people), len(people.paths), target)
 
     def save(step: int) -> None:
         if rank == 0:
@@ -178,7 +178,7 @@ def train(
         tensors = {k: torch.as_tensor(v).to(target, non_blocking=True) for k, v in vars(batch).items()}
         # Apart: weights that autocast has cast without a graph must not be reused where there is one.
         with torch.autocast(target.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            answer_again(network, tensors, config.augmentation.again)
+            answer_again(network, tensors, config.augmentation.self_input_prob)
         optimiser.zero_grad(set_to_none=True)
         value, logits = 0.0, []
         for part in _parts(tensors, optimisation.micro_batch):
@@ -199,7 +199,7 @@ def train(
         optimiser.step()
         _update_average(average, network, min(optimisation.average, (1 + step) / (10 + step)))
 
-        meter.add(value, batch, torch.cat(logits), config.model.cell_offset)
+        meter.add(value, batch, torch.cat(logits), config.model.heatmap_offset)
         bar.update()
         last = step + 1 == optimisation.steps
         if rank == 0 and ((step + 1) % 50 == 0 or last):
@@ -230,7 +230,7 @@ def _parts(tensors: dict[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]
 
 
 def _loss(logits: Tensor, batch: dict[str, Tensor], network: RefinementNetwork, optimisation: Optimisation) -> Tensor:
-    targets, mask = (batch["targets"] - network.config.cell_offset) / STRIDE, batch["target_mask"]
+    targets, mask = (batch["targets"] - network.config.heatmap_offset) / STRIDE, batch["target_mask"]
     loss = optimisation.heatmap_loss * heatmap_loss(logits, targets, mask)
     if optimisation.coordinate_loss:
         loss = loss + optimisation.coordinate_loss * coordinate_loss(logits, targets, mask)
@@ -251,8 +251,8 @@ def answer_again(network: RefinementNetwork, tensors: dict[str, Tensor], share: 
         return
     inputs = [tensors[k][some] for k in INPUTS]
     std = tensors["std"][some]
-    cells, confidence = expected_similarity_argmax(cell_probabilities(network(*inputs)), std / STRIDE)
-    answered = cells * STRIDE + network.config.cell_offset
+    heatmap_points, confidence = expected_similarity_argmax(heatmap_probabilities(network(*inputs)), std / STRIDE)
+    answered = heatmap_points * STRIDE + network.config.heatmap_offset
     # What was missing is filled.
     filled = torch.ones_like(tensors["valid"][some])
     scores = confidence / confidence.amax(-1, keepdim=True).clamp_min(1e-9)
@@ -328,7 +328,7 @@ class _Meter:
         if self._steps % 10:
             return  # decoding every step would cost more than it tells
         std = torch.from_numpy(batch.std).to(logits.device) / STRIDE
-        points = expected_similarity_argmax(cell_probabilities(logits), std)[0].cpu() * STRIDE + offset
+        points = expected_similarity_argmax(heatmap_probabilities(logits), std)[0].cpu() * STRIDE + offset
         targets, mask = torch.from_numpy(batch.targets), torch.from_numpy(batch.target_mask)
         both = mask & torch.from_numpy(batch.valid)
         if both.any():

@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from posefix.exceptions import WeightsError
-from posefix.network.config import refuse_unknown
+from posefix.network.config import refuse_unknown, renamed
 
 DECODERS = ("expected_similarity", "soft_argmax")
 POLICIES = ("safe", "always")
+#: Old names of the calibration's keys.
+RENAMED = {"trust": "prior_weight", "usual_departure": "reference_outlier_rate"}
 
 
 @dataclass(frozen=True)
@@ -18,13 +20,13 @@ class Calibration:
 
     Attributes:
         decoder: ``"expected_similarity"`` or the paper's ``"soft_argmax"``.
-        policy: ``"safe"`` leaves an input keypoint where it is unless the picture speaks clearly against it;
+        policy: ``"safe"`` leaves an input keypoint where it is unless the image speaks clearly against it;
             ``"always"`` takes the network's answer, as the paper does.
         temperature: (K,) divides the logits where confidence is read from them; empty is 1 throughout.
-        trust: power of the pose prior where the user's ``trust`` is 1. Training pictures and their labels are not
-            those of the world, so how far to believe the pose is measured, too.
-        usual_departure: share of the keypoints that the picture is sure of and the estimator has elsewhere, for which
-            ``trust`` is right; others are trusted in inverse proportion (measured reliability). 0 trusts all alike.
+        prior_weight: power of the pose prior where the user's ``prior_weight`` is 1; fitted on held-out images.
+        reference_outlier_rate: share of outliers among the keypoints of which the image is confident, at which
+            ``prior_weight`` is right. The weight of other estimators is inversely proportional to their share; 0 gives
+            all the same weight.
         margin: (K,) ``"safe"`` keeps an input whose expected similarity is at least the best one's minus
             this; empty is 0 throughout.
     """
@@ -32,19 +34,21 @@ class Calibration:
     decoder: str = "expected_similarity"
     policy: str = "safe"
     temperature: tuple[float, ...] = ()
-    trust: float = 1.0
+    prior_weight: float = 1.0
     margin: tuple[float, ...] = ()
-    usual_departure: float = 0.0
+    reference_outlier_rate: float = 0.0
 
     def __post_init__(self) -> None:
         if self.decoder not in DECODERS:
             raise WeightsError(f"calibration: decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r}")
         if self.policy not in POLICIES:
             raise WeightsError(f"calibration: policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
-        if not isinstance(self.trust, int | float) or not 0 < self.trust < float("inf"):
-            raise WeightsError(f"calibration: trust must be a positive number, got {self.trust!r}")
-        if not isinstance(self.usual_departure, int | float) or not 0 <= self.usual_departure < 1:
-            raise WeightsError(f"calibration: usual_departure must be in [0, 1), got {self.usual_departure!r}")
+        if not isinstance(self.prior_weight, int | float) or not 0 < self.prior_weight < float("inf"):
+            raise WeightsError(f"calibration: prior_weight must be a positive number, got {self.prior_weight!r}")
+        if not isinstance(self.reference_outlier_rate, int | float) or not 0 <= self.reference_outlier_rate < 1:
+            raise WeightsError(
+                f"calibration: reference_outlier_rate must be in [0, 1), got {self.reference_outlier_rate!r}"
+            )
         for name in ("temperature", "margin"):
             values = tuple(float(v) for v in getattr(self, name))
             if any(v <= 0 if name == "temperature" else v < 0 for v in values):
@@ -62,8 +66,9 @@ class Calibration:
         Raises:
             WeightsError: an unknown key or a value that does not fit.
         """
-        refuse_unknown("calibration", data, cls)
-        return cls(**data)
+        values = renamed("calibration", data, RENAMED)
+        refuse_unknown("calibration", values, cls)
+        return cls(**values)
 
 
 #: The paper's reading: soft-argmax, taken as it is.

@@ -46,7 +46,7 @@ def model_card(weights: Weights, repository: str = "USER/NAME") -> str:
     parts = [_front_matter(weights), MARKER, f"# {_line(title)}"]
     parts.append(
         str(about.get("description", "")).strip()
-        or "Refines the keypoints of any 2D human pose estimator: picture and keypoints in, better keypoints out "
+        or "Refines the keypoints of any 2D human pose estimator: image and keypoints in, better keypoints out "
         "([PoseFix](https://arxiv.org/abs/1812.03595), CVPR 2019, and beyond)."
     )
     parts += ["## Use", _usage(repository), "## Model", _model(weights)]
@@ -86,7 +86,7 @@ def _usage(repository: str) -> str:
     return (
         "```\npip install posefix\n```\n\n```python\nfrom posefix import Refiner\n\n"
         f'refiner = Refiner.from_pretrained("{repository}")\n'
-        "refined = refiner.refine(image, keypoints)  # (N, K, 3) [x, y, score], pixels of the picture\n```"
+        "refined = refiner.refine(image, keypoints)  # (N, K, 3) [x, y, score], pixels of the image\n```"
     )
 
 

@@ -12,8 +12,8 @@ from factories import draw_dots
 from posefix.keypoints.skeleton import COCO
 from posefix.network.config import ModelConfig
 from posefix.training.config import Augmentation
-from posefix.training.data.copy_paste import add_company, draw_masks, place_beside
-from posefix.training.data.people import Pictures, read_people
+from posefix.training.data.copy_paste import choose_others, draw_masks, paste_others
+from posefix.training.data.people import Images, read_people
 from training_runs import make_config, stream_of, write_data
 
 
@@ -42,7 +42,7 @@ def test_batches_are_sound_and_reproducible(data: Path) -> None:
 
 
 def test_crops_and_points_share_one_frame(data: Path) -> None:
-    # A white dot at every annotated keypoint of a black picture must lie at the target, whatever the augmentation.
+    # A white dot at every labelled keypoint of a black image must lie at the target, whatever the augmentation.
     draw_dots(data)
     config = replace(make_config(data), augmentation=Augmentation(shift=0.1, input_box=0.5), model=ModelConfig())
     batch = stream_of(config).batch(0)
@@ -54,20 +54,20 @@ def test_crops_and_points_share_one_frame(data: Path) -> None:
 def test_company_is_painted_where_its_keypoints_are(data: Path) -> None:
     people = read_people(make_config(data).sets, COCO)
     rows, rng = np.arange(8), np.random.default_rng(1)
-    second = place_beside(people, rows, 1.0, rng)
+    second = choose_others(people, rows, 1.0, rng)
     assert second.there.any()
-    assert (second.annotated[~second.there] == 0).all()
-    assert np.isfinite(second.annotated).all()
-    assert not place_beside(people, rows, 0.0, rng).there.any()
+    assert (second.ground_truth[~second.there] == 0).all()
+    assert np.isfinite(second.ground_truth).all()
+    assert not choose_others(people, rows, 0.0, rng).there.any()
     second = replace(second, behind=np.zeros(8, bool))
-    # The first people's crops are black and nobody else's picture is: what is not black was painted.
+    # The first people's crops are black and nobody else's image is: what is not black was painted.
     crops = np.zeros((8, 64, 64, 3), np.uint8)
     affine = np.tile(np.eye(2, 3) * 0.1, (8, 1, 1))
     model = ModelConfig(input_hw=(64, 64))
     masks = draw_masks(people, second, rows, affine, COCO, model, rng)
-    add_company(crops, people, Pictures(people.paths, 1), masks, model)
-    points = second.annotated[..., :2] * 0.1
-    inside = (second.annotated[..., 2] > 0) & (points >= 1).all(-1) & (points <= 62).all(-1)
+    paste_others(crops, people, Images(people.paths, 1), masks, model)
+    points = second.ground_truth[..., :2] * 0.1
+    inside = (second.ground_truth[..., 2] > 0) & (points >= 1).all(-1) & (points <= 62).all(-1)
     i, k = np.nonzero(inside)
     assert len(i) > 10
     x, y = points[i, k].round().astype(int).T
@@ -76,10 +76,10 @@ def test_company_is_painted_where_its_keypoints_are(data: Path) -> None:
 
 
 def test_stronger_estimators_make_the_same_errors_but_smaller(data: Path) -> None:
-    still = Augmentation(scale=0, rotation=0, mirror=0, real=1.0)
+    still = Augmentation(scale=0, rotation=0, mirror=0, real_pose_prob=1.0)
     offs = []
     for stronger in (0.0, 1.0):
-        config = replace(make_config(data), augmentation=replace(still, stronger=stronger))
+        config = replace(make_config(data), augmentation=replace(still, error_shrink_prob=stronger))
         batch = stream_of(config).batch(0)
         offs.append(np.where((batch.valid & batch.target_mask)[..., None], batch.crop_points - batch.targets, 0))
     # Per person one factor below 1; where the crop follows the pose, its scale changes a little too.
@@ -89,28 +89,28 @@ def test_stronger_estimators_make_the_same_errors_but_smaller(data: Path) -> Non
     assert (cosine > 0.99).all()
 
 
-def test_mended_estimates_have_fewer_errors_and_some_bring_scores(data: Path) -> None:
-    still = Augmentation(scale=0, rotation=0, mirror=0, real=1.0)
+def test_fixed_estimates_have_fewer_errors_and_some_bring_scores(data: Path) -> None:
+    still = Augmentation(scale=0, rotation=0, mirror=0, real_pose_prob=1.0)
     settings: dict[str, dict[str, float]] = {
         "plain": {},
-        "mended": {"mended": 1.0},
-        "scored": {"scored": 1.0},
-        "mirrored": {"scored": 1.0, "mirror": 1.0},
+        "error_fix_prob": {"error_fix_prob": 1.0},
+        "score_prob": {"score_prob": 1.0},
+        "mirrored": {"score_prob": 1.0, "mirror": 1.0},
     }
     batches = {}
     for name, changes in settings.items():
         config = replace(make_config(data), augmentation=replace(still, **changes))
         batches[name] = stream_of(config).batch(0)
-    plain, mended = (batches[n] for n in ("plain", "mended"))
-    off = [np.linalg.norm(b.crop_points - b.targets, axis=-1) / b.std for b in (plain, mended)]
-    both = plain.valid & plain.target_mask & mended.target_mask
+    plain, fixed = (batches[n] for n in ("plain", "error_fix_prob"))
+    off = [np.linalg.norm(b.crop_points - b.targets, axis=-1) / b.std for b in (plain, fixed)]
+    both = plain.valid & plain.target_mask & fixed.target_mask
     changed = both & ~np.isclose(*off, atol=0.05)
     assert 0.2 < changed[both].mean() < 0.8
     assert off[1][changed].mean() < 0.5
     assert (plain.scores == 1).all()
-    scores = batches["scored"].scores
+    scores = batches["score_prob"].scores
     assert ((scores > 0) & (scores <= 1)).all()
     assert (scores.max(-1) == 1).all()
-    assert (scores[batches["scored"].valid] < 1).any()
+    assert (scores[batches["score_prob"].valid] < 1).any()
     # A score goes with its keypoint.
-    np.testing.assert_array_equal(batches["mirrored"].scores, scores[:, COCO.flip])
+    np.testing.assert_array_equal(batches["mirrored"].scores, scores[:, COCO.flip_indices])

@@ -20,22 +20,31 @@ from posefix.network.config import ModelConfig
 from posefix.training import trainer
 from posefix.training.config import Augmentation, Optimisation, SetConfig, TrainingConfig, read_config
 from posefix.training.data.batches import Batch, make_batch
-from posefix.training.data.device import DevicePictures, pictures_for
-from posefix.training.data.people import People, Pictures, read_people
-from posefix.training.data.photometric import Damage, draw_retouch, retouch
-from posefix.training.data.photometric_torch import retouch_tensors
+from posefix.training.data.device import DeviceImages, images_for
+from posefix.training.data.people import Images, People, read_people
+from posefix.training.data.photometric import Corruption, distort, draw_distortion
+from posefix.training.data.photometric_torch import distort_tensors
 from posefix.training.data.sampling import plan_batch
 from posefix.training.data.shards import read_shards
 
 CPU = torch.device("cpu")
 SMALL = ModelConfig(input_hw=(64, 64))
 #: Everything but what is random noise, which no two devices draw alike.
-MUCH = Augmentation(shift=0.1, colour=0.3, occlude=0.5, company=0.5, drop=0.5, input_box=0.5, severity=1.0, real=0.5)
+MUCH = Augmentation(
+    shift=0.1,
+    colour=0.3,
+    occlude=0.5,
+    copy_paste=0.5,
+    keypoint_dropout=0.5,
+    input_box=0.5,
+    severity=1.0,
+    real_pose_prob=0.5,
+)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A tiny COCO set of smooth pictures, one estimator's results, and a configuration."""
+    """A tiny COCO set of smooth images, one estimator's results, and a configuration."""
     rng = np.random.default_rng(0)
     content = annotation_file(rng)
     estimates = []
@@ -49,7 +58,7 @@ def data(tmp_path: Path) -> Path:
     (tmp_path / "train.json").write_text(json.dumps(content))
     (tmp_path / "estimates.json").write_text(json.dumps(estimates))
     (tmp_path / "config.yaml").write_text(
-        "out: run\nmodel: {input_hw: [64, 64]}\naugmentation: {shift: 0.1, input_box: 0.5, real: 0.5}\n"
+        "out: run\nmodel: {input_hw: [64, 64]}\naugmentation: {shift: 0.1, input_box: 0.5, real_pose_prob: 0.5}\n"
         "optimisation: {steps: 6, batch_size: 2, warmup: 2, bfloat16: 'off'}\nworkers: 1\n"
         "sets: [{annotations: train.json, images: ., estimates: [estimates.json], min_keypoints: 2, weight: 3}]"
     )
@@ -83,11 +92,11 @@ def test_shards_hold_the_same_people(data: Path, tool: ModuleType) -> None:
     before, after = read_people(whole.sets, COCO), read_people(config.sets, COCO)
     np.testing.assert_array_equal(after.overlap, before.overlap)
     np.testing.assert_allclose(after.share, before.share)
-    np.testing.assert_array_equal(after.picture, np.arange(len(before)))
-    pictures = Pictures(after.paths, 1, after.codes)
-    assert max(max(pictures[i].shape[:2]) for i in range(len(after))) == 150
+    np.testing.assert_array_equal(after.image, np.arange(len(before)))
+    images = Images(after.paths, 1, after.codes)
+    assert max(max(images[i].shape[:2]) for i in range(len(after))) == 150
     # One map per person takes every point of every kind from the old frame to the new.
-    for name in ("annotated", "estimates", "neighbours"):
+    for name in ("ground_truth", "estimates", "others"):
         old, new = getattr(before, name), getattr(after, name)
         np.testing.assert_array_equal(new[..., 2], old[..., 2])
         for i in range(len(before)):
@@ -99,24 +108,24 @@ def test_shards_hold_the_same_people(data: Path, tool: ModuleType) -> None:
             np.testing.assert_allclose(new[i][there][:, :2], expected, atol=0.01)
 
 
-def test_shards_share_the_frame_of_their_pictures(data: Path, tool: ModuleType) -> None:
+def test_shards_share_the_frame_of_their_images(data: Path, tool: ModuleType) -> None:
     draw_dots(data)
     config = pack(tool, data, "--side", "300")
     people = read_people(config.sets, COCO)
     plain = Augmentation(shift=0.1, input_box=0.5)
-    for pictures in (
-        Pictures(people.paths, 1, people.codes),
-        DevicePictures(people, ModelConfig(), CPU),
+    for images in (
+        Images(people.paths, 1, people.codes),
+        DeviceImages(people, ModelConfig(), CPU),
     ):
-        batch = make_batch(people, pictures, COCO, ModelConfig(), plain, 8, np.random.default_rng(0))
+        batch = make_batch(people, images, COCO, ModelConfig(), plain, 8, np.random.default_rng(0))
         assert share_on_dots(batch) > 0.98
 
 
-def test_packed_crops_show_what_whole_pictures_show(data: Path, tool: ModuleType) -> None:
+def test_packed_crops_show_what_whole_images_show(data: Path, tool: ModuleType) -> None:
     whole, packed = (read_people(c.sets, COCO) for c in (read_config(data / "config.yaml"), pack(tool, data)))
     turned = Augmentation(shift=0.1, scale=0.3, rotation_share=1.0)
     batches = [
-        make_batch(p, Pictures(p.paths, 1, p.codes), COCO, SMALL, turned, 12, np.random.default_rng(1))
+        make_batch(p, Images(p.paths, 1, p.codes), COCO, SMALL, turned, 12, np.random.default_rng(1))
         for p in (whole, packed)
     ]
     np.testing.assert_allclose(batches[1].targets, batches[0].targets, atol=0.3)
@@ -137,7 +146,7 @@ def test_shards_stay_below_their_limit(data: Path, tool: ModuleType, capsys: pyt
     with pytest.raises(SystemExit, match="is not empty"):
         pack(tool, data)
     with pytest.raises(SystemExit, match="does not hold even one person"):
-        tool.main([str(data / "config.yaml"), str(data / "again"), "--max-mb", "0.018"])
+        tool.main([str(data / "config.yaml"), str(data / "self_input_prob"), "--max-mb", "0.018"])
 
 
 def test_damaged_shards_are_refused(data: Path, tool: ModuleType) -> None:
@@ -168,12 +177,12 @@ def test_damaged_shards_are_refused(data: Path, tool: ModuleType) -> None:
     broken[: arrays["ends"][0]] = 0
     np.savez(path, **(arrays | {"codes": broken}))
     people = read_people([one], COCO)
-    with pytest.raises(TrainingError, match="cannot read the training picture person 0 of"):
-        DevicePictures(people, SMALL, CPU)
+    with pytest.raises(TrainingError, match="cannot read the training image person 0 of"):
+        DeviceImages(people, SMALL, CPU)
 
 
 def both_ways(people: People, model: ModelConfig, augmentation: Augmentation, count: int = 12) -> tuple[Batch, Batch]:
-    cpu, device = Pictures(people.paths, 1, people.codes), DevicePictures(people, model, CPU)
+    cpu, device = Images(people.paths, 1, people.codes), DeviceImages(people, model, CPU)
     first, second = (
         make_batch(people, p, COCO, model, augmentation, count, np.random.default_rng(2)) for p in (cpu, device)
     )
@@ -196,7 +205,7 @@ def test_device_crops_are_the_cpus(data: Path, input_hw: tuple[int, int], antial
     assert np.percentile(off, 99) < 12
 
 
-def test_shrinking_pictures_does_not_skip_pixels(data: Path) -> None:
+def test_shrinking_images_does_not_skip_pixels(data: Path) -> None:
     # Stripes of one pixel are grey from afar; picking single pixels would keep them black and white.
     for path in data.glob("*.jpg"):
         stripes = np.zeros((480, 640, 3), np.uint8)
@@ -211,19 +220,20 @@ def test_shrinking_pictures_does_not_skip_pixels(data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "low", "high"), [(Damage.BLUR, 0.6, 2.5), (Damage.SMALL, 1.5, 5.0), (Damage.JPEG, 15, 59)]
+    ("corruption", "low", "high"),
+    [(Corruption.BLUR, 0.6, 2.5), (Corruption.SMALL, 1.5, 5.0), (Corruption.JPEG, 15, 59)],
 )
-def test_device_damages_as_the_cpu(damage: Damage, low: float, high: float) -> None:
+def test_device_damages_as_the_cpu(corruption: Corruption, low: float, high: float) -> None:
     rng = np.random.default_rng(0)
     blocks = rng.integers(0, 256, (10, 16, 12, 3)).astype(np.uint8).repeat(6, 1).repeat(8, 2)
     crops = np.clip(blocks + rng.normal(0, 10, blocks.shape), 0, 255).astype(np.uint8)
-    decided = draw_retouch(10, (96, 96), Augmentation(), rng)
+    decided = draw_distortion(10, (96, 96), Augmentation(), rng)
     strength = np.linspace(low, high, 10, dtype=np.float32)
-    strength = np.floor(strength) if damage == Damage.JPEG else strength
-    decided = replace(decided, damage=np.full(10, damage, np.int8), strength=strength)
-    theirs = retouch_tensors(torch.from_numpy(crops).float(), decided).numpy()
+    strength = np.floor(strength) if corruption == Corruption.JPEG else strength
+    decided = replace(decided, corruption=np.full(10, corruption, np.int8), strength=strength)
+    theirs = distort_tensors(torch.from_numpy(crops).float(), decided).numpy()
     ours = crops.copy()
-    retouch(ours, decided)
+    distort(ours, decided)
     change = np.abs(ours.astype(float) - crops).mean((1, 2, 3))
     off = np.abs(ours - theirs).mean((1, 2, 3))
     assert (off < 0.15 * change).all(), (off, change)
@@ -231,10 +241,12 @@ def test_device_damages_as_the_cpu(damage: Damage, low: float, high: float) -> N
 
 def test_noise_has_its_strength_on_the_device(data: Path) -> None:
     rng = np.random.default_rng(0)
-    decided = draw_retouch(2, (64, 64), Augmentation(), rng)
-    decided = replace(decided, damage=np.array([Damage.NOISE, Damage.NONE], np.int8), strength=np.float32([10, 10]))
+    decided = draw_distortion(2, (64, 64), Augmentation(), rng)
+    decided = replace(
+        decided, corruption=np.array([Corruption.NOISE, Corruption.NONE], np.int8), strength=np.float32([10, 10])
+    )
     grey = torch.full((2, 64, 64, 3), 128.0)
-    one, again = (retouch_tensors(grey.clone(), decided) for _ in range(2))
+    one, again = (distort_tensors(grey.clone(), decided) for _ in range(2))
     torch.testing.assert_close(one, again, rtol=0, atol=0)
     assert one[0].std() == pytest.approx(10, rel=0.05)
     assert one[1].std() == 0
@@ -245,7 +257,7 @@ def test_maps_without_inverse_give_black_crops(data: Path) -> None:
     plan = plan_batch(people, COCO, SMALL, Augmentation(), 4, np.random.default_rng(0))
     affine = plan.affine.copy()
     affine[0], affine[1, 0, 0], affine[2, 0, 2] = 0.0, np.nan, 1e9
-    crops = DevicePictures(people, SMALL, CPU).paint(replace(plan, affine=affine))
+    crops = DeviceImages(people, SMALL, CPU).paint(replace(plan, affine=affine))
     assert crops[:3].max() == 0
     assert crops[3].max() > 0
 
@@ -253,8 +265,8 @@ def test_maps_without_inverse_give_black_crops(data: Path) -> None:
 def test_choosing_the_feeding(data: Path, caplog: pytest.LogCaptureFixture) -> None:
     people = read_people(read_config(data / "config.yaml").sets, COCO)
 
-    def choose(feeding: str, device: str = "cpu", cache_gb: float = 1.0) -> DevicePictures | None:
-        return pictures_for(people, SMALL, torch.device(device), feeding=feeding, cache_gb=cache_gb, workers=1)
+    def choose(feeding: str, device: str = "cpu", cache_gb: float = 1.0) -> DeviceImages | None:
+        return images_for(people, SMALL, torch.device(device), feeding=feeding, cache_gb=cache_gb, workers=1)
 
     assert choose("auto") is None
     assert choose("cpu", "cuda") is None

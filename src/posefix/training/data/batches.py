@@ -16,10 +16,10 @@ from posefix.keypoints.skeleton import Skeleton
 from posefix.network.config import ModelConfig
 from posefix.pose_errors.synthesis import ErrorRates
 from posefix.training.config import Augmentation
-from posefix.training.data.copy_paste import add_company
-from posefix.training.data.device import DevicePictures
-from posefix.training.data.people import People, Pictures
-from posefix.training.data.photometric import retouch
+from posefix.training.data.copy_paste import paste_others
+from posefix.training.data.device import DeviceImages
+from posefix.training.data.people import Images, People
+from posefix.training.data.photometric import distort
 from posefix.training.data.sampling import Plan, plan_batch
 
 Bools = npt.NDArray[np.bool_]
@@ -33,8 +33,8 @@ class Batch:
         crops: (B, H, W, 3) uint8 RGB; already a tensor where they were made on the device.
         crop_points: (B, K, 2) float32 input pose; 0 where not valid.
         valid: (B, K) bool.
-        targets: (B, K, 2) float32 annotated pose; 0 where there is none.
-        target_mask: (B, K) bool, annotated and inside the crop.
+        targets: (B, K, 2) float32 labelled pose; 0 where there is none.
+        target_mask: (B, K) bool, labelled and inside the crop.
         std: (B, K) float32 length scale of keypoint similarity, from the area that test time would assume.
         scores: (B, K) float32 estimator's score over that of the person's best keypoint; 1 where nothing is known.
     """
@@ -50,7 +50,7 @@ class Batch:
 
 def make_batch(
     people: People,
-    pictures: Pictures | DevicePictures,
+    images: Images | DeviceImages,
     skeleton: Skeleton,
     model: ModelConfig,
     augmentation: Augmentation,
@@ -62,7 +62,7 @@ def make_batch(
 
     Args:
         people: all of them.
-        pictures: theirs, in memory or on the device; crops are made where they are.
+        images: theirs, in memory or on the device; crops are made where they are.
         skeleton: the keypoint set.
         model: tells crop size and how crops are made.
         augmentation: what happens to them.
@@ -74,15 +74,15 @@ def make_batch(
         the batch.
     """
     plan = plan_batch(people, skeleton, model, augmentation, batch_size, rng, rates)
-    return _fill(plan, people, pictures, model)
+    return _fill(plan, people, images, model)
 
 
-def _fill(plan: Plan, people: People, pictures: Pictures | DevicePictures, model: ModelConfig) -> Batch:
+def _fill(plan: Plan, people: People, images: Images | DeviceImages, model: ModelConfig) -> Batch:
     """The batch that was planned."""
-    if isinstance(pictures, DevicePictures):
-        crops: npt.NDArray[np.uint8] | Tensor = pictures.paint(plan)
+    if isinstance(images, DeviceImages):
+        crops: npt.NDArray[np.uint8] | Tensor = images.paint(plan)
     else:
-        crops = _paint(plan, people, pictures, model)
+        crops = _paint(plan, people, images, model)
     return Batch(
         crops=crops,
         crop_points=plan.crop_points,
@@ -94,20 +94,20 @@ def _fill(plan: Plan, people: People, pictures: Pictures | DevicePictures, model
     )
 
 
-def _paint(plan: Plan, people: People, pictures: Pictures, model: ModelConfig) -> npt.NDArray[np.uint8]:
-    sources = [pictures[int(i)] for i in people.picture[plan.rows]]
+def _paint(plan: Plan, people: People, images: Images, model: ModelConfig) -> npt.NDArray[np.uint8]:
+    sources = [images[int(i)] for i in people.image[plan.rows]]
     crops = np.stack(
         [warp_crop(i, a, model.input_hw, antialias=model.antialias) for i, a in zip(sources, plan.affine, strict=True)]
     )
-    add_company(crops, people, pictures, plan.masks, model)
-    retouch(crops, plan.retouch)
+    paste_others(crops, people, images, plan.masks, model)
+    distort(crops, plan.distort)
     return crops
 
 
 class BatchStream:
     """Batches step after step, prepared ahead by threads (OpenCV and numpy release the interpreter lock).
 
-    With pictures on the device, they only plan, and one more thread has the crops made there.
+    With images on the device, they only plan, and one more thread has the crops made there.
     """
 
     def __init__(
@@ -123,27 +123,27 @@ class BatchStream:
         cache_gb: float = 4.0,
         workers: int = 2,
         rates: ErrorRates | None = None,
-        pictures: DevicePictures | None = None,
+        images: DeviceImages | None = None,
     ) -> None:
         self._rates = rates
         self._people, self._skeleton, self._model = people, skeleton, model
         self._augmentation, self._batch_size = augmentation, batch_size
-        self._pictures = pictures or Pictures(people.paths, cache_gb, people.codes)
+        self._images = images or Images(people.paths, cache_gb, people.codes)
         self._seed, self._rank, self._workers = seed, rank, max(workers, 1)
 
     def batch(self, step: int) -> Batch:
         """The batch of one step: the same in every run, whatever was asked for before."""
-        return _fill(self._plan(step), self._people, self._pictures, self._model)
+        return _fill(self._plan(step), self._people, self._images, self._model)
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches of the steps start … stop − 1, in order."""
         with ThreadPoolExecutor(self._workers) as pool, ThreadPoolExecutor(1) as painter:
 
             def submit(step: int) -> Future[Batch]:
-                if not isinstance(self._pictures, DevicePictures):
+                if not isinstance(self._images, DeviceImages):
                     return pool.submit(self.batch, step)
                 plan = pool.submit(self._plan, step)
-                return painter.submit(lambda: _fill(plan.result(), self._people, self._pictures, self._model))
+                return painter.submit(lambda: _fill(plan.result(), self._people, self._images, self._model))
 
             waiting = [submit(step) for step in range(start, min(start + 2 * self._workers, stop))]
             for step in range(start, stop):

@@ -1,4 +1,4 @@
-"""A second person beside the first: crowds for sets whose pictures show one person each."""
+"""A second person beside the first: crowds for sets whose images show one person each."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import numpy.typing as npt
 from posefix.geometry import transform_points, warp_crop
 from posefix.keypoints.skeleton import Skeleton
 from posefix.network.config import ModelConfig
-from posefix.training.data.people import People, Pictures
+from posefix.training.data.people import Images, People
 
 Floats = npt.NDArray[np.floating]
 
-#: Thickness of a limb, and radius of the disc around a keypoint, in square roots of the person's area.
+#: Thickness of an edge, and radius of the disc around a keypoint, in square roots of the person's area.
 _LIMB, _DISC = 0.22, 0.16
 #: Second people are this much larger or smaller, and this far away in sizes of the first's box.
 _SCALE, _ASIDE, _ABOVE = (0.6, 1.5), (0.25, 1.0), (-0.25, 0.25)
 
 
 @dataclass(frozen=True)
-class Company:
+class CopyPaste:
     """Second people for B samples.
 
     Attributes:
         there: (B,) bool, which samples have one.
         rows: (B,) who it is.
-        to_image: (B, 2, 3) from their own picture to the first person's.
-        annotated: (B, K, 3) [x, y, v] in the first person's picture; v = 0 where there is nobody.
+        to_image: (B, 2, 3) from their own image to the first person's.
+        labelled: (B, K, 3) [x, y, v] in the first person's image; v = 0 where there is nobody.
         outline: (B, K, 2) the same with estimates where there is no annotation, NaN where there is neither.
         behind: (B,) bool, whether the first person covers them.
     """
@@ -37,7 +37,7 @@ class Company:
     there: npt.NDArray[np.bool_]
     rows: npt.NDArray[np.int64]
     to_image: Floats
-    annotated: Floats
+    ground_truth: Floats
     outline: Floats
     behind: npt.NDArray[np.bool_]
 
@@ -49,7 +49,7 @@ class Masks:
     Attributes:
         crops: (M,) int64, in which crop.
         rows: (M,) int64, who it is.
-        affine: (M, 2, 3) their own picture → crop.
+        affine: (M, 2, 3) their own image → crop.
         alpha: (M, H, W) uint8, 255 where they cover the crop.
     """
 
@@ -59,7 +59,7 @@ class Masks:
     alpha: npt.NDArray[np.uint8]
 
 
-def place_beside(people: People, rows: npt.NDArray[np.int64], share: float, rng: np.random.Generator) -> Company:
+def choose_others(people: People, rows: npt.NDArray[np.int64], share: float, rng: np.random.Generator) -> CopyPaste:
     """Choose second people and where they stand.
 
     Args:
@@ -80,82 +80,84 @@ def place_beside(people: People, rows: npt.NDArray[np.int64], share: float, rng:
     to_image = np.zeros((count, 2, 3))
     to_image[:, [0, 1], [0, 1]] = scale[:, None]
     to_image[:, :, 2] = centre - scale[:, None] * (second[:, :2] + second[:, 2:]) / 2
-    annotated = np.array(people.annotated[others], np.float32)
-    annotated[..., :2] = transform_points(to_image, annotated[..., :2])
-    annotated *= there[:, None, None] & (annotated[..., 2:] > 0)
+    ground_truth = np.array(people.ground_truth[others], np.float32)
+    ground_truth[..., :2] = transform_points(to_image, ground_truth[..., :2])
+    ground_truth *= there[:, None, None] & (ground_truth[..., 2:] > 0)
     outline = transform_points(to_image, _outline(people, others))
-    return Company(there, others, to_image, annotated, outline, rng.random(count) < 0.5)
+    return CopyPaste(there, others, to_image, ground_truth, outline, rng.random(count) < 0.5)
 
 
 def _outline(people: People, rows: npt.NDArray[np.int64]) -> Floats:
-    """(B, K, 2) px in their own pictures: annotated points, else the first estimate's, else NaN."""
-    annotated = people.annotated[rows]
-    known = annotated[..., 2:] > 0
-    other = people.estimates[rows, 0, :, :2] if people.estimates.shape[1] else np.full_like(annotated[..., :2], np.nan)
-    return np.where(known, annotated[..., :2], other)
+    """(B, K, 2) px in their own images: labelled points, else the first estimate's, else NaN."""
+    ground_truth = people.ground_truth[rows]
+    known = ground_truth[..., 2:] > 0
+    other = (
+        people.estimates[rows, 0, :, :2] if people.estimates.shape[1] else np.full_like(ground_truth[..., :2], np.nan)
+    )
+    return np.where(known, ground_truth[..., :2], other)
 
 
 def draw_masks(
     people: People,
-    company: Company,
+    copy_paste: CopyPaste,
     rows: npt.NDArray[np.int64],
     affine: Floats,
     skeleton: Skeleton,
     model: ModelConfig,
     rng: np.random.Generator,
 ) -> Masks:
-    """Cut second people out along their limbs.
+    """Cut second people out along their edges.
 
     Args:
         people: all.
-        company: from ``place_beside``.
+        copy_paste: from ``choose_others``.
         rows: (B,) the first people.
         affine: (B, 2, 3) image → crop of the first people.
-        skeleton: its limbs are what silhouettes are drawn from.
+        skeleton: its edges are what silhouettes are drawn from.
         model: crop size.
         rng: for the outline's softness.
     """
-    limbs = skeleton.limb_indices
+    edges = skeleton.edge_indices
     zoom = np.sqrt(np.abs(np.linalg.det(affine[:, :, :2])))
     ours = transform_points(affine, _outline(people, rows))
-    theirs = transform_points(affine, company.outline)
+    theirs = transform_points(affine, copy_paste.outline)
     crops, alpha = [], []
-    for i in np.flatnonzero(company.there):
-        size = zoom[i] * company.to_image[i, 0, 0] * np.sqrt(people.area[company.rows[i]])
-        mask = _silhouette(theirs[i], limbs, size, model.input_hw)
-        if company.behind[i]:
-            own = _silhouette(ours[i], limbs, zoom[i] * np.sqrt(people.area[rows[i]]), model.input_hw)
+    for i in np.flatnonzero(copy_paste.there):
+        size = zoom[i] * copy_paste.to_image[i, 0, 0] * np.sqrt(people.area[copy_paste.rows[i]])
+        mask = _silhouette(theirs[i], edges, size, model.input_hw)
+        if copy_paste.behind[i]:
+            own = _silhouette(ours[i], edges, zoom[i] * np.sqrt(people.area[rows[i]]), model.input_hw)
             mask = np.minimum(mask, 255 - own)
         if mask.any():
             crops.append(i)
             alpha.append(np.asarray(cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.8, 2.0)), np.uint8))
     index = np.array(crops, np.int64)
     full = np.tile(np.eye(3), (len(index), 1, 1))
-    full[:, :2] = company.to_image[index]
+    full[:, :2] = copy_paste.to_image[index]
     stacked = np.stack(alpha) if alpha else np.zeros((0, *model.input_hw), np.uint8)
-    return Masks(index, company.rows[index], affine[index] @ full, stacked)
+    return Masks(index, copy_paste.rows[index], affine[index] @ full, stacked)
 
 
-def add_company(
-    crops: npt.NDArray[np.uint8], people: People, pictures: Pictures, masks: Masks, model: ModelConfig
+def paste_others(
+    crops: npt.NDArray[np.uint8], people: People, images: Images, masks: Masks, model: ModelConfig
 ) -> None:
     """Paint second people into (B, H, W, 3) crops of the first, in place."""
     for i, row, affine, alpha in zip(masks.crops, masks.rows, masks.affine, masks.alpha, strict=True):
-        crop = warp_crop(pictures[int(people.picture[row])], affine, model.input_hw, antialias=model.antialias)
+        crop = warp_crop(images[int(people.image[row])], affine, model.input_hw, antialias=model.antialias)
         soft = alpha[..., None].astype(np.float32) / 255
         crops[i] = (crop * soft + crops[i] * (1 - soft)).astype(np.uint8)
 
 
 def _silhouette(
-    points: Floats, limbs: npt.NDArray[np.int64], size: float, hw: tuple[int, int]
+    points: Floats, edges: npt.NDArray[np.int64], size: float, hw: tuple[int, int]
 ) -> npt.NDArray[np.uint8]:
-    """(H, W) 255 near a person's keypoints and limbs."""
+    """(H, W) 255 near a person's keypoints and edges."""
     mask = np.zeros(hw, np.uint8)
     size = min(max(size, 1.0), 4 * max(hw))
     there = np.asarray(np.isfinite(points).all(-1))
     # Far outside, drawing would only cost time and overflow.
     whole = np.clip(np.nan_to_num(points), -4000, 4000).round().astype(int)
-    for a, b in limbs[there[limbs].all(-1)]:
+    for a, b in edges[there[edges].all(-1)]:
         cv2.line(mask, whole[a].tolist(), whole[b].tolist(), 255, max(int(_LIMB * size), 1))
     for point in whole[there].tolist():
         cv2.circle(mask, point, max(int(_DISC * size), 1), 255, -1)

@@ -1,4 +1,4 @@
-"""Crops made on the device: pictures decoded onto it once, then cut and augmented there in batches.
+"""Crops made on the device: images decoded onto it once, then cut and augmented there in batches.
 
 Decisions come from ``plan.py``; only they and silhouettes travel to the device.
 """
@@ -18,51 +18,51 @@ from torch import Tensor
 from posefix.exceptions import TrainingError
 from posefix.geometry import invert_affine
 from posefix.network.config import ModelConfig
-from posefix.training.data.people import People, Pictures
-from posefix.training.data.photometric_torch import retouch_tensors
+from posefix.training.data.people import Images, People
+from posefix.training.data.photometric_torch import distort_tensors
 from posefix.training.data.sampling import Plan
 
 logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.floating]
 
-#: Shrunk copies of each picture, by 1, 2, 4 and 8, for crops that would skip pixels.
+#: Shrunk copies of each image, by 1, 2, 4 and 8, for crops that would skip pixels.
 _LEVELS = 4
 #: Copies that travel to the device together.
 _TOGETHER = 4000
-#: Pictures decoded to estimate the size of all.
+#: Images decoded to estimate the size of all.
 _PROBED = 32
 
 
-class DevicePictures:
-    """All pictures of a training run on one device, and the crops cut from them.
+class DeviceImages:
+    """All images of a training run on one device, and the crops cut from them.
 
     They lie one after the other in one flat tensor, each in its own size: four bytes per pixel.
 
     Args:
-        people: whose pictures.
+        people: whose images.
         model: crop size; with ``antialias``, shrunk copies are kept as well.
         device: where.
         cache_gb: memory they may take there.
         workers: threads that decode.
 
     Raises:
-        TrainingError: a picture cannot be read, or they do not fit.
+        TrainingError: an image cannot be read, or they do not fit.
     """
 
     def __init__(
         self, people: People, model: ModelConfig, device: torch.device, *, cache_gb: float = 4.0, workers: int = 2
     ) -> None:
-        self._picture, self._model, self._device = people.picture, model, device
+        self._image, self._model, self._device = people.image, model, device
         self._levels = _LEVELS if model.antialias else 1
         budget, shapes, flat = int(cache_gb * 2**30), [], []
-        for picture in self._decode(people, max(workers, 1)):
-            shapes += [level.shape for level in picture]
-            flat += [level.reshape(-1) for level in picture]
-            budget -= sum(level.nbytes for level in picture)
+        for image in self._decode(people, max(workers, 1)):
+            shapes += [level.shape for level in image]
+            flat += [level.reshape(-1) for level in image]
+            budget -= sum(level.nbytes for level in image)
             if budget < 0:
                 raise TrainingError(
-                    f"feeding: the pictures take more than cache_gb, {cache_gb} GiB, on the device: raise it, pack the "
+                    f"feeding: the images take more than cache_gb, {cache_gb} GiB, on the device: raise it, pack the "
                     "sets with tools/pack_shards.py, or choose feeding: cpu"
                 )
         self._hw = np.array(shapes, np.int64).reshape(-1, self._levels, 2)
@@ -84,11 +84,11 @@ class DevicePictures:
         return self._pixels.nbytes
 
     def _decode(self, people: People, workers: int) -> Iterator[list[npt.NDArray[np.int32]]]:
-        """Each picture as (H, W) of [r, g, b, 0] in one int32, and its shrunk copies."""
-        pictures = Pictures(people.paths, 0.0, people.codes)
+        """Each image as (H, W) of [r, g, b, 0] in one int32, and its shrunk copies."""
+        images = Images(people.paths, 0.0, people.codes)
 
         def pack(index: int) -> list[npt.NDArray[np.int32]]:
-            levels = [pictures.decode(index)]
+            levels = [images.decode(index)]
             height, width = levels[0].shape[:2]
             for level in range(1, self._levels):
                 small = (max(width >> level, 1), max(height >> level, 1))
@@ -118,13 +118,13 @@ class DevicePictures:
             index = torch.from_numpy(masks.crops).to(self._device)
             alpha = torch.from_numpy(masks.alpha).to(self._device, torch.float32)[..., None] / 255
             crops[index] = torch.lerp(crops[index], self._cut(masks.rows, masks.affine), alpha).floor()
-        return retouch_tensors(crops, plan.retouch).to(torch.uint8)
+        return distort_tensors(crops, plan.distort).to(torch.uint8)
 
     def _cut(self, rows: npt.NDArray[np.int64], affine: Floats) -> Tensor:
         """(B, H, W, 3) float32 whole grey levels: bilinear, zero outside, as ``geometry.warp_crop``."""
-        picture = self._picture[rows]
-        inverse, level = self._sampling(picture, affine)
-        data = [inverse.astype(np.float32), self._hw[picture, level], self._start[picture, level]]
+        image = self._image[rows]
+        inverse, level = self._sampling(image, affine)
+        data = [inverse.astype(np.float32), self._hw[image, level], self._start[image, level]]
         maps, hw, start = (torch.from_numpy(a).to(self._device, non_blocking=True) for a in data)
         height, width = (hw[:, i, None, None] for i in (0, 1))
         maps = maps[..., None, None]
@@ -147,9 +147,9 @@ class DevicePictures:
         return crops.round_()
 
     def _sampling(
-        self, picture: npt.NDArray[np.int64], affine: Floats
+        self, image: npt.NDArray[np.int64], affine: Floats
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """(B, 2, 3) crop → shrunk copy of the picture, and (B,) which copy."""
+        """(B, 2, 3) crop → shrunk copy of the image, and (B,) which copy."""
         finite = np.asarray(np.isfinite(affine).all((1, 2)))
         usable = np.where(finite[:, None, None], affine, 0.0)
         scale = np.sqrt(np.abs(np.linalg.det(usable[:, :, :2])))
@@ -158,17 +158,17 @@ class DevicePictures:
         inverse[bad] = [[0, 0, -2], [0, 0, -2]]  # outside everywhere
         shrink = 1.0 / np.where(bad, 1.0, np.minimum(scale, 1.0))
         level = np.minimum(np.log2(shrink).astype(np.int64), self._levels - 1)
-        # Pixel p of a shrunk picture is the mean of a block whose centre lies at (p + 0.5) · ratio − 0.5.
-        ratio = (self._hw[picture, 0] / self._hw[picture, level])[:, ::-1]
+        # Pixel p of a shrunk image is the mean of a block whose centre lies at (p + 0.5) · ratio − 0.5.
+        ratio = (self._hw[image, 0] / self._hw[image, level])[:, ::-1]
         inverse /= ratio[..., None]
         inverse[..., 2] += 0.5 / ratio - 0.5
         return inverse, level
 
 
-def pictures_for(
+def images_for(
     people: People, model: ModelConfig, device: torch.device, *, feeding: str, cache_gb: float, workers: int
-) -> DevicePictures | None:
-    """Pictures on the device where ``feeding`` of the configuration says so; None is the CPU's way.
+) -> DeviceImages | None:
+    """Images on the device where ``feeding`` of the configuration says so; None is the CPU's way.
 
     Raises:
         TrainingError: ``feeding: device``, and they do not fit into ``cache_gb``.
@@ -176,13 +176,13 @@ def pictures_for(
     if feeding == "cpu" or (feeding == "auto" and device.type != "cuda"):
         return None
     if feeding == "auto":
-        pictures = Pictures(people.paths, 0.0, people.codes)
+        images = Images(people.paths, 0.0, people.codes)
         probed = np.linspace(0, len(people.paths) - 1, _PROBED).astype(int)
-        pixels = float(np.mean([pictures.decode(int(i))[..., 0].size for i in probed])) * len(people.paths)
+        pixels = float(np.mean([images.decode(int(i))[..., 0].size for i in probed])) * len(people.paths)
         needed = pixels * 4 * (4 / 3 if model.antialias else 1) * 1.1 / 2**30
         if needed > cache_gb:
-            logger.info("feeding from the CPU: about %.1f GiB of pictures, but cache_gb is %s", needed, cache_gb)
+            logger.info("feeding from the CPU: about %.1f GiB of images, but cache_gb is %s", needed, cache_gb)
             return None
-    made = DevicePictures(people, model, device, cache_gb=cache_gb, workers=workers)
-    logger.info("%d pictures decoded onto %s, %.2f GiB", len(people.paths), device, made.nbytes / 2**30)
+    made = DeviceImages(people, model, device, cache_gb=cache_gb, workers=workers)
+    logger.info("%d images decoded onto %s, %.2f GiB", len(people.paths), device, made.nbytes / 2**30)
     return made

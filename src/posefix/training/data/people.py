@@ -1,4 +1,4 @@
-"""Annotated people of all training sets as arrays, and their pictures."""
+"""Labelled people of all training sets as arrays, and their images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from posefix.keypoints.skeleton import Skeleton
 from posefix.training.config import SetConfig
 from posefix.training.data.shards import read_shards
 
-#: Neighbours kept per person, nearest first.
+#: Other instances kept per person, nearest first.
 MAX_NEIGHBOURS = 4
 #: Box overlap from which another person is a neighbour (REFERENCE §4).
 NEIGHBOUR_IOU = 0.1
@@ -31,31 +31,31 @@ class People:
     """All people to train on; N of them.
 
     Attributes:
-        annotated: (N, K, 3) [x, y, v] px.
+        labelled: (N, K, 3) [x, y, v] px.
         estimates: (N, E, K, 3) real estimators' keypoints [x, y, score]; NaN where there is none.
-        boxes_xyxy: (N, 4) annotated boxes.
+        boxes_xyxy: (N, 4) labelled boxes.
         area: (N,) px² of the person.
-        neighbours: (N, M, K, 3) [x, y, v] of other people near, zero-padded.
+        other instances: (N, M, K, 3) [x, y, v] of other people near, zero-padded.
         overlap: (N,) how many there are.
-        picture: (N,) index into ``paths``; with shards each person has their own.
-        paths: picture files.
+        image: (N,) index into ``paths``; with shards each person has their own.
+        paths: image files.
         share: (N,) probability of being drawn; sums to 1.
-        codes: encoded picture by index, of those that come from shards; the others are files.
+        codes: encoded image by index, of those that come from shards; the others are files.
     """
 
-    annotated: npt.NDArray[np.float32]
+    ground_truth: npt.NDArray[np.float32]
     estimates: npt.NDArray[np.float32]
     boxes_xyxy: npt.NDArray[np.float32]
     area: npt.NDArray[np.float32]
-    neighbours: npt.NDArray[np.float32]
+    others: npt.NDArray[np.float32]
     overlap: npt.NDArray[np.int64]
-    picture: npt.NDArray[np.int64]
+    image: npt.NDArray[np.int64]
     paths: tuple[str, ...]
     share: npt.NDArray[np.float64]
     codes: Mapping[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.annotated)
+        return len(self.ground_truth)
 
 
 def read_people(sets: Sequence[SetConfig], skeleton: Skeleton) -> People:
@@ -71,17 +71,17 @@ def read_people(sets: Sequence[SetConfig], skeleton: Skeleton) -> People:
     codes: dict[int, npt.NDArray[np.uint8]] = {}
     for part in parts:
         pad = ((0, 0), (0, slots - part.estimates.shape[1]), (0, 0), (0, 0))
-        joined.append((part, np.pad(part.estimates, pad, constant_values=np.nan), part.picture + offset))
+        joined.append((part, np.pad(part.estimates, pad, constant_values=np.nan), part.image + offset))
         codes |= {offset + i: code for i, code in part.codes.items()}
         offset += len(part.paths)
     return People(
-        annotated=np.concatenate([p.annotated for p in parts]),
+        ground_truth=np.concatenate([p.ground_truth for p in parts]),
         estimates=np.concatenate([e for _, e, _ in joined]),
         boxes_xyxy=np.concatenate([p.boxes_xyxy for p in parts]),
         area=np.concatenate([p.area for p in parts]),
-        neighbours=np.concatenate([p.neighbours for p in parts]),
+        others=np.concatenate([p.others for p in parts]),
         overlap=np.concatenate([p.overlap for p in parts]),
-        picture=np.concatenate([i for _, _, i in joined]),
+        image=np.concatenate([i for _, _, i in joined]),
         paths=tuple(path for p in parts for path in p.paths),
         share=np.concatenate([p.share * s.weight / total for p, s in zip(parts, sets, strict=True)]),
         codes=codes,
@@ -90,25 +90,25 @@ def read_people(sets: Sequence[SetConfig], skeleton: Skeleton) -> People:
 
 def _read_set(config: SetConfig, skeleton: Skeleton) -> People:
     data = read_annotations(config.annotations, skeleton)
-    annotated, boxes = data.annotated.astype(np.float32), data.boxes_xyxy.astype(np.float32)
+    ground_truth, boxes = data.ground_truth.astype(np.float32), data.boxes_xyxy.astype(np.float32)
     order = {image_id: i for i, image_id in enumerate(data.images)}
     image_ids = data.image_ids.tolist()
-    neighbours, overlap = _find_neighbours(annotated, boxes, image_ids, ~data.iscrowd)
-    enough = (annotated[..., 2] > 0).sum(-1) >= config.min_keypoints
+    others, overlap = _find_others(ground_truth, boxes, image_ids, ~data.iscrowd)
+    enough = (ground_truth[..., 2] > 0).sum(-1) >= config.min_keypoints
     usable = enough & ~data.iscrowd & (box_area(boxes) > 0) & (data.area > 0)
     if not usable.any():
-        raise TrainingError(f"{config.annotations}: nobody has {config.min_keypoints} annotated keypoints")
+        raise TrainingError(f"{config.annotations}: nobody has {config.min_keypoints} labelled keypoints")
     estimates = [_match_estimates(path, skeleton, data.ids, boxes, image_ids) for path in config.estimates]
     stacked = np.stack(estimates, 1) if estimates else np.zeros((len(data), 0, len(skeleton), 3), np.float32)
     names = [image_name({"image_id": image_id}, data) for image_id in data.images]
     return People(
-        annotated=annotated[usable],
+        ground_truth=ground_truth[usable],
         estimates=stacked[usable],
         boxes_xyxy=boxes[usable],
         area=data.area[usable].astype(np.float32),
-        neighbours=neighbours[usable],
+        others=others[usable],
         overlap=overlap[usable],
-        picture=np.array([order[i] for i in image_ids], np.int64)[usable],
+        image=np.array([order[i] for i in image_ids], np.int64)[usable],
         paths=tuple(str(Path(config.images) / name) for name in names),
         share=np.full(int(usable.sum()), 1.0 / usable.sum()),
     )
@@ -116,31 +116,31 @@ def _read_set(config: SetConfig, skeleton: Skeleton) -> People:
 
 def _read_packed(config: SetConfig, skeleton: Skeleton) -> People:
     shards = read_shards(config.shards, skeleton)
-    rows = np.flatnonzero((shards.annotated[..., 2] > 0).sum(-1) >= config.min_keypoints)
+    rows = np.flatnonzero((shards.ground_truth[..., 2] > 0).sum(-1) >= config.min_keypoints)
     if not len(rows):
-        raise TrainingError(f"{config.shards}: nobody has {config.min_keypoints} annotated keypoints")
+        raise TrainingError(f"{config.shards}: nobody has {config.min_keypoints} labelled keypoints")
     return People(
-        annotated=shards.annotated[rows],
+        ground_truth=shards.ground_truth[rows],
         estimates=shards.estimates[rows],
         boxes_xyxy=shards.boxes_xyxy[rows],
         area=shards.area[rows],
-        neighbours=shards.neighbours[rows],
+        others=shards.others[rows],
         overlap=shards.overlap[rows],
-        picture=np.arange(len(rows)),
+        image=np.arange(len(rows)),
         paths=tuple(f"person {i} of {config.shards}" for i in rows),
         share=np.full(len(rows), 1.0 / len(rows)),
         codes={i: shards.codes[row] for i, row in enumerate(rows)},
     )
 
 
-def _find_neighbours(
-    annotated: npt.NDArray[np.float32],
+def _find_others(
+    ground_truth: npt.NDArray[np.float32],
     boxes: npt.NDArray[np.floating],
     image_ids: list[Any],
     people: npt.NDArray[np.bool_],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    near = np.zeros((len(annotated), MAX_NEIGHBOURS, *annotated.shape[1:]), np.float32)
-    overlap = np.zeros(len(annotated), np.int64)
+    near = np.zeros((len(ground_truth), MAX_NEIGHBOURS, *ground_truth.shape[1:]), np.float32)
+    overlap = np.zeros(len(ground_truth), np.int64)
     groups: dict[Any, list[int]] = defaultdict(list)
     for i in np.flatnonzero(people).tolist():
         groups[image_ids[i]].append(i)
@@ -151,7 +151,7 @@ def _find_neighbours(
             close = np.flatnonzero(iou[row] >= NEIGHBOUR_IOU)
             overlap[i] = len(close)
             nearest = close[np.argsort(-iou[row, close])][:MAX_NEIGHBOURS]
-            near[i, : len(nearest)] = annotated[[members[j] for j in nearest]]
+            near[i, : len(nearest)] = ground_truth[[members[j] for j in nearest]]
     return near, overlap
 
 
@@ -179,8 +179,8 @@ def _match_estimates(
     return found
 
 
-class Pictures:
-    """Pictures by index, decoded once and kept while they fit into the memory given."""
+class Images:
+    """Images by index, decoded once and kept while they fit into the memory given."""
 
     def __init__(
         self, paths: Sequence[str], cache_gb: float, codes: Mapping[int, npt.NDArray[np.uint8]] | None = None
@@ -194,17 +194,17 @@ class Pictures:
         """(H, W, 3) uint8 RGB; EXIF orientation is ignored, as COCO's coordinates do.
 
         Raises:
-            TrainingError: the picture cannot be read.
+            TrainingError: the image cannot be read.
         """
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        picture = self.decode(index)
+        image = self.decode(index)
         with self._lock:
-            if index not in self._kept and self._budget >= picture.nbytes:
-                self._budget -= picture.nbytes
-                self._kept[index] = picture
-        return picture
+            if index not in self._kept and self._budget >= image.nbytes:
+                self._budget -= image.nbytes
+                self._kept[index] = image
+        return image
 
     def decode(self, index: int) -> npt.NDArray[np.uint8]:
         """The same without keeping it."""
@@ -212,5 +212,5 @@ class Pictures:
         mode = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         bgr = cv2.imread(path, mode) if code is None else cv2.imdecode(code, mode)
         if bgr is None:
-            raise TrainingError(f"cannot read the training picture {path}")
+            raise TrainingError(f"cannot read the training image {path}")
         return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)

@@ -1,4 +1,4 @@
-"""``retouch.py`` on tensors: the same decisions, carried out for many crops at once on any device."""
+"""``distort.py`` on tensors: the same decisions, carried out for many crops at once on any device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from posefix.training.data.photometric import Damage, Retouch
+from posefix.training.data.photometric import Corruption, Distortion
 
 #: Quantisation tables of brightness and colour at quality 50 (JPEG standard, annex K.1).
 _TABLES = (
@@ -20,12 +20,12 @@ _TABLES = (
 _YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
 
 
-def retouch_tensors(crops: Tensor, decided: Retouch) -> Tensor:
+def distort_tensors(crops: Tensor, decided: Distortion) -> Tensor:
     """Change crops as decided.
 
     Args:
         crops: (B, H, W, 3) float32 whole grey levels; may be overwritten.
-        decided: from ``draw_retouch``.
+        decided: from ``draw_distortion``.
 
     Returns:
         (B, H, W, 3) float32 whole grey levels in 0–255.
@@ -36,20 +36,20 @@ def retouch_tensors(crops: Tensor, decided: Retouch) -> Tensor:
         flat = torch.baddbmm(matrix[:, None, :, 3], crops.flatten(1, 2), matrix[..., :3].mT)
         crops = flat.view_as(crops).clamp_(0, 255).round_()
     for damages, change in (
-        ((Damage.BLUR, Damage.SMALL), _soften),
-        ((Damage.JPEG,), _compress),
-        ((Damage.NOISE,), _make_noisy),
+        ((Corruption.BLUR, Corruption.SMALL), _soften),
+        ((Corruption.JPEG,), _compress),
+        ((Corruption.NOISE,), _make_noisy),
     ):
-        rows = np.flatnonzero(np.isin(decided.damage, damages))
+        rows = np.flatnonzero(np.isin(decided.corruption, damages))
         if len(rows):
             index = torch.from_numpy(rows).to(device)
             crops[index] = change(crops[index], decided, rows).clamp_(0, 255).round_()
-    return _cover(crops, decided) if len(decided.covered) else crops
+    return _erase(crops, decided) if len(decided.covered) else crops
 
 
-def _soften(crops: Tensor, decided: Retouch, rows: npt.NDArray[np.int64]) -> Tensor:
+def _soften(crops: Tensor, decided: Distortion, rows: npt.NDArray[np.int64]) -> Tensor:
     """Blur and low resolution: both are one matrix over rows and one over columns."""
-    blurs = torch.from_numpy(decided.damage[rows] == Damage.BLUR).to(crops.device)[:, None, None]
+    blurs = torch.from_numpy(decided.corruption[rows] == Corruption.BLUR).to(crops.device)[:, None, None]
     strength = torch.from_numpy(decided.strength[rows]).to(crops.device)
     matrices = []
     for side in crops.shape[1:3]:
@@ -88,8 +88,8 @@ def _small_matrix(side: int, parts: Tensor) -> Tensor:
     return (1 - (centre - column).abs()).clamp(min=0) @ shrink
 
 
-def _compress(crops: Tensor, decided: Retouch, rows: npt.NDArray[np.int64]) -> Tensor:
-    """What JPEG does to a picture: 8 × 8 cosine transforms, rounded; colour at half the resolution."""
+def _compress(crops: Tensor, decided: Distortion, rows: npt.NDArray[np.int64]) -> Tensor:
+    """What JPEG does to an image: 8 × 8 cosine transforms, rounded; colour at half the resolution."""
     device = crops.device
     # OpenCV takes the first channel for blue.
     ycc = np.ascontiguousarray(_YCC[:, ::-1])
@@ -117,17 +117,17 @@ def _quantise(planes: Tensor, table: Tensor) -> Tensor:
     return (cosine.T @ rounded @ cosine).transpose(3, 4).reshape(planes.shape)
 
 
-def _make_noisy(crops: Tensor, decided: Retouch, rows: npt.NDArray[np.int64]) -> Tensor:
+def _make_noisy(crops: Tensor, decided: Distortion, rows: npt.NDArray[np.int64]) -> Tensor:
     generator = torch.Generator(crops.device).manual_seed(decided.seed)
     strength = torch.from_numpy(decided.strength[rows]).to(crops.device)[:, None, None, None]
     return crops + strength * torch.randn(crops.shape, generator=generator, device=crops.device)
 
 
-def _cover(crops: Tensor, decided: Retouch) -> Tensor:
+def _erase(crops: Tensor, decided: Distortion) -> Tensor:
     """Rectangles of other crops, or of one colour."""
-    arrays = (decided.covered, decided.cover, decided.other, decided.plain)
-    covered, cover, other, plain = (torch.from_numpy(a).to(crops.device) for a in arrays)
-    top, left, high, wide, y, x = cover.T[..., None, None]
+    arrays = (decided.covered, decided.erase, decided.other, decided.plain)
+    covered, erase, other, plain = (torch.from_numpy(a).to(crops.device) for a in arrays)
+    top, left, high, wide, y, x = erase.T[..., None, None]
     row = torch.arange(crops.shape[1], device=crops.device)[:, None] - top
     column = torch.arange(crops.shape[2], device=crops.device) - left
     inside = (row >= 0) & (row < high) & (column >= 0) & (column < wide)

@@ -14,9 +14,9 @@ from posefix.keypoints.skeleton import Skeleton
 from posefix.network.config import ModelConfig
 from posefix.pose_errors.synthesis import ErrorRates, PoseError, synthesize
 from posefix.training.config import Augmentation
-from posefix.training.data.copy_paste import Company, Masks, draw_masks, place_beside
+from posefix.training.data.copy_paste import CopyPaste, Masks, choose_others, draw_masks
 from posefix.training.data.people import People
-from posefix.training.data.photometric import Retouch, draw_retouch
+from posefix.training.data.photometric import Distortion, draw_distortion
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -33,16 +33,16 @@ class Plan:
 
     Attributes:
         rows: (B,) whose crops.
-        affine: (B, 2, 3) their picture → crop.
+        affine: (B, 2, 3) their image → crop.
         masks: second people to paint in.
-        retouch: what happens to the pixels then.
+        distort: what happens to the pixels then.
         crop_points, valid, targets, target_mask, std, scores: as in ``Batch``.
     """
 
     rows: npt.NDArray[np.int64]
     affine: Floats
     masks: Masks
-    retouch: Retouch
+    distort: Distortion
     crop_points: npt.NDArray[np.float32]
     valid: Bools
     targets: npt.NDArray[np.float32]
@@ -72,27 +72,27 @@ def plan_batch(
         rates: of the synthetic errors; default the reference's.
     """
     rows = rng.choice(len(people), batch_size, p=people.share)
-    second = place_beside(people, rows, augmentation.company, rng)
+    second = choose_others(people, rows, augmentation.copy_paste, rng)
     points, valid, scores = _input_poses(people, rows, second, skeleton, augmentation, rng, rates)
     boxes = _boxes(people, rows, points, valid, augmentation, rng)
     affine, mirror = _affine(boxes, model, augmentation, rng)
 
-    order = np.where(mirror[:, None], skeleton.flip, np.arange(len(skeleton)))
+    order = np.where(mirror[:, None], skeleton.flip_indices, np.arange(len(skeleton)))
     take = np.arange(batch_size)[:, None]
     crop_points = transform_points(affine, points)[take, order]
     valid = valid[take, order]
-    annotated = people.annotated[rows]
-    targets = transform_points(affine, annotated[..., :2])[take, order]
+    ground_truth = people.ground_truth[rows]
+    targets = transform_points(affine, ground_truth[..., :2])[take, order]
     height, width = model.input_hw
     inside = ((targets >= 0) & (targets <= (width - 1, height - 1))).all(-1)
-    target_mask = (annotated[..., 2] > 0)[take, order] & inside
+    target_mask = (ground_truth[..., 2] > 0)[take, order] & inside
     scale = np.abs(np.linalg.det(affine[:, :, :2]))
     std = keypoint_std(AREA_PER_BOX * box_area(boxes) * scale, skeleton.sigmas)
     return Plan(
         rows=rows,
         affine=affine,
         masks=draw_masks(people, second, rows, affine, skeleton, model, rng),
-        retouch=draw_retouch(batch_size, model.input_hw, augmentation, rng),
+        distort=draw_distortion(batch_size, model.input_hw, augmentation, rng),
         crop_points=np.where(valid[..., None], crop_points, 0).astype(np.float32),
         valid=valid,
         targets=np.where(target_mask[..., None], targets, 0).astype(np.float32),
@@ -105,16 +105,16 @@ def plan_batch(
 def _input_poses(
     people: People,
     rows: npt.NDArray[np.int64],
-    second: Company,
+    second: CopyPaste,
     skeleton: Skeleton,
     augmentation: Augmentation,
     rng: np.random.Generator,
     rates: ErrorRates | None,
 ) -> tuple[Floats, Bools, Floats]:
     """(B, K, 2) image px, (B, K) valid and (B, K) scores: synthetic errors, or a real estimate, partly replaced."""
-    annotated, estimates = people.annotated[rows], people.estimates[rows]
-    mask = annotated[..., 2] > 0
-    centres, centre_mask = annotated[..., :2], mask
+    ground_truth, estimates = people.ground_truth[rows], people.estimates[rows]
+    mask = ground_truth[..., 2] > 0
+    centres, centre_mask = ground_truth[..., :2], mask
     if estimates.shape[1]:
         known = np.isfinite(estimates[:, 0, :, 0])
         centres = np.where(mask[..., None], centres, np.where(known[..., None], estimates[:, 0, :, :2], 0))
@@ -128,38 +128,38 @@ def _input_poses(
         skeleton,
         area,
         rng,
-        neighbours=np.concatenate([people.neighbours[rows], second.annotated[:, None]], axis=1),
+        others=np.concatenate([people.others[rows], second.ground_truth[:, None]], axis=1),
         overlap=people.overlap[rows] + second.there,
         centre_mask=centre_mask,
         rates=rates,
         severity=severity,
     )
-    closer = np.where(rng.random(len(rows)) < augmentation.precise, rng.uniform(0.1, 1.0, len(rows)), 1.0)
+    closer = np.where(rng.random(len(rows)) < augmentation.low_jitter_prob, rng.uniform(0.1, 1.0, len(rows)), 1.0)
     pull = np.where(kinds == PoseError.GOOD, closer[:, None], 1.0)[..., None]
     points = centres + pull * (points - centres)
-    coarse = (rng.random(len(rows)) < augmentation.coarse) * rng.uniform(0, _COARSEST, len(rows)) * np.sqrt(area)
+    coarse = (rng.random(len(rows)) < augmentation.noise_prob) * rng.uniform(0, _COARSEST, len(rows)) * np.sqrt(area)
     points = points + coarse[:, None, None] * rng.standard_normal(points.shape)
     valid, scores = centre_mask, np.ones(mask.shape)
-    if estimates.shape[1] and augmentation.real > 0:
+    if estimates.shape[1] and augmentation.real_pose_prob > 0:
         slot = rng.integers(estimates.shape[1], size=len(rows))
         chosen = estimates[np.arange(len(rows)), slot]
         usable = np.isfinite(chosen[..., 0])
-        left = np.where(rng.random(len(rows)) < augmentation.stronger, rng.random(len(rows)), 1.0)
-        error = np.where(mask[..., None], chosen[..., :2] - annotated[..., :2], 0.0)
+        left = np.where(rng.random(len(rows)) < augmentation.error_shrink_prob, rng.random(len(rows)), 1.0)
+        error = np.where(mask[..., None], chosen[..., :2] - ground_truth[..., :2], 0.0)
         found = chosen[..., :2] - (1 - left)[:, None, None] * error
-        mended = (rng.random(len(rows)) < augmentation.mended) * rng.random(len(rows))
+        mended = (rng.random(len(rows)) < augmentation.error_fix_prob) * rng.random(len(rows))
         right = mask & (rng.random(mask.shape) < mended[:, None])
         noise = keypoint_std(area, skeleton.sigmas)[..., None] * rng.standard_normal(points.shape)
-        found = np.where(right[..., None], annotated[..., :2] + ANNOTATORS_ERROR * noise, found)
-        real = usable & (rng.random(len(rows)) < augmentation.real)[:, None]
+        found = np.where(right[..., None], ground_truth[..., :2] + ANNOTATORS_ERROR * noise, found)
+        real = usable & (rng.random(len(rows)) < augmentation.real_pose_prob)[:, None]
         real &= rng.random(real.shape) >= augmentation.real_noise
         points = np.where(real[..., None], found, points)
         valid = valid | real
         # The score of one estimator is another's to some power; a synthetic error has none of its own.
         told = relative_scores(chosen[..., 2], usable)
-        power = 2.0 ** rng.uniform(-1, 1, (len(rows), 1)) * (rng.random((len(rows), 1)) < augmentation.scored)
+        power = 2.0 ** rng.uniform(-1, 1, (len(rows), 1)) * (rng.random((len(rows), 1)) < augmentation.score_prob)
         scores = np.where(real, told**power, 1.0)
-    lossy = rng.random(len(rows)) < augmentation.drop
+    lossy = rng.random(len(rows)) < augmentation.keypoint_dropout
     valid = valid & ~(lossy[:, None] & (rng.random(valid.shape) < _DROPPED_KEYPOINTS))
     return np.where(valid[..., None], points, 0.0), valid, np.where(valid, scores, 1.0)
 

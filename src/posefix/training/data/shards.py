@@ -1,9 +1,9 @@
-"""Packed training sets: people, their poses and JPEG-coded pictures of them in a few ``.npz`` files.
+"""Packed training sets: people, their poses and JPEG-coded images of them in a few ``.npz`` files.
 
 ``tools/pack_shards.py`` writes them. One file holds, for n people of one set:
 
-- ``annotated`` (n, K, 3), ``estimates`` (n, E, K, 3), ``boxes_xyxy`` (n, 4), ``area`` (n,), ``neighbours``
-  (n, M, K, 3), ``overlap`` (n,): as in ``People``, in pixels of the person's own stored picture;
+- ``ground_truth`` (n, K, 3), ``estimates`` (n, E, K, 3), ``boxes_xyxy`` (n, 4), ``area`` (n,), ``others``
+  (n, M, K, 3), ``overlap`` (n,): as in ``People``, in pixels of the person's own stored image;
 - ``codes`` uint8, their JPEGs one after the other, and ``ends`` (n,), where each one ends;
 - ``keypoints`` (K,), the skeleton's names, and ``version``.
 """
@@ -28,28 +28,28 @@ _CODED = ("codes", "ends", "keypoints", "version")
 
 @dataclass(frozen=True)
 class Shard:
-    """N people with a picture each; fields as in ``People``, in the frame of these pictures.
+    """N people with an image each; fields as in ``People``, in the frame of these images.
 
     Attributes:
-        annotated: (N, K, 3) [x, y, v] px.
+        labelled: (N, K, 3) [x, y, v] px.
         estimates: (N, E, K, 3) [x, y, score]; NaN where there is none.
         boxes_xyxy: (N, 4).
         area: (N,) px².
-        neighbours: (N, M, K, 3) [x, y, v], zero-padded.
+        other instances: (N, M, K, 3) [x, y, v], zero-padded.
         overlap: (N,).
         codes: N JPEG files, (bytes,) uint8 each.
     """
 
-    annotated: npt.NDArray[np.float32]
+    ground_truth: npt.NDArray[np.float32]
     estimates: npt.NDArray[np.float32]
     boxes_xyxy: npt.NDArray[np.float32]
     area: npt.NDArray[np.float32]
-    neighbours: npt.NDArray[np.float32]
+    others: npt.NDArray[np.float32]
     overlap: npt.NDArray[np.int64]
     codes: tuple[npt.NDArray[np.uint8], ...]
 
     def __len__(self) -> int:
-        return len(self.annotated)
+        return len(self.ground_truth)
 
 
 def write_shard(path: str | Path, shard: Shard, skeleton: Skeleton) -> int:
@@ -61,6 +61,10 @@ def write_shard(path: str | Path, shard: Shard, skeleton: Skeleton) -> int:
     with Path(path).open("wb") as file:
         np.savez(file, **arrays)
     return Path(path).stat().st_size
+
+
+#: What earlier shards call some arrays.
+_OLD_NAMES = {"ground_truth": "annotated", "others": "neighbours"}
 
 
 def read_shards(source: str, skeleton: Skeleton) -> Shard:
@@ -88,7 +92,7 @@ def _read_shard(path: str, skeleton: Skeleton) -> Shard:
     names = [f.name for f in fields(Shard) if f.name != "codes"]
     try:
         with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in (*names, *_CODED)}
+            arrays = {name: file[name if name in file else _OLD_NAMES[name]] for name in (*names, *_CODED)}
     except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise TrainingError(f"{path} is damaged or no shard of tools/pack_shards.py: {error}") from error
     if arrays["version"].shape or int(arrays["version"]) != _VERSION:
@@ -101,17 +105,17 @@ def _read_shard(path: str, skeleton: Skeleton) -> Shard:
         )
     count, ends = len(arrays["ends"]), arrays["ends"]
     shapes = {
-        "annotated": (count, len(skeleton), 3),
+        "ground_truth": (count, len(skeleton), 3),
         "boxes_xyxy": (count, 4),
         "area": (count,),
         "overlap": (count,),
         "estimates": (count, *arrays["estimates"].shape[1:2], len(skeleton), 3),
-        "neighbours": (count, *arrays["neighbours"].shape[1:2], len(skeleton), 3),
+        "others": (count, *arrays["others"].shape[1:2], len(skeleton), 3),
     }
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise TrainingError(f"{path}: {name}: expected {shape}, got {arrays[name].shape}")
     if (np.diff(ends, prepend=0) <= 0).any() or (count and ends[-1] != len(arrays["codes"])):
-        raise TrainingError(f"{path} is damaged: its pictures do not end where they should")
+        raise TrainingError(f"{path} is damaged: its images do not end where they should")
     codes = tuple(np.split(arrays["codes"], ends[:-1])) if count else ()
     return Shard(**{name: arrays[name] for name in names}, codes=codes)
