@@ -60,7 +60,8 @@ class Report:
         if self.prior_weight is not None and self.refined:
             line = f"prior weight {self.prior_weight:.2f} (1 is usual)"
             if self.confident:
-                line += f": {self.outliers} of {self.confident} keypoints that the image shows clearly are elsewhere in the poses"
+                shown = f"{self.outliers} of {self.confident} keypoints that the image shows clearly"
+                line += f": {shown} are elsewhere in the poses"
             lines.append(line)
         if self.lowered:
             who = "person repeats" if self.lowered == 1 else "people repeat"

@@ -38,9 +38,9 @@ def error_rates_from_results(
     """Measure the rates at which ``synthesize`` makes errors like an estimator's.
 
     Detections are matched and diagnosed as by ``diagnose_results``, except that other instances are those of the
-    generator: people whose boxes overlap. Rates are those before the generator drops what is impossible (inversion without a labelled
-    mirror, swap without another instance), so that it makes as many errors as were seen. Left out, as the generator has no
-    such errors: people who were not found and keypoints that are missing.
+    generator: people whose boxes overlap. Rates are those before the generator drops what is impossible (inversion
+    without a labelled mirror, swap without another instance), so that it makes as many errors as were seen. Left out,
+    as the generator has no such errors: people who were not found and keypoints that are missing.
 
     Where few keypoints were seen, rates lean on the prior: each counts as if, besides those seen, ``strength``
     keypoints had been seen with the prior's rate. Should a part's errors then sum to more than 0.95 under any
