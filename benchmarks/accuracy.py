@@ -1,6 +1,6 @@
-"""Every figure of docs/accuracy.md, from the committed weights.
+"""Every table of docs/accuracy.md and the first part of docs/research-log.md, from the committed weights.
 
-    python benchmarks/accuracy.py ../shared/data/coco            # rewrites the generated part of docs/accuracy.md
+    python benchmarks/accuracy.py ../shared/data/coco            # rewrites the generated parts of both pages
     python benchmarks/accuracy.py DATA --weights FOLDER --print  # other weights, to standard output
 
 DATA holds val.json, val/ and results/*.json in COCO format. About twenty minutes on two CPU cores.
@@ -36,9 +36,9 @@ from posefix.weights.weights import load_weights
 
 Floats = npt.NDArray[np.floating]
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 BEGIN, END = "<!-- generated: begin -->\n", "<!-- generated: end -->\n"
-#: The paper's line: gain in AP points by the estimator's AP (REFERENCE §7).
+#: The paper's line: gain in AP points by the estimator's AP, fitted to the table of gains in the PoseFix paper.
 PAPER = (22.6, -0.285)
 
 
@@ -65,7 +65,7 @@ class Bench:
         return self.refine_and_report(entries, **options)[0]
 
     def refine_by_image(self, entries: list[Entry]) -> list[Entry]:
-        """Each image by itself, as ``Refiner.refine`` sees it: trust is measured on its people alone."""
+        """Each image by itself, as ``Refiner.refine`` sees it: reliability is measured on its people alone."""
         rows: dict[Any, list[int]] = {}
         for index, entry in enumerate(entries):
             rows.setdefault(entry["image_id"], []).append(index)
@@ -141,7 +141,7 @@ def main_table(bench: Bench) -> Iterator[str]:
         rows,
     )
     yield "better / worse: share of labelled keypoints whose similarity changed by more than 0.1.\n"
-    yield "people/s: with measuring the trust, which sees up to 256 of a file's people once more.\n"
+    yield "people/s: with measuring the reliability, which sees up to 256 of a file's people once more.\n"
 
 
 def better_and_worse(pair: Comparison) -> tuple[float, float]:
@@ -180,7 +180,7 @@ def lever_table(bench: Bench) -> Iterator[str]:
         ("policy always", {"policy": "always"}),
         ("decoder soft_argmax, always", {"decoder": "soft_argmax", "policy": "always"}),
         ("flip test", {"flip_test": True}),
-        *((f"trust {t}, not measured", {"prior_weight": t}) for t in (0.4, 0.7, 1.0, 1.5, 2.0)),
+        *((f"prior_weight {t}, not measured", {"prior_weight": t}) for t in (0.4, 0.7, 1.0, 1.5, 2.0)),
         ("crop around the results' boxes", {"use_boxes": True}),
         ("no soft NMS", {"soft_nms": False}),
         *((f"ranking {r}", {"ranking": r}) for r in RANKINGS[1:]),
@@ -193,7 +193,7 @@ def lever_table(bench: Bench) -> Iterator[str]:
         mean = float(np.mean([c.change for c in changes]))
         rows.append([name, *(interval(c) for c in changes), f"{mean:+.3f}"])
     others = {
-        "trust measured on each image by itself": bench.refine_by_image,
+        "reliability measured on each image by itself": bench.refine_by_image,
         "soft NMS and no refinement": without_refinement,
     }
     for name, change in others.items():
@@ -243,7 +243,7 @@ def harm_table(bench: Bench) -> Iterator[str]:
                 *(f"{s:+.4f}" for s in second),
             ]
         )
-    head = ["policy", "labelled in: mean similarity", "untouched", "similarity ≥ 0.9"]
+    head = ["policy", "ground truth in: mean similarity", "untouched", "similarity ≥ 0.9"]
     yield from table([*head, *(f"second pass, {n}" for n in bench.files)], rows)
     repeated = duplicates(ground_truth, np.arange(len(people), 0.0, -1.0), ids, COCO.sigmas)
     yield (
@@ -294,11 +294,11 @@ def stronger_table(bench: Bench) -> Iterator[str]:
         "AP50",
         "AR",
         "prior_weight",
-        "trust 1",
+        "prior_weight 1",
         "policy always",
         "no soft NMS",
     ]
-    yield from table([*head, "trust by image"], rows)
+    yield from table([*head, "reliability by image"], rows)
 
 
 def synthetic_table(bench: Bench) -> Iterator[str]:
@@ -372,7 +372,7 @@ def draw_reliability(bins: list[Any]) -> None:
         axis.set(xlabel="confidence", title=f"{name} calibration", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes[0].set_ylabel("keypoint similarity reached")
     figure.tight_layout()
-    figure.savefig(DOCUMENT.parent / "images" / "reliability.png", dpi=80)
+    figure.savefig(DOCS / "images" / "reliability.png", dpi=80)
     plt.close(figure)
 
 
@@ -390,16 +390,24 @@ def main() -> None:
     options = parser.parse_args()
     bench = Bench(options.data, options.weights, options.samples, options.results)
     origin = load_weights(options.weights).origin
-    lines = [f"Weights: {origin}. Settings where not said: policy {bench.refiner.weights.calibration.policy}.\n"]
+    intro = f"Weights: {origin}. Settings where not said: policy {bench.refiner.weights.calibration.policy}.\n"
+    sections: dict[str, list[str]] = {}
     for name in options.only:
+        sections[name] = []
         for line in SECTIONS[name](bench):
-            lines.append(line)
+            sections[name].append(line)
             if options.print:
                 print(line, flush=True)
-    if not options.print:
-        text = DOCUMENT.read_text()
+    if options.print:
+        return
+    missing = sorted(set(SECTIONS) - set(sections))
+    if missing:
+        raise SystemExit(f"--only writes no page, which would lose {', '.join(missing)}; add --print")
+    for page in ("accuracy.md", "research-log.md"):
+        own = [line for name in SECTIONS if (name in FOR_USERS) == (page == "accuracy.md") for line in sections[name]]
+        text = (DOCS / page).read_text(encoding="utf-8")
         head, tail = text.split(BEGIN)[0], text.split(END)[1]
-        DOCUMENT.write_text(head + BEGIN + "\n".join(lines) + END + tail)
+        (DOCS / page).write_text(head + BEGIN + "\n".join([intro, *own]) + END + tail, encoding="utf-8")
 
 
 SECTIONS = {
@@ -411,6 +419,8 @@ SECTIONS = {
     "synthetic": synthetic_table,
     "calibration": calibration_table,
 }
+#: Sections of docs/accuracy.md; the others are docs/research-log.md's.
+FOR_USERS = ("main", "harm", "stronger")
 
 if __name__ == "__main__":
     main()
