@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from posefix.evaluation.coco_ap import evaluate
 from posefix.geometry import crop_affine, crop_rectangles, invert_affine, transform_points, warp_crop
 from posefix.io.coco import read_annotations
-from posefix.keypoints.heatmaps import cell_probabilities, expected_similarity_argmax
+from posefix.keypoints.heatmaps import expected_similarity_argmax, heatmap_probabilities
 from posefix.keypoints.oks import keypoint_std
 from posefix.keypoints.skeleton import COCO
 from posefix.training.checkpoint import load_checkpoint, save_checkpoint
@@ -172,7 +172,7 @@ def make_batch(targets: Targets, config: Config, step: int) -> tuple[Tensor, Ten
     change = rng.uniform(-1, 1, (size, 1, 1, 3)) * config.augmentation.colour
     colour = np.clip(np.stack(crops) * (1 + change), 0, 255).astype(np.float32)
     heat = warp_maps(torch.stack(maps).float() / 255, cell_map(np.stack(affines)))
-    flip = torch.from_numpy(COCO.flip)
+    flip = torch.from_numpy(COCO.flip_indices)
     return torch.from_numpy(colour), torch.where(torch.tensor(mirrored)[:, None, None, None], heat[:, flip], heat)
 
 
@@ -225,7 +225,7 @@ class Validation:
                 with torch.autocast("cpu", torch.bfloat16):
                     logits = student(crops[part])
                 scale = torch.from_numpy(std[part]).float() / STRIDE
-                cells, sure = expected_similarity_argmax(cell_probabilities(logits), scale)
+                cells, sure = expected_similarity_argmax(heatmap_probabilities(logits), scale)
                 points = transform_points(invert_affine(affine[part]), cells.numpy() * STRIDE + OFFSET)
                 for row, pose, score in zip(rows[part], points, sure.numpy(), strict=True):
                     keypoints = np.concatenate([pose, score[:, None]], axis=-1)

@@ -95,7 +95,7 @@ def test_mirrored_samples_exchange_left_and_right(distil: Any, teach: Any, tmp_p
     turned = replace(config, augmentation=replace(still, mirror=1))
     mirrored_crops, mirrored = distil.make_batch(targets, turned, 0)
     torch.testing.assert_close(mirrored_crops, crops.flip(2), atol=1.5, rtol=0)
-    torch.testing.assert_close(mirrored, heat.flip(-1)[:, torch.from_numpy(COCO.flip)], atol=1e-4, rtol=0)
+    torch.testing.assert_close(mirrored, heat.flip(-1)[:, torch.from_numpy(COCO.flip_indices)], atol=1e-4, rtol=0)
 
 
 def test_loss_is_zero_at_the_teacher_and_silent_where_it_sees_nothing(distil: Any) -> None:
