@@ -1,0 +1,262 @@
+"""Another network that looks at a person's crop: what must be known to feed it and to read its output.
+
+Top-down pose networks answer a crop with a map per keypoint (heatmaps), or with one distribution per axis (SimCC).
+Either becomes a logarithm over the cells of posefix's own maps, whose cell c lies at crop pixel 4 · c + 1.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from posefix.exceptions import InputError, WeightsError
+from posefix.keypoints.skeleton import COCO, Skeleton
+from posefix.network.config import STRIDE, Normalisation, refuse_unknown
+
+#: Mean and standard deviation of ImageNet, which nearly every pose network is fed with.
+IMAGENET = Normalisation("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+#: What a network's output holds: heights of Gaussians, log-probabilities, or one vector per axis.
+OUTPUTS = ("heatmaps", "logits", "simcc")
+#: Where cell c of n cells over N pixels lies: at c · (N − 1) / (n − 1), c · N / n, or (c + ½) · N / n − ½.
+ALIGNMENTS = ("udp", "corner", "half_pixel")
+#: Crop pixel of cell 0 of posefix's maps.
+CELL_OFFSET = (STRIDE - 1) / 2
+
+
+@dataclass(frozen=True)
+class ImageModelConfig:
+    """A top-down pose network, as far as posefix must know it.
+
+    Attributes:
+        family: what it is called in messages; for the known ones see ``FAMILIES``.
+        file: its file in a weights folder; empty for one that is given as a function.
+        input_hw: crop size (h, w) that it takes, divisible by 32.
+        normalisation: of the crop.
+        output: one of ``OUTPUTS``. ``"heatmaps"``: (B, K, h, w), about 1 where a keypoint is surely seen and 0 where
+            nothing is. ``"logits"``: the same, as logarithms of probabilities. ``"simcc"``: (B, K, w) and (B, K, h).
+        alignment: one of ``ALIGNMENTS``: UDP (ViTPose, PaddleDetection), the crop's corner (SimCC, HRNet and most of
+            mmpose), or cells that cover the crop without an offset.
+        keypoints: names of the output's first K keypoints, in order.
+        crop_margin: growth of a person's box to the crop.
+        sharpness: multiplies the logarithm of its output.
+        own_weight: of the package's own network in the sum; 0 leaves it out.
+        floor: lowest height of heatmaps and SimCC vectors that means something.
+
+    Raises:
+        WeightsError: an unknown value or a size that does not fit.
+    """
+
+    family: str = "custom"
+    file: str = ""
+    input_hw: tuple[int, int] = (256, 192)
+    normalisation: Normalisation = field(default_factory=lambda: IMAGENET)
+    output: str = "heatmaps"
+    alignment: str = "udp"
+    keypoints: tuple[str, ...] = COCO.keypoints
+    crop_margin: float = 1.25
+    sharpness: float = 4.0
+    own_weight: float = 0.5
+    floor: float = 0.01
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "input_hw", tuple(int(s) for s in self.input_hw))
+        object.__setattr__(self, "keypoints", tuple(str(k) for k in self.keypoints))
+        for name, known in (("output", OUTPUTS), ("alignment", ALIGNMENTS)):
+            if getattr(self, name) not in known:
+                raise WeightsError(
+                    f"image model: {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        if len(self.input_hw) != 2 or any(s <= 0 or s % 32 for s in self.input_hw):
+            raise WeightsError(
+                f"image model: input_hw must be (height, width), both divisible by 32, got {self.input_hw}"
+            )
+        if not self.keypoints or len(set(self.keypoints)) != len(self.keypoints):
+            raise WeightsError(f"image model: keypoints must be different names, got {self.keypoints}")
+        for name, least in (("crop_margin", 0.0), ("sharpness", 0.0), ("floor", 0.0)):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not least < value < float("inf"):
+                raise WeightsError(f"image model: {name} must be a positive number, got {value!r}")
+        if not isinstance(self.own_weight, int | float) or not 0 <= self.own_weight < float("inf"):
+            raise WeightsError(f"image model: own_weight must be a number of at least 0, got {self.own_weight!r}")
+
+    @property
+    def map_hw(self) -> tuple[int, int]:
+        """Cells (h, w) of posefix's maps over its crop."""
+        return self.input_hw[0] // STRIDE, self.input_hw[1] // STRIDE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ImageModelConfig:
+        """Rebuild from ``to_dict``; absent keys take their defaults.
+
+        Raises:
+            WeightsError: an unknown key or a value that does not fit.
+        """
+        refuse_unknown("image model", data, cls)
+        values = dict(data)
+        try:
+            if "normalisation" in values:
+                refuse_unknown("normalisation", values["normalisation"], Normalisation)
+                values["normalisation"] = Normalisation(**values["normalisation"])
+            return cls(**values)
+        except WeightsError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise WeightsError(f"image model: a value has the wrong type: {error}") from error
+
+
+@dataclass(frozen=True)
+class ImageModel:
+    """A network that is ready to run.
+
+    Attributes:
+        run: (B, h, w, 3) uint8 RGB tensor, not normalised → its outputs: one tensor or array, or two for SimCC.
+        config: how to read them.
+        origin: where it is from, for messages.
+
+    Example:
+        >>> model = ImageModel(my_network, ImageModelConfig(input_hw=(384, 288), alignment="half_pixel"))
+        >>> refiner = Refiner(image_model=model)
+    """
+
+    run: Callable[[Tensor], Any]
+    config: ImageModelConfig = field(default_factory=ImageModelConfig)
+    origin: str = ""
+
+    def log_maps(self, crops: Tensor) -> Tensor:
+        """(B, h, w, 3) uint8 crops → (B, K, h / 4, w / 4) float32 logarithms, ``sharpness`` not yet applied.
+
+        Raises:
+            InputError: an output of a shape that the configuration does not say.
+        """
+        if not len(crops):
+            return torch.zeros(0, len(self.config.keypoints), *self.config.map_hw, device=crops.device)
+        outputs = self.run(crops)
+        if isinstance(outputs, Tensor | np.ndarray):
+            outputs = [outputs]
+        tensors = [torch.as_tensor(o).to(crops.device, torch.float32) for o in outputs]
+        return read_outputs(tensors, self.config, len(crops))
+
+
+def read_outputs(outputs: Sequence[Tensor], config: ImageModelConfig, count: int) -> Tensor:
+    """A network's outputs as logarithms over posefix's cells.
+
+    Args:
+        outputs: (B, K', h, w), or (B, K', w) and (B, K', h) for SimCC; K' at least ``len(config.keypoints)``, of
+            which the first are taken.
+        config: how to read them.
+        count: B, as it should be.
+
+    Returns:
+        (B, K, h / 4, w / 4) of the crop's (h, w), float32.
+
+    Raises:
+        InputError: outputs of another shape.
+    """
+    simcc = config.output == "simcc"
+    keypoints, shapes = len(config.keypoints), [tuple(o.shape) for o in outputs]
+    fits = len(outputs) == 1 + simcc and all(
+        len(s) == 4 - simcc and s[0] == count and s[1] >= keypoints and min(s[2:]) > 1 for s in shapes
+    )
+    if not fits:
+        wanted = "({0}, K, bins of x) and ({0}, K, bins of y)" if simcc else "({0}, K, h, w)"
+        raise InputError(
+            f"image model {config.family}: expected {config.output} of shape {wanted.format(count)} with K of at least "
+            f"{keypoints}, got {' and '.join(map(str, shapes)) or 'nothing'}"
+        )
+    (height, width), (rows, columns) = config.input_hw, config.map_hw
+    values = [o[:, :keypoints] for o in outputs]
+    if config.output != "logits":
+        values = [torch.log(v.clamp_min(config.floor)) for v in values]
+    if simcc:
+        along_x, along_y = values
+        x = along_x @ _reading(along_x.shape[-1], width, columns, config.alignment).to(along_x.device).T
+        y = along_y @ _reading(along_y.shape[-1], height, rows, config.alignment).to(along_y.device).T
+        return y[..., :, None] + x[..., None, :]
+    (maps,) = values
+    by_row = _reading(maps.shape[-2], height, rows, config.alignment).to(maps.device)
+    by_column = _reading(maps.shape[-1], width, columns, config.alignment).to(maps.device)
+    return by_row @ maps @ by_column.T
+
+
+def _reading(given: int, pixels: int, cells: int, alignment: str) -> Tensor:
+    """(cells, given) weights that read a network's ``given`` cells at the places of posefix's: Catmull-Rom.
+
+    The logarithm of a Gaussian is a parabola, which this interpolates exactly.
+    """
+    places = STRIDE * np.arange(cells) + CELL_OFFSET
+    if alignment == "udp":
+        places = places * (given - 1) / (pixels - 1)
+    elif alignment == "corner":
+        places = places * given / pixels
+    else:
+        places = (places + 0.5) * given / pixels - 0.5
+    first = np.floor(places).astype(np.int64)
+    t = (places - first)[:, None]
+    cubic = np.concatenate(
+        [
+            -0.5 * t**3 + t**2 - 0.5 * t,
+            1.5 * t**3 - 2.5 * t**2 + 1,
+            -1.5 * t**3 + 2 * t**2 + 0.5 * t,
+            0.5 * t**3 - 0.5 * t**2,
+        ],
+        axis=1,
+    )
+    weights = np.zeros((cells, given), np.float32)
+    neighbours = np.clip(first[:, None] + np.arange(-1, 3), 0, given - 1)
+    np.add.at(weights, (np.arange(cells)[:, None], neighbours), cubic)
+    return torch.from_numpy(weights)
+
+
+def rows_in_skeleton(config: ImageModelConfig, skeleton: Skeleton) -> npt.NDArray[np.int64]:
+    """(K_skeleton,) which of the image model's keypoints each of the skeleton's is, −1 for none.
+
+    Raises:
+        WeightsError: they share no name.
+    """
+    names = config.keypoints
+    index = np.array([names.index(k) if k in names else -1 for k in skeleton.keypoints], np.int64)
+    if (index < 0).all():
+        raise WeightsError(
+            f"image model {config.family}: none of its keypoints ({', '.join(names[:3])}, …) is one of skeleton "
+            f"{skeleton.name!r}; names must agree, as 'left_knee' does"
+        )
+    return index
+
+
+def fuse(own: Tensor | None, log_maps: Tensor, config: ImageModelConfig, index: Tensor) -> Tensor:
+    """Image logits of both networks together.
+
+    Args:
+        own: (B, K, h, w) of the package's network; None where it is left out.
+        log_maps: (B, K_model, h, w), from ``read_outputs``.
+        config: weights of the sum.
+        index: (K,) from ``rows_in_skeleton``. What the image model does not know is the package's alone.
+
+    Returns:
+        (B, K, h, w).
+    """
+    known = (index >= 0)[:, None, None]
+    seen = config.sharpness * torch.where(known, log_maps[:, index.clamp_min(0)], 0.0)
+    if own is None:
+        return seen
+    return seen + torch.where(known, config.own_weight, 1.0) * own
+
+
+def normalise(crops: Tensor, normalisation: Normalisation) -> Tensor:
+    """(B, h, w, 3) uint8 RGB crops → (B, 3, h, w) float32, as the network was trained with."""
+    images = crops.permute(0, 3, 1, 2).float()
+    if normalisation.channels == "bgr":
+        images = images.flip(1)
+    mean = torch.tensor(normalisation.mean, device=crops.device).view(3, 1, 1)
+    std = torch.tensor(normalisation.std, device=crops.device).view(3, 1, 1)
+    return (images - mean) / std

@@ -1,0 +1,283 @@
+"""Image models from files: ONNX, OpenVINO IR, and ViTPose of the transformers library. No pickle, nothing executed.
+
+What a file does not say of itself is taken from the known family that its outputs and its name fit (``FAMILIES``).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posefix.exceptions import InputError, MissingDependencyError, WeightsError
+from posefix.keypoints.skeleton import COCO
+from posefix.network.image_model import ImageModel, ImageModelConfig, normalise
+
+#: Kinds of file by suffix.
+SUFFIXES = (".onnx", ".xml")
+#: Known families. The crop, the normalisation and the place of a cell are the family's own training's.
+FAMILIES = {
+    "rtmpose": ImageModelConfig(family="rtmpose", output="simcc", alignment="corner"),
+    "vitpose": ImageModelConfig(family="vitpose", alignment="udp"),
+    "tinypose": ImageModelConfig(family="tinypose", alignment="udp"),
+    "hrnet": ImageModelConfig(family="hrnet", alignment="corner"),
+}
+#: Parts of file and output names that tell a family.
+_HINTS = (
+    ("vitpose", "vitpose"),
+    ("tinypose", "tinypose"),
+    ("rtmpose", "rtmpose"),
+    ("rtmw", "rtmpose"),
+    ("dwpose", "rtmpose"),
+    ("simcc", "rtmpose"),
+    ("hrnet", "hrnet"),
+    ("simplebaseline", "hrnet"),
+    ("argmax_0", "tinypose"),
+)
+#: Numbers of keypoints of sets that begin with COCO's 17: Halpe 26, COCO-WholeBody 133.
+_COCO_FIRST = (17, 26, 133)
+
+
+@dataclass(frozen=True)
+class ImageModelFile:
+    """An image model on disk.
+
+    Attributes:
+        config: what posefix knows of it.
+        path: an ``.onnx`` or ``.xml`` file, or the folder of a transformers model.
+    """
+
+    config: ImageModelConfig
+    path: Path
+
+    def files(self) -> dict[str, bytes]:
+        """What a weights folder must hold: file names in it and their content.
+
+        Raises:
+            WeightsError: a file cannot be read.
+        """
+        paths = [self.path]
+        if self.path.is_dir():
+            paths = [self.path / "config.json", self.path / "model.safetensors"]
+        elif self.path.suffix == ".xml":
+            paths.append(self.path.with_suffix(".bin"))
+        prefix = f"{self.config.file}/" if self.path.is_dir() else ""
+        try:
+            return {prefix + p.name: p.read_bytes() for p in paths}
+        except OSError as error:
+            raise WeightsError(f"image model: cannot read {error.filename}: {error.strerror}") from error
+
+    def load(self, device: torch.device) -> ImageModel:
+        """The network, ready to run.
+
+        Raises:
+            WeightsError: the file cannot be read or is no network of one picture input.
+            MissingDependencyError: what runs it is not installed.
+        """
+        if not self.path.exists():
+            raise WeightsError(f"image model: no such file or folder {self.path}")
+        if self.path.is_dir():
+            run = _transformers_network(self.path, device)
+        else:
+            run = (_onnx_session if self.path.suffix == ".onnx" else _openvino_network)(self.path)[1]
+        config = self.config
+
+        def answer(crops: Tensor) -> Any:
+            return run(normalise(crops, config.normalisation))
+
+        return ImageModel(answer, config, str(self.path))
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """Input and output shapes of a network file; −1 where they may vary."""
+
+    input: tuple[int, ...]
+    outputs: dict[str, tuple[int, ...]]
+
+
+def describe_image_model(path: str | Path, family: str | None = None, **changes: Any) -> ImageModelFile:
+    """An image model's file with what is known of it.
+
+    Args:
+        path: an ``.onnx`` or ``.xml`` file, or the folder of a transformers ViTPose.
+        family: one of ``FAMILIES``; None recognises it by the file's outputs and name.
+        **changes: fields of ``ImageModelConfig`` that are otherwise than the family's.
+
+    Raises:
+        InputError: an unknown family or field.
+        WeightsError: the file cannot be read, or it is of no known family and ``family`` does not say which.
+        MissingDependencyError: what reads it is not installed.
+    """
+    path = Path(path)
+    if family is not None and family not in FAMILIES:
+        raise InputError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
+    if path.is_dir():
+        return _describe_transformers(path, changes)
+    if not path.is_file():
+        raise WeightsError(f"image model: no such file {path}")
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(f"image model: expected a file {' or '.join(SUFFIXES)}, got {path.name}")
+    shapes = (_onnx_session if path.suffix == ".onnx" else _openvino_network)(path)[0]
+    simcc = len([s for s in shapes.outputs.values() if len(s) == 3]) >= 2
+    text = " ".join((path.stem, *shapes.outputs)).lower()
+    guess = next((known for part, known in _HINTS if part in text), "rtmpose" if simcc else None)
+    chosen = family or guess
+    if chosen is None and not {"output", "alignment"} <= set(changes):
+        raise WeightsError(
+            f"image model: {path.name} does not tell which family it is of; name one of {', '.join(FAMILIES)} "
+            "(family, --family), or its output and alignment"
+        )
+    config = FAMILIES[chosen] if chosen else ImageModelConfig()
+    if "input_hw" not in changes and min(shapes.input[2:], default=-1) > 0:
+        changes["input_hw"] = shapes.input[2:]
+    if "keypoints" not in changes:
+        changes["keypoints"] = _keypoints_of(shapes, path)
+    return ImageModelFile(replace(config, file=path.name, **changes), path)
+
+
+def _keypoints_of(shapes: _Shapes, path: Path) -> tuple[str, ...]:
+    counts = {s[1] for s in shapes.outputs.values() if len(s) in (3, 4)}
+    if counts & set(_COCO_FIRST) or counts == {-1}:
+        return COCO.keypoints
+    raise WeightsError(
+        f"image model: {path.name} answers with {', '.join(map(str, sorted(counts))) or 'no'} keypoints, which is no "
+        "set that begins with COCO's 17; name them in order (keypoints, --keypoints)"
+    )
+
+
+def _describe_transformers(folder: Path, changes: dict[str, Any]) -> ImageModelFile:
+    import json
+
+    try:
+        stored = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"image model: cannot read config.json of {folder}: {error}") from error
+    if not isinstance(stored, dict) or stored.get("model_type") != "vitpose":
+        raise WeightsError(f"image model: {folder} is no ViTPose of transformers (model_type 'vitpose' in config.json)")
+    backbone = stored.get("backbone_config") or {}
+    size = backbone.get("image_size", (256, 192))
+    fields = {"input_hw": tuple(size), "file": folder.name, **changes}
+    return ImageModelFile(replace(FAMILIES["vitpose"], **fields), folder)
+
+
+def _transformers_network(folder: Path, device: torch.device) -> Callable[[Tensor], Any]:
+    transformers = _optional("transformers", "transformers")
+    try:
+        # Strictly from these two files: no hub, no pickle, nobody's code.
+        network = transformers.VitPoseForPoseEstimation.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"image model: {folder} cannot be loaded as ViTPose: {error}") from error
+    network = network.to(device).eval()
+    experts = getattr(network.config.backbone_config, "num_experts", 1) > 1
+
+    @torch.inference_mode()
+    def run(images: Tensor) -> Any:
+        # ViTPose++ has an expert per data set; COCO's is the first.
+        index = torch.zeros(len(images), dtype=torch.long, device=device) if experts else None
+        return network(pixel_values=images, **({"dataset_index": index} if experts else {})).heatmaps
+
+    return run
+
+
+def _onnx_session(path: Path) -> tuple[_Shapes, Callable[[Tensor], Any]]:
+    runtime = _optional("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=runtime.get_available_providers())
+    except Exception as error:  # onnxruntime's own exceptions derive from Exception alone
+        raise WeightsError(f"image model: {path.name} cannot be loaded: {error}") from error
+    given = session.get_inputs()
+    _refuse_inputs(path, [i.shape for i in given])
+    outputs = {o.name: _sizes(o.shape) for o in session.get_outputs()}
+    shapes = _Shapes(_sizes(given[0].shape), outputs)
+    names = _useful(shapes)
+
+    def call(images: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        return [np.asarray(o) for o in session.run(names, {given[0].name: images})]
+
+    return shapes, _in_batches(call, shapes.input[0])
+
+
+def _openvino_network(path: Path) -> tuple[_Shapes, Callable[[Tensor], Any]]:
+    openvino = _optional("openvino", "openvino")
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+    except RuntimeError as error:
+        raise WeightsError(f"image model: {path.name} cannot be loaded: {error}") from error
+    _refuse_inputs(path, [i.partial_shape for i in model.inputs])
+    given = _sizes(model.inputs[0].partial_shape)
+    shapes = _Shapes(given, {_name(o): _sizes(o.partial_shape) for o in model.outputs})
+    wanted = [i for i, o in enumerate(model.outputs) if _name(o) in _useful(shapes)]
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
+
+    def call(images: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        answer = compiled([images])
+        return [np.array(answer[compiled.outputs[i]]) for i in wanted]
+
+    return shapes, _in_batches(call, given[0])
+
+
+def _name(port: Any) -> str:
+    return str(port.get_any_name()) if port.names else str(port.node.friendly_name)
+
+
+def _useful(shapes: _Shapes) -> list[str]:
+    """Outputs that are maps, or else the first two that are vectors: others are decoded points."""
+    maps = [n for n, s in shapes.outputs.items() if len(s) == 4]
+    return maps[:1] or [n for n, s in shapes.outputs.items() if len(s) == 3][:2]
+
+
+def _in_batches(
+    call: Callable[[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]], size: int
+) -> Callable[[Tensor], Any]:
+    """As many crops at a time as the file takes: all, or its fixed number with black ones to fill up."""
+
+    def run(images: Tensor) -> list[Tensor]:
+        array = images.cpu().numpy()
+        if size <= 0:
+            return [torch.from_numpy(o) for o in call(array)]
+        parts = []
+        for start in range(0, len(array), size):
+            part = array[start : start + size]
+            filled = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
+            parts.append([o[: len(part)] for o in call(filled)])
+        return [torch.from_numpy(np.concatenate(o)) for o in zip(*parts, strict=True)]
+
+    return run
+
+
+def _sizes(shape: Any) -> tuple[int, ...]:
+    """A runtime's shape; −1 for what may vary."""
+    found = []
+    for size in shape:
+        fixed = size if isinstance(size, int) else (size.get_length() if getattr(size, "is_static", False) else -1)
+        found.append(int(fixed))
+    return tuple(found)
+
+
+def _refuse_inputs(path: Path, shapes: list[Any]) -> None:
+    if len(shapes) != 1 or len(_sizes(shapes[0])) != 4 or _sizes(shapes[0])[1] not in (3, -1):
+        raise WeightsError(
+            f"image model: expected one input (N, 3, h, w), got {', '.join(str(_sizes(s)) for s in shapes)} in "
+            f"{path.name}; export it with channels before rows"
+        )
+
+
+def _optional(module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise MissingDependencyError(
+            f"{module} is needed for this image model; install it with: pip install 'posefix[{extra}]'"
+        ) from None
