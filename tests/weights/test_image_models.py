@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from factories import shared_dir
 from image_model_files import spot, write_heatmap_onnx, write_simcc_onnx
-
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
 from posefix.keypoints.heatmaps import cell_probabilities, expected_similarity_argmax
 from posefix.network.config import Normalisation

@@ -77,7 +77,7 @@ class ImageModelFile:
         """The network, ready to run.
 
         Raises:
-            WeightsError: the file cannot be read or is no network of one picture input.
+            WeightsError: the file cannot be read or is no network with one image as its input.
             MissingDependencyError: what runs it is not installed.
         """
         if not self.path.exists():
