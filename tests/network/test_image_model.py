@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from posefix.exceptions import InputError, WeightsError
-from posefix.keypoints.heatmaps import cell_probabilities, expected_similarity_argmax, soft_argmax
+from posefix.keypoints.heatmaps import heatmap_probabilities, expected_similarity_argmax, soft_argmax
 from posefix.keypoints.skeleton import COCO, MPII
 from posefix.network.config import Normalisation
 from posefix.network.image_model import (
@@ -52,7 +52,7 @@ def test_heatmap_comes_back_where_it_was(alignment: str, size: tuple[int, int], 
     config = ImageModelConfig(input_hw=input_hw, alignment=alignment, keypoints=NAMES, floor=1e-9)
     logs = read_outputs([torch.tensor(maps[None], dtype=torch.float32)], config, 1)
     assert logs.shape == (1, 4, input_hw[0] // 4, input_hw[1] // 4)
-    cells, _ = expected_similarity_argmax(cell_probabilities(config.sharpness * logs), torch.full((1, 4), std / 4))
+    cells, _ = expected_similarity_argmax(heatmap_probabilities(config.sharpness * logs), torch.full((1, 4), std / 4))
     torch.testing.assert_close(cells[0] * 4 + 1.5, torch.tensor(PLACES), atol=0.1, rtol=0)
 
 

@@ -10,7 +10,7 @@ import torch
 from factories import shared_dir
 from image_model_files import spot, write_heatmap_onnx, write_simcc_onnx
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
-from posefix.keypoints.heatmaps import cell_probabilities, expected_similarity_argmax
+from posefix.keypoints.heatmaps import heatmap_probabilities, expected_similarity_argmax
 from posefix.network.config import Normalisation
 from posefix.network.image_model import ALIGNMENTS
 from posefix.weights.image_models import describe_image_model
@@ -29,7 +29,7 @@ def places_of(path: Path, **changes: object) -> torch.Tensor:
     crops = torch.from_numpy(np.stack([spot(p, hw) for p in PLACES]))
     logs = file.config.sharpness * model.log_maps(crops)
     assert logs.shape == (3, 17, hw[0] // 4, hw[1] // 4)
-    cells, _ = expected_similarity_argmax(cell_probabilities(logs), torch.full((3, 17), 2.0))
+    cells, _ = expected_similarity_argmax(heatmap_probabilities(logs), torch.full((3, 17), 2.0))
     return cells * 4 + 1.5
 
 
@@ -134,7 +134,7 @@ def test_real_tinypose() -> None:
     # Where each map is highest, as the golden heatmaps say in their own frame, read independently.
     peak = heatmaps.reshape(4, 17, -1).argmax(-1)
     pixels = np.stack([peak % 48 * 191 / 47, peak // 48 * 255 / 63], -1)
-    cells, _ = expected_similarity_argmax(cell_probabilities(4 * logs), torch.full((4, 17), 1.0))
+    cells, _ = expected_similarity_argmax(heatmap_probabilities(4 * logs), torch.full((4, 17), 1.0))
     sure = heatmaps.max((2, 3)) > 0.5
     distance = np.linalg.norm((cells * 4 + 1.5).numpy() - pixels, axis=-1)[sure]
     assert np.median(distance) < 2.0

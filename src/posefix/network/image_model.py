@@ -1,7 +1,7 @@
 """Another network that looks at a person's crop: what must be known to feed it and to read its output.
 
 Top-down pose networks answer a crop with a map per keypoint (heatmaps), or with one distribution per axis (SimCC).
-Either becomes a logarithm over the cells of posefix's own maps, whose cell c lies at crop pixel 4 · c + 1.5.
+Either becomes a logarithm over the pixels of posefix's own heatmaps, whose pixel p lies at crop pixel 4 · p + 1.5.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from posefix.network.config import STRIDE, Normalisation, refuse_unknown
 IMAGENET = Normalisation("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 #: What a network's output holds: heights of Gaussians, log-probabilities, or one vector per axis.
 OUTPUTS = ("heatmaps", "logits", "simcc")
-#: Where cell c of n cells over N pixels lies: at c · (N − 1) / (n − 1), c · N / n, or (c + ½) · N / n − ½.
+#: Where pixel p of n heatmap pixels over N crop pixels lies: at p · (N − 1) / (n − 1), p · N / n, or (p + ½) · N / n − ½.
 ALIGNMENTS = ("udp", "corner", "half_pixel")
-#: Crop pixel of cell 0 of posefix's maps.
-CELL_OFFSET = (STRIDE - 1) / 2
+#: Crop pixel of heatmap pixel 0 of posefix's heatmaps.
+HEATMAP_OFFSET = (STRIDE - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ImageModelConfig:
         output: one of ``OUTPUTS``. ``"heatmaps"``: (B, K, h, w), about 1 where a keypoint is surely seen and 0 where
             nothing is. ``"logits"``: the same, as logarithms of probabilities. ``"simcc"``: (B, K, w) and (B, K, h).
         alignment: one of ``ALIGNMENTS``: UDP (ViTPose, PaddleDetection), the crop's corner (SimCC, HRNet and most of
-            mmpose), or cells that cover the crop without an offset.
+            mmpose), or pixels that cover the crop without an offset.
         keypoints: names of the output's first K keypoints, in order.
         crop_margin: growth of a person's box to the crop.
         sharpness: multiplies the logarithm of its output.
@@ -87,7 +87,7 @@ class ImageModelConfig:
 
     @property
     def map_hw(self) -> tuple[int, int]:
-        """Cells (h, w) of posefix's maps over its crop."""
+        """Size (h, w) of posefix's heatmaps of its crop."""
         return self.input_hw[0] // STRIDE, self.input_hw[1] // STRIDE
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class ImageModel:
 
 
 def read_outputs(outputs: Sequence[Tensor], config: ImageModelConfig, count: int) -> Tensor:
-    """A network's outputs as logarithms over posefix's cells.
+    """A network's outputs as logarithms over posefix's heatmap pixels.
 
     Args:
         outputs: (B, K', h, w), or (B, K', w) and (B, K', h) for SimCC; K' at least ``len(config.keypoints)``, of
@@ -188,12 +188,12 @@ def read_outputs(outputs: Sequence[Tensor], config: ImageModelConfig, count: int
     return by_row @ maps @ by_column.T
 
 
-def _reading(given: int, pixels: int, cells: int, alignment: str) -> Tensor:
-    """(cells, given) weights that read a network's ``given`` cells at the places of posefix's: Catmull-Rom.
+def _reading(given: int, pixels: int, size: int, alignment: str) -> Tensor:
+    """(size, given) weights that read a network's ``given`` heatmap pixels at the places of posefix's: Catmull-Rom.
 
     The logarithm of a Gaussian is a parabola, which this interpolates exactly.
     """
-    places = STRIDE * np.arange(cells) + CELL_OFFSET
+    places = STRIDE * np.arange(size) + HEATMAP_OFFSET
     if alignment == "udp":
         places = places * (given - 1) / (pixels - 1)
     elif alignment == "corner":
@@ -211,9 +211,9 @@ def _reading(given: int, pixels: int, cells: int, alignment: str) -> Tensor:
         ],
         axis=1,
     )
-    weights = np.zeros((cells, given), np.float32)
+    weights = np.zeros((size, given), np.float32)
     neighbours = np.clip(first[:, None] + np.arange(-1, 3), 0, given - 1)
-    np.add.at(weights, (np.arange(cells)[:, None], neighbours), cubic)
+    np.add.at(weights, (np.arange(size)[:, None], neighbours), cubic)
     return torch.from_numpy(weights)
 
 

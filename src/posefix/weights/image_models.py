@@ -21,7 +21,7 @@ from posefix.network.image_model import ImageModel, ImageModelConfig, normalise
 
 #: Kinds of file by suffix.
 SUFFIXES = (".onnx", ".xml")
-#: Known families. The crop, the normalisation and the place of a cell are the family's own training's.
+#: Known families. Crop, normalisation and alignment are those of the family's training.
 FAMILIES = {
     "rtmpose": ImageModelConfig(family="rtmpose", output="simcc", alignment="corner"),
     "vitpose": ImageModelConfig(family="vitpose", alignment="udp"),
