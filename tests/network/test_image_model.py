@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from posefix.exceptions import InputError, WeightsError
-from posefix.keypoints.heatmaps import heatmap_probabilities, expected_similarity_argmax, soft_argmax
+from posefix.keypoints.heatmaps import expected_similarity_argmax, heatmap_probabilities, soft_argmax
 from posefix.keypoints.skeleton import COCO, MPII
 from posefix.network.config import Normalisation
 from posefix.network.image_model import (

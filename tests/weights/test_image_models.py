@@ -10,7 +10,7 @@ import torch
 from factories import shared_dir
 from image_model_files import spot, write_heatmap_onnx, write_simcc_onnx
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
-from posefix.keypoints.heatmaps import heatmap_probabilities, expected_similarity_argmax
+from posefix.keypoints.heatmaps import expected_similarity_argmax, heatmap_probabilities
 from posefix.network.config import Normalisation
 from posefix.network.image_model import ALIGNMENTS
 from posefix.weights.image_models import describe_image_model

@@ -23,7 +23,7 @@ from posefix.network.config import STRIDE, Normalisation, refuse_unknown
 IMAGENET = Normalisation("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 #: What a network's output holds: heights of Gaussians, log-probabilities, or one vector per axis.
 OUTPUTS = ("heatmaps", "logits", "simcc")
-#: Where pixel p of n heatmap pixels over N crop pixels lies: at p · (N − 1) / (n − 1), p · N / n, or (p + ½) · N / n − ½.
+#: Where pixel p of n heatmap pixels over N crop pixels lies: p · (N − 1) / (n − 1), p · N / n, (p + ½) · N / n − ½.
 ALIGNMENTS = ("udp", "corner", "half_pixel")
 #: Crop pixel of heatmap pixel 0 of posefix's heatmaps.
 HEATMAP_OFFSET = (STRIDE - 1) / 2
