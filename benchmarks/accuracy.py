@@ -338,13 +338,13 @@ def calibration_table(bench: Bench) -> Iterator[str]:
     weights = bench.refiner.weights
     plain = replace(weights, calibration=replace(weights.calibration, policy="always", temperature=()))
     seen = observe(plain, bench.annotations, bench.images, list(bench.files.values()))
-    offset, mask = weights.config.heatmap_offset, seen.ground_truth
+    codec, mask = weights.config.codec, seen.ground_truth
     yield "## Confidence\n"
     rows = []
     heat = weights.calibration.temperature or (1.0,) * len(COCO)
     bins = []
     for name, temperature in (("before", (1.0,) * len(COCO)), ("after", heat)):
-        confidence, similarity = predict(seen, offset, COCO.sigmas, temperature)
+        confidence, similarity = predict(seen, codec, COCO.sigmas, temperature)
         rows.append([name, f"{calibration_error(confidence[mask], similarity[mask]):.3f}"])
         bins.append(reliability(confidence[mask], similarity[mask]))
     yield from table(["temperature", "expected calibration error"], rows)

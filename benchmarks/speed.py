@@ -18,7 +18,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from posefix.inference.options import make_options
+from posefix.inference.crops import Prepared
+from posefix.inference.options import Options, make_options
 from posefix.inference.refiner import Refiner
 from posefix.keypoints.skeleton import COCO
 from posefix.network.config import ModelConfig
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--paper", action="store_true")
     options = parser.parse_args()
@@ -77,17 +78,17 @@ def main() -> None:
         for precision in ("float32", "bfloat16"):
             refiner = Refiner(weights, device=options.device, precision=precision)
             prepared = [refiner.prepare(i, p) for i, p in zip(images[:2], poses[:2], strict=True)]
-            crops = type(prepared[0].crops).join([p.crops for p in prepared])
+            people = len(prepared) * PEOPLE
             plain = make_options(batch_size=options.batch_size)
 
-            def bare(refiner: Refiner = refiner, crops: object = crops, plain: object = plain) -> object:
-                return refiner.answer(crops, plain, np.repeat(np.arange(2), PEOPLE))  # type: ignore[arg-type]
+            def bare(refiner: Refiner = refiner, prepared: list[Prepared] = prepared, plain: Options = plain) -> object:
+                return refiner.refine_prepared(prepared, plain)
 
             def whole(flip_indices: bool, refiner: Refiner = refiner) -> object:
                 return refiner.refine_batch(images, poses, flip_test=flip_indices, batch_size=options.batch_size)
 
             speeds = [
-                rate(bare, len(crops), options.seconds, options.device),
+                rate(bare, people, options.seconds, options.device),
                 rate(lambda: whole(False), crops_in_all, options.seconds, options.device),
                 rate(lambda: whole(True), crops_in_all, options.seconds, options.device),
             ]

@@ -16,6 +16,7 @@ import torch
 
 from posefix.keypoints.skeleton import COCO, Skeleton
 from posefix.network.config import ModelConfig
+from posefix.network.inputs import NetworkInput
 from posefix.network.model import RefinementNetwork
 from posefix.weights.calibration import Calibration
 from posefix.weights.weights import Weights
@@ -45,6 +46,12 @@ def make_weights(calibration: Calibration | None = None, **model: Any) -> Weight
     config = ModelConfig(**model)
     network = RefinementNetwork(config)
     return Weights(config, COCO, calibration or Calibration(policy="always"), network.state_dict(), {}, "test")
+
+
+def network_input(crops: Any, crop_points: Any, valid: Any, std: Any = None, scores: Any = None) -> NetworkInput:
+    """Tensors for a network; length scale and scores are 1 where they are not given."""
+    ones = torch.ones(crop_points.shape[:2])
+    return NetworkInput(crops, crop_points, valid, ones if std is None else std, ones if scores is None else scores)
 
 
 #: A small keypoint set with both sides and a middle.

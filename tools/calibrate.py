@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--usual-departure", type=float, help="such an estimator's departures; default as they are")
     options = parser.parse_args()
     weights = load_weights(options.weights)
-    skeleton, offset = weights.skeleton, weights.config.heatmap_offset
+    skeleton, codec = weights.skeleton, weights.config.codec
     annotations = read_annotations(options.data / "val.json", skeleton)
     paths = sorted((options.data / "results").glob("*.json"))
     files = [read_results(p) for p in paths]
@@ -47,9 +47,9 @@ def main() -> None:
         share = report.outliers / max(report.confident, 1)
         print(f"{path.name}: departures {share:.4f} ({report.outliers} of {report.confident} keypoints)")
     seen = observe(replace(weights, calibration=plain), annotations, options.data / "val", files)
-    temperature = fit_temperature(seen, offset, skeleton)
+    temperature = fit_temperature(seen, codec, skeleton)
     for name, heat in (("before", (1.0,) * len(skeleton)), ("after", temperature)):
-        confidence, similarity = predict(seen, offset, skeleton.sigmas, heat)
+        confidence, similarity = predict(seen, codec, skeleton.sigmas, heat)
         error = calibration_error(confidence[seen.ground_truth], similarity[seen.ground_truth])
         print(f"expected calibration error {name}: {error:.4f}")
     print("temperature by part:", dict(zip(skeleton.parts, temperature, strict=True)))

@@ -27,8 +27,8 @@ from posefix.geometry import (
     transform_points,
     warp_crop,
 )
-from posefix.keypoints.heatmaps import expected_similarity_argmax, heatmap_probabilities
-from posefix.network.config import STRIDE, ModelConfig
+from posefix.network.config import ModelConfig
+from posefix.network.inputs import NetworkInput
 from posefix.network.model import RefinementNetwork
 from posefix.training.initial_weights import start_from_movenet
 
@@ -54,14 +54,14 @@ def main(annotations: str, images: str, weights: str, out: str, height: str = "2
             image = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
             crops.append(warp_crop(np.ascontiguousarray(image), matrix, config.input_hw, antialias=True))
         count = len(chunk)
-        nobody = torch.zeros(count, 17, 2), torch.zeros(count, 17, dtype=torch.bool)
+        nobody, ones = torch.zeros(count, 17, 2), torch.ones(count, 17)
+        inputs = NetworkInput(torch.from_numpy(np.stack(crops)), nobody, ones == 0, ones, ones)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            logits = network.image_logits(torch.from_numpy(np.stack(crops)), *nobody)
+            logits = network.image_logits(inputs)
             # MoveNet's own likelihood is a sigmoid per heatmap pixel; the best one is refined between pixels.
-            points, _ = expected_similarity_argmax(heatmap_probabilities(logits), torch.ones(count, 17))
+            points, _ = config.codec.decode(logits, ones * config.codec.stride)
             scores = torch.sigmoid(logits.flatten(2).amax(-1)).numpy()
-        crop_points = points.numpy() * STRIDE + config.heatmap_offset
-        found = transform_points(invert_affine(affine), crop_points)
+        found = transform_points(invert_affine(affine), points.numpy())
         for person, pose, score in zip(chunk, found, scores, strict=True):
             keypoints = np.concatenate([pose.round(3), score[:, None].round(6)], axis=1)
             entries.append(

@@ -30,6 +30,7 @@ from posefix.io.coco import read_annotations
 from posefix.io.images import load_image
 from posefix.keypoints.skeleton import COCO
 from posefix.network.config import ModelConfig
+from posefix.network.inputs import NetworkInput
 from posefix.network.model import RefinementNetwork
 from posefix.training.initial_weights import start_from_movenet
 
@@ -142,7 +143,8 @@ def last_inputs(npz: Path, width: float, annotations: str, images: str, people: 
         image = load_image(Path(images) / data.images[image_id].file_name, ignore_orientation=True)
         affine = crop_affine(crop_rectangles(data.boxes_xyxy[row : row + 1], config.input_hw), config.input_hw)
         crop = torch.from_numpy(warp_crop(image, affine[0], config.input_hw, antialias=True))[None]
-        network.image_logits(crop, torch.zeros(1, 17, 2), torch.zeros(1, 17, dtype=torch.bool))
+        ones = torch.ones(1, 17)
+        network.image_logits(NetworkInput(crop, torch.zeros(1, 17, 2), ones == 0, ones, ones))
     return np.concatenate(seen)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from posefix.adapters import refine_output
+from posefix.adapters import adapt
 from posefix.io.images import load_image
 from posefix.keypoints.skeleton import COCO, Skeleton
 
@@ -25,30 +25,33 @@ class StandIn:
         self.keypoints: list[Any] = []
         self.boxes: Any = None
 
-    def refine_batch(
-        self, images: list[Any], keypoints: list[Any], *, boxes_xyxy: Any = None, color: str = "rgb", **_: Any
-    ) -> list[Any]:
-        assert len(images) == len(keypoints)
-        self.images += [load_image(i, color=color) for i in images]
-        self.keypoints += keypoints
-        self.boxes = boxes_xyxy
-        results = []
-        for poses in keypoints:
-            assert poses.dtype == np.float64
-            assert poses.shape[1:] == (len(self.skeleton), 3)
-            new = np.array(poses)
-            there = np.isfinite(new[..., :2]).all(-1) & (new[..., 2] > 0)
-            new[there, :2] += self.move
-            if self.score is not None:
-                new[there, 2] = self.score
-            people = there.any(-1)
-            if self.fill:
-                new[people[:, None] & ~there] = (12.0, 34.0, 0.5)
-            results.append(new)
-        return results
+    def _refine(self, poses: Any) -> Any:
+        assert poses.dtype == np.float64
+        assert poses.shape[1:] == (len(self.skeleton), 3)
+        new = np.array(poses)
+        there = np.isfinite(new[..., :2]).all(-1) & (new[..., 2] > 0)
+        new[there, :2] += self.move
+        if self.score is not None:
+            new[there, 2] = self.score
+        people = there.any(-1)
+        if self.fill:
+            new[people[:, None] & ~there] = (12.0, 34.0, 0.5)
+        return new
 
-    def __call__(self, image: Any, output: Any, **options: Any) -> Any:
-        return refine_output(self, image, output, **options)
+    def __call__(
+        self, image: Any, output: Any, *, color: str = "rgb", use_boxes: bool = False, adapter: Any = None
+    ) -> Any:
+        """Taken apart, moved, put together, as by a refiner."""
+        found = adapt(output, self.skeleton, image, adapter)
+        busy = [i for i, poses in enumerate(found.keypoints) if len(poses)]
+        given = [(found.images or [])[i] for i in busy]
+        self.images += [load_image(i() if callable(i) else i, color="rgb" if image is None else color) for i in given]
+        self.keypoints += [found.keypoints[i] for i in busy]
+        self.boxes = [found.boxes[i] for i in busy] if use_boxes and found.boxes is not None else None
+        refined = list(found.keypoints)
+        for i in busy:
+            refined[i] = self._refine(found.keypoints[i])
+        return found.rebuild(refined)
 
 
 def image(height: int = 480, width: int = 640) -> np.ndarray[Any, Any]:

@@ -13,7 +13,7 @@ import torch
 from factories import make_weights
 from posefix.exceptions import ImageError, InputError, WeightsError
 from posefix.geometry import flip_points
-from posefix.inference.crops import Answer, paste_back
+from posefix.inference.crops import Prediction, paste_back
 from posefix.inference.options import make_options
 from posefix.inference.refiner import Refiner
 from posefix.keypoints.poses import relative_scores
@@ -176,8 +176,8 @@ def test_paste_back_by_margin() -> None:
     prepared = refiner.prepare(np.zeros((100, 100, 3), np.uint8), keypoints)
     best = np.full((1, 17), 0.8)
     own = np.linspace(0.7, 0.8, 17)[None]
-    answer = Answer(np.full((1, 17, 2), 20.0), best, own)
-    result = paste_back(prepared, answer, np.full(17, 0.05), fill_missing=True)
+    answer = Prediction(np.full((1, 17, 2), 20.0), best, own)
+    result = paste_back(prepared, answer, np.full(17, 0.05), fill_missing=True).keypoints
     stayed = (result[..., :2] == keypoints[..., :2]).all(-1)
     np.testing.assert_array_equal(stayed, own >= 0.75)
     np.testing.assert_allclose(result[..., 2], np.where(stayed, own, best))
@@ -317,10 +317,9 @@ def test_paper_network_refines(scene: tuple[Any, Floats]) -> None:
     refined = folded.refine(image, keypoints, flip_test=True)
     assert np.isfinite(refined).all()
     # Folding batch norm leaves the function as it is.
-    crops = folded.prepare(image, keypoints).crops
-    tensors = [torch.from_numpy(v) for v in (crops.crops, crops.crop_points, crops.valid, crops.std)]
+    inputs = folded.prepare(image, keypoints).inputs.to("cpu")
     with torch.inference_mode():
-        plain, fast = weights.build()(*tensors), folded.network(*tensors)
+        plain, fast = weights.build()(inputs), folded.network(inputs)
     torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-5)
 
 

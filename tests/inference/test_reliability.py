@@ -15,12 +15,16 @@ import torch
 
 from factories import make_weights, random_poses
 from posefix.exceptions import ImageError, InputError, WeightsError
-from posefix.inference import results as batch
-from posefix.inference.forward import _ForwardOutput, _prior_weight_by_image
+from posefix.inference import results
+from posefix.inference.forward import ForwardOutput
 from posefix.inference.options import Options
+from posefix.inference.predictor import Reliability, _measured_by_image
 from posefix.inference.refiner import Refiner
 from posefix.inference.reliability import LIMITS, count_outliers, prior_weight_from_outliers
 from posefix.inference.results import MEASURED, MEASURED_PER_IMAGE, refine_entries
+from posefix.keypoints.mapping import share_keypoints
+from posefix.keypoints.skeleton import COCO
+from posefix.network.config import ModelConfig
 from posefix.weights.calibration import Calibration
 
 Floats = npt.NDArray[np.floating]
@@ -107,15 +111,19 @@ def test_who_cannot_be_refined_does_not_count(refiner: Refiner, scenes: tuple[An
     assert refiner.measure_reliability([image], [lost]) == refiner.measure_reliability([image], [pose])
 
 
-def test_a_mirrored_look_counts_like_the_other() -> None:
+def test_a_mirrored_output_counts_like_the_other() -> None:
     at = np.random.default_rng(0).uniform(2, 18, (2, 200, 2))
     valid, std = torch.ones(2, 200, dtype=torch.bool), torch.ones(2, 200)
-    near = _ForwardOutput(peaks(at), None, torch.from_numpy(at).float(), valid, std)
-    far = replace(near, heatmap_points=near.heatmap_points + 3)
+    config = ModelConfig()
+    points = config.codec.to_crop(torch.from_numpy(at).float())
+    near = ForwardOutput(peaks(at), None, points, valid, 4 * std)
+    far = replace(near, crop_points=points + 12)
     people, calibration = np.array([0, 0]), Calibration(reference_outlier_rate=REFERENCE_RATE)
     for outputs, outliers in (((near,), 0), ((far,), 400), ((near, far), 200), ((far, near), 200)):
         expected = prior_weight_from_outliers(400, outliers, REFERENCE_RATE)
-        np.testing.assert_allclose(_prior_weight_by_image([outputs], people, calibration), [expected] * 2, rtol=1e-6)
+        np.testing.assert_allclose(
+            _measured_by_image([outputs], people, calibration, config), [expected] * 2, rtol=1e-6
+        )
 
 
 def test_a_results_file_is_trusted_as_one(refiner: Refiner, scenes: tuple[Any, Any], tmp_path: Path) -> None:
@@ -144,28 +152,41 @@ def test_a_results_file_is_trusted_as_one(refiner: Refiner, scenes: tuple[Any, A
 
 
 def test_measured_on_the_best_scored_of_many_images() -> None:
-    entries = [{"image_id": 1, "score": s} for s in (0.1, None, 0.9, float("nan"), 0.5, 0.7)]
-    assert batch._best(entries, [0, 2, 4, 5]) == [2, 5, 4]
-    assert batch._best(entries, [1, 3]) == [1, 3]
+    scores = (0.1, None, 0.9, float("nan"), 0.5, 0.7)
+    entries: list[Any] = [{"image_id": 1, "score": s, "keypoints": [1] * 51} for s in scores]
+    shared = share_keypoints(COCO, COCO)
+    ((_, best),) = results._sample(results._read(entries, None, shared, use_boxes=False))
+    assert best == [2, 5, 4]
     seen: list[str] = []
 
-    def prepare(name: str, rows: list[int]) -> Any:
-        if name.startswith("bad"):
-            raise ImageError(name)
-        seen.append(name)
-        return SimpleNamespace(rows=rows)
+    def prepare(unit: tuple[str, list[int]]) -> Any:
+        if unit[0].startswith("bad"):
+            raise ImageError(unit[0])
+        seen.append(unit[0])
+        return SimpleNamespace(rows=unit[1])
 
     taken: list[Any] = []
-    watcher = SimpleNamespace(outliers_in=lambda sample: taken.extend(sample) or (7, 1))
-    groups = {f"{'bad' if i % 2 else 'good'}{i:04d}": [i, i, i] for i in range(2000)}
-    assert batch._outliers(watcher, groups, prepare, 2) == (7, 1)  # type: ignore[arg-type]
+    watcher = SimpleNamespace(
+        forward=lambda sample, _: (taken.extend(sample), Reliability(1.0, 7, 1)), decode=lambda *_: []
+    )
+    many: list[Any] = [
+        {"image_id": f"{'bad' if i % 2 else 'good'}{i:04d}", "keypoints": [1] * 51} for i in range(2000) for _ in "abc"
+    ]
+    people = results._read(many, None, shared, use_boxes=False)
+
+    def measure(prepare: Any) -> Reliability:
+        done = results._Done(len(many))
+        return results._measure(watcher, results._sample(people), prepare, Options(), 2, done)  # type: ignore[arg-type]
+
+    with pytest.raises(ValueError, match="zip"):  # nothing is decoded here
+        measure(prepare)
     assert MEASURED <= sum(len(p.rows) for p in taken) < MEASURED + 3
     where = sorted(p.rows[0] for p in taken)
-    assert where[0] < 200
-    assert where[-1] > 1800
+    assert where[0] < 600
+    assert where[-1] > 5400
     assert len(seen) < 100
     with pytest.raises(RuntimeError, match="broken"):
-        batch._outliers(watcher, groups, lambda *_: _raise(), 2)  # type: ignore[arg-type]
+        measure(lambda _: _raise())
 
 
 def _raise() -> None:

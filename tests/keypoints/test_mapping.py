@@ -95,7 +95,7 @@ def test_scores_are_heard_among_what_is_shared(refiner: Refiner, image: Any) -> 
     own = np.setdiff1d(np.arange(16), shared.from_source)
     poses[:, own, 2] = 1  # whoever is surest of a keypoint that the weights do not know
     poses[0, shared.from_source[0], 2] = 0
-    heard = refiner.prepare(image, shared.to_target(poses), boxes_xyxy=shared.boxes(poses)).crops.scores
+    heard = refiner.prepare(image, poses, shared=shared).inputs.scores
     given = poses[:, shared.from_source, 2]
     wanted = np.ones((3, 17))
     wanted[:, shared.from_target] = np.where(given > 0, given / given.max(-1, keepdims=True), 1)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from factories import network_input as given
 from factories import shared_dir
 from posefix.exceptions import WeightsError
 from posefix.network.config import BACKBONES, REFERENCE_NORMALISATION, ModelConfig, Normalisation
@@ -59,11 +60,11 @@ each = pytest.mark.parametrize("kind", ["mobilenet", "resnet"])
 def test_people_of_a_batch_do_not_see_each_other(kind: str, networks: dict[str, RefinementNetwork]) -> None:
     network = networks[kind]
     batch = inputs(network.config, 3)
-    together = network(*batch)
+    together = network(given(*batch))
     assert together.shape == (3, 5, 16, 8)
     assert together.dtype == torch.float32
     for i in (2, 0, 1):
-        alone = network(*(t[i : i + 1] for t in batch))
+        alone = network(given(*(t[i : i + 1] for t in batch)))
         torch.testing.assert_close(alone[0], together[i], atol=1e-4, rtol=1e-4)
 
 
@@ -73,11 +74,11 @@ def test_missing_keypoints_coordinates_do_not_matter(kind: str, networks: dict[s
     network = networks[kind]
     crops, points, valid, std = inputs(network.config)
     valid[0, 2] = False
-    clean = network(crops, points, valid, std)
+    clean = network(given(crops, points, valid, std))
     assert torch.isfinite(clean).all()
     for rubbish in (float("nan"), float("inf"), -1e6):
         points[0, 2] = rubbish
-        assert torch.equal(network(crops, points, valid, std), clean)
+        assert torch.equal(network(given(crops, points, valid, std)), clean)
 
 
 @each
@@ -85,8 +86,12 @@ def test_missing_keypoints_coordinates_do_not_matter(kind: str, networks: dict[s
 def test_the_pose_matters_and_nobody_is_an_answer(kind: str, networks: dict[str, RefinementNetwork]) -> None:
     network = networks[kind]
     crops, points, valid, std = inputs(network.config)
-    assert not torch.allclose(network(crops, points, valid, std), network(crops, points + 9, valid, std), atol=1e-3)
-    assert network(*(t[:0] for t in (crops, points, valid, std))).shape == (0, 5, 16, 8)
+    assert not torch.allclose(
+        network(given(crops, points, valid, std)),
+        network(given(crops, points + 9, valid, std)),
+        atol=1e-3,
+    )
+    assert network(given(*(t[:0] for t in (crops, points, valid, std)))).shape == (0, 5, 16, 8)
 
 
 @each
@@ -94,7 +99,7 @@ def test_the_pose_matters_and_nobody_is_an_answer(kind: str, networks: dict[str,
 def test_float_crops_are_the_same_as_bytes(kind: str, networks: dict[str, RefinementNetwork]) -> None:
     network = networks[kind]
     crops, *rest = inputs(network.config)
-    assert torch.equal(network(crops.float(), *rest), network(crops, *rest))
+    assert torch.equal(network(given(crops.float(), *rest)), network(given(crops, *rest)))
 
 
 @each
@@ -102,10 +107,10 @@ def test_float_crops_are_the_same_as_bytes(kind: str, networks: dict[str, Refine
 def test_bf16_is_near_float32(kind: str, networks: dict[str, RefinementNetwork]) -> None:
     network = networks[kind]
     batch = inputs(network.config)
-    exact = network(*batch)
+    exact = network(given(*batch))
     half = RefinementNetwork(network.config).eval()
     half.load_state_dict(network.state_dict())
-    rough = half.to(torch.bfloat16)(*batch)
+    rough = half.to(torch.bfloat16)(given(*batch))
     assert rough.dtype == torch.float32
     assert float((rough - exact).norm() / exact.norm()) < 0.05
 
@@ -116,7 +121,7 @@ def test_every_parameter_learns_although_keypoints_are_missing(kind: str) -> Non
     crops, points, valid, std = inputs(network.config)
     valid[0, 2], points[0, 2] = False, float("nan")
     valid[1] = False
-    network(crops, points, valid, std).logsumexp((-1, -2)).sum().backward()
+    network(given(crops, points, valid, std)).logsumexp((-1, -2)).sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
@@ -147,13 +152,13 @@ def test_channel_order_and_normalisation() -> None:
     state["trunk.stem.weight"] = state["trunk.stem.weight"].flip(1)
     bgr.load_state_dict(state)
     batch = inputs(rgb.config)
-    torch.testing.assert_close(bgr(*batch), rgb(*batch), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(bgr(given(*batch)), rgb(given(*batch)), atol=1e-4, rtol=1e-4)
 
 
 def test_a_frozen_trunk_gets_no_gradient() -> None:
     network = RefinementNetwork(small())
     network.frozen = True
-    network(*inputs(network.config)).logsumexp((-1, -2)).sum().backward()
+    network(given(*inputs(network.config))).logsumexp((-1, -2)).sum().backward()
     for name, parameter in network.named_parameters():
         assert (parameter.grad is None) == name.startswith(("trunk.", "head.")), name
 
@@ -163,8 +168,8 @@ def test_the_trunk_takes_a_few_crops_at_a_time(people: int, networks: dict[str, 
     network = networks["mobilenet"]
     batch = inputs(network.config, people)
     with torch.inference_mode():
-        parts = network(*batch)
-    torch.testing.assert_close(parts, network(*batch).detach(), atol=1e-4, rtol=1e-4)
+        parts = network(given(*batch))
+    torch.testing.assert_close(parts, network(given(*batch)).detach(), atol=1e-4, rtol=1e-4)
 
 
 def test_width_and_last_channels() -> None:
@@ -189,7 +194,7 @@ def test_the_start_weights_reproduce_their_original() -> None:
     with np.load(path) as archive:
         image, expected = torch.from_numpy(archive["check.image_rgb"]), torch.from_numpy(archive["check.logits"])
     nothing = torch.zeros(1, 17, dtype=torch.bool)
-    logits = network(image[None], torch.zeros(1, 17, 2), nothing, torch.ones(1, 17))[0].permute(1, 2, 0)
+    logits = network(given(image[None], torch.zeros(1, 17, 2), nothing, torch.ones(1, 17)))[0].permute(1, 2, 0)
     # The original runs in 8 bits, these weights in float32: about 7 % apart in norm.
     assert float((logits - expected).norm() / expected.norm()) < 0.075
 
@@ -216,7 +221,10 @@ def test_the_correction_starts_as_nothing() -> None:
     alone = RefinementNetwork(small(pose_entry="none")).eval()
     alone.load_state_dict(network.state_dict(), strict=False)
     crops, points, valid, _ = inputs(network.config)
-    torch.testing.assert_close(network.image_logits(crops, points, valid), alone.image_logits(crops, points, valid))
+    torch.testing.assert_close(
+        network.image_logits(given(crops, points, valid)),
+        alone.image_logits(given(crops, points, valid)),
+    )
 
 
 @torch.inference_mode()
@@ -234,8 +242,15 @@ def test_the_correction_moves_with_the_image_and_the_pose() -> None:
 def test_a_network_without_pose_entry_hears_of_the_pose_as_prior() -> None:
     network = RefinementNetwork(small(pose_entry="none")).eval()
     crops, points, valid, std = inputs(network.config)
-    assert torch.equal(network.image_logits(crops, points, valid), network.image_logits(crops, points + 9, valid))
-    assert not torch.allclose(network(crops, points, valid, std), network(crops, points + 9, valid, std), atol=1e-3)
+    assert torch.equal(
+        network.image_logits(given(crops, points, valid)),
+        network.image_logits(given(crops, points + 9, valid)),
+    )
+    assert not torch.allclose(
+        network(given(crops, points, valid, std)),
+        network(given(crops, points + 9, valid, std)),
+        atol=1e-3,
+    )
     with pytest.raises(WeightsError, match="must enter the network"):
         small(pose_entry="none", pose_prior=False)
 
@@ -244,9 +259,12 @@ def test_a_network_without_pose_entry_hears_of_the_pose_as_prior() -> None:
 def test_trust_is_the_power_of_the_prior() -> None:
     network = RefinementNetwork(small()).eval()
     crops, points, valid, std = inputs(network.config)
-    image_logits, full = network.image_logits(crops, points, valid), network(crops, points, valid, std)
-    torch.testing.assert_close(network(crops, points, valid, std, prior_weight=0.0), image_logits)
-    half = network(crops, points, valid, std, prior_weight=0.5)
+    image_logits, full = (
+        network.image_logits(given(crops, points, valid)),
+        network(given(crops, points, valid, std)),
+    )
+    torch.testing.assert_close(network(given(crops, points, valid, std), prior_weight=0.0), image_logits)
+    half = network(given(crops, points, valid, std), prior_weight=0.5)
     torch.testing.assert_close(half, (image_logits + full) / 2, atol=1e-4, rtol=1e-4)
 
 
@@ -259,8 +277,8 @@ def test_only_a_scored_network_sees_scores() -> None:
         torch.nn.init.normal_(network.correction.out.weight, std=0.1)
         batch = inputs(network.config)
         scores = torch.rand(2, 5)
-        assert torch.equal(network(*batch, torch.ones(2, 5)), network(*batch))
-        assert torch.equal(network(*batch, scores), network(*batch)) != scored
+        assert torch.equal(network(given(*batch, torch.ones(2, 5))), network(given(*batch)))
+        assert torch.equal(network(given(*batch, scores)), network(given(*batch))) != scored
 
 
 # ---------------------------------------------------------------- the configuration

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import golden_rule
+from factories import network_input
 from posefix.geometry import (
     box_area,
     boxes_around_points,
@@ -51,7 +52,7 @@ def resnet50(resnet50_variables: dict[str, Array]) -> RefinementNetwork:
 def logits(network: RefinementNetwork, crops_rgb: Array, crop_points: Array, valid: Array) -> torch.Tensor:
     crops = torch.from_numpy(np.ascontiguousarray(crops_rgb))
     points = torch.from_numpy(np.ascontiguousarray(crop_points)).float()
-    return network(crops, points, torch.from_numpy(np.ascontiguousarray(valid)), torch.ones(points.shape[:2]))
+    return network(network_input(crops, points, torch.from_numpy(np.ascontiguousarray(valid))))
 
 
 # ---------------------------------------------------------------- network

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from factories import FOUR
+from posefix.keypoints.codec import HeatmapCodec
 from posefix.training.calibration import GRID, Observations, calibration_error, fit_temperature, predict, reliability
 
 
@@ -30,12 +31,12 @@ def sample(true_heat: float, people: int = 1500) -> Observations:
 @pytest.mark.parametrize("true_heat", [0.75, 1.0, 1.6])
 def test_temperature_is_found_again(true_heat: float) -> None:
     seen = sample(true_heat)
-    found = fit_temperature(seen, 1.5, FOUR)
+    found = fit_temperature(seen, HeatmapCodec(4, 1.5), FOUR)
     step = np.abs(np.log(GRID)[:, None] - np.log(GRID)[None]).max(initial=0) / (len(GRID) - 1)
     assert np.allclose(np.log(found), np.log(true_heat), atol=1.5 * step)
     errors = []
     for heat in ((true_heat,) * 4, (3.0,) * 4):
-        confidence, similarity = predict(seen, 1.5, FOUR.sigmas, heat)
+        confidence, similarity = predict(seen, HeatmapCodec(4, 1.5), FOUR.sigmas, heat)
         errors.append(calibration_error(confidence.ravel(), similarity.ravel()))
     assert errors[0] < 0.02 < errors[1]
 

@@ -14,6 +14,7 @@ import torch
 from factories import FOUR, shared_dir
 from posefix.exceptions import PosefixError, TrainingError, WeightsError
 from posefix.inference.refiner import Refiner
+from posefix.keypoints.codec import HeatmapCodec
 from posefix.keypoints.heatmaps import expected_similarity_argmax, heatmap_probabilities
 from posefix.keypoints.skeleton import COCO
 from posefix.network.config import ModelConfig
@@ -96,12 +97,12 @@ def test_loss_falls_and_weights_load(data: Path) -> None:
 def test_training_reduces_the_loss_on_one_batch(data: Path) -> None:
     config = make_config(data)
     network = trainer.build_network(config)
-    batch = {k: torch.from_numpy(v) for k, v in vars(stream_of(config).batch(0)).items()}
+    batch = stream_of(config).batch(0).to("cpu")
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
     losses = []
     for _ in range(80):
-        logits = network(batch["crops"], batch["crop_points"], batch["valid"], batch["std"])
-        loss = heatmap_loss(logits, (batch["targets"] - 1.5) / 4, batch["target_mask"])
+        logits = network(batch)
+        loss = heatmap_loss(logits, config.model.codec.encode(batch.targets, batch.target_mask, config.model.map_hw))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -113,12 +114,13 @@ def test_losses_follow_the_paper() -> None:
     logits = torch.zeros(1, 2, 4, 6)
     points, mask = torch.tensor([[[2.0, 1.0], [3.3, 2.6]]]), torch.tensor([[True, False]])
     # Uniform over 24 heatmap pixels: cross-entropy log 24; the invalid keypoint counts in the mean.
-    torch.testing.assert_close(heatmap_loss(logits, points, mask), torch.tensor(np.log(24) / 2, dtype=torch.float32))
+    target = HeatmapCodec(1, 0.0).encode(points, mask, (4, 6))
+    torch.testing.assert_close(heatmap_loss(logits, target), torch.tensor(np.log(24) / 2, dtype=torch.float32))
     # The mean of a uniform map is (2.5, 1.5).
     torch.testing.assert_close(coordinate_loss(logits, points, mask), torch.tensor((0.5 + 0.5) / 4))
     sharp = torch.full((1, 1, 4, 6), -1e4)
     sharp[0, 0, 1, 2] = 0
-    torch.testing.assert_close(heatmap_loss(sharp, points[:, :1], mask[:, :1]), torch.tensor(0.0))
+    torch.testing.assert_close(heatmap_loss(sharp, target[:, :1]), torch.tensor(0.0))
 
 
 def test_learning_rates() -> None:
@@ -285,18 +287,16 @@ def test_some_samples_come_again_with_the_networks_own_answer(data: Path) -> Non
     config = make_config(data)
     network = trainer.build_network(config).eval()
     batch = stream_of(config).batch(0)
-    before = {k: torch.as_tensor(v) for k, v in vars(batch).items()}
-    after = dict(before)
-    trainer.answer_again(network, after, 0.25)
-    assert after["valid"][:2].all()
+    before = batch.to("cpu")
+    after = trainer.with_own_output(network, before, 0.25)
+    assert after.valid[:2].all()
     for name in ("crop_points", "valid", "scores"):
-        torch.testing.assert_close(after[name][2:], before[name][2:])
-    logits = network(*(before[k][:2] for k in trainer.INPUTS))
-    points, confidence = expected_similarity_argmax(heatmap_probabilities(logits), before["std"][:2] / 4)
-    torch.testing.assert_close(after["crop_points"][:2], points * 4 + config.model.heatmap_offset)
-    torch.testing.assert_close(after["scores"][:2], confidence / confidence.amax(-1, keepdim=True))
-    trainer.answer_again(network, before, 0.0)
-    assert torch.equal(before["crop_points"], torch.as_tensor(batch.crop_points))
+        torch.testing.assert_close(getattr(after, name)[2:], getattr(before, name)[2:])
+    logits = network(before.take(slice(0, 2)))
+    points, confidence = expected_similarity_argmax(heatmap_probabilities(logits), before.std[:2] / 4)
+    torch.testing.assert_close(after.crop_points[:2], points * 4 + config.model.heatmap_offset)
+    torch.testing.assert_close(after.scores[:2], confidence / confidence.amax(-1, keepdim=True))
+    assert trainer.with_own_output(network, before, 0.0) is before
 
 
 def test_the_prior_alone_may_learn(data: Path) -> None:

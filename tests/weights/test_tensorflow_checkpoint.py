@@ -17,6 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from factories import network_input
 from posefix.cli.main import main
 from posefix.exceptions import WeightsError
 from posefix.inference.refiner import Refiner
@@ -66,7 +67,7 @@ def test_the_converted_network_answers_as_the_original(snapshot: Path, golden: P
     network.load_state_dict(state)
     with np.load(golden / "reference_network_resnet50_256x192.npz") as archive:
         data = {name: torch.from_numpy(archive[name].copy()) for name in archive.files}
-    logits = network(data["image_bgr"].flip(-1), data["points"], data["valid"], torch.ones(1, 17))
+    logits = network(network_input(data["image_bgr"].flip(-1), data["points"], data["valid"]))
     expected = data["logits"].permute(0, 3, 1, 2)
     assert float((logits - expected).norm() / expected.norm()) < 1e-5
     torch.testing.assert_close(soft_argmax(logits) * STRIDE, data["refined_points"], atol=0.005, rtol=0)

@@ -1,5 +1,6 @@
-"""Outputs of other estimators, taken apart and put together again."""
+"""Outputs of other estimators, taken apart into arrays and put together again."""
 
-from posefix.adapters.registry import ADAPTERS, Adapter, BatchRefiner, Extract, adapt, refine_output
+from posefix.adapters.base import Extracted
+from posefix.adapters.registry import ADAPTERS, Adapter, Extract, adapt
 
-__all__ = ["ADAPTERS", "Adapter", "BatchRefiner", "Extract", "adapt", "refine_output"]
+__all__ = ["ADAPTERS", "Adapter", "Extract", "Extracted", "adapt"]

@@ -7,7 +7,8 @@ A new adapter is one function (``extract``), one that recognises its output, and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,59 +63,6 @@ ADAPTERS = (
     Adapter("array or tensor", arrays.recognise, arrays.extract),
 )
 
-#: Images whose crops are in memory at the same time.
-_IMAGES_AT_ONCE = 64
-
-
-class BatchRefiner(Protocol):
-    """What ``refine_output`` needs of a refiner."""
-
-    @property
-    def skeleton(self) -> Skeleton:
-        """Its keypoint set."""
-
-    def refine_batch(
-        self, images: list[Any], keypoints: list[Any], *, boxes_xyxy: Any = None, color: str = "rgb", **options: Any
-    ) -> list[Floats]:
-        """As ``Refiner.refine_batch``."""
-
-
-def refine_output(
-    refiner: BatchRefiner,
-    image: Any,
-    output: Any,
-    *,
-    color: str = "rgb",
-    use_boxes: bool = False,
-    adapter: Extract | None = None,
-    **options: Any,
-) -> Any:
-    """``Refiner.refine_output``; see there."""
-    found = adapt(output, refiner.skeleton, image, adapter)
-    images = found.images
-    busy = [i for i, poses in enumerate(found.keypoints) if len(poses)]
-    if busy and images is None:
-        raise InputError("image: this output brings no image of its own, so pass the one that it was estimated from")
-    refined: list[Floats] = list(found.keypoints)
-    for start in range(0, len(busy), _IMAGES_AT_ONCE):
-        part = busy[start : start + _IMAGES_AT_ONCE]
-        loaded = [_loaded(images[i]) for i in part] if images is not None else []
-        boxes = [found.boxes[i] for i in part] if use_boxes and found.boxes is not None else None
-        results = refiner.refine_batch(
-            loaded,
-            [found.keypoints[i] for i in part],
-            boxes_xyxy=boxes,
-            color="rgb" if image is None else color,
-            **options,
-        )
-        for i, result in zip(part, results, strict=True):
-            refined[i] = result
-    return found.rebuild(refined)
-
-
-def _loaded(image: Any) -> Any:
-    return image() if callable(image) else image
-
 
 def adapt(output: Any, skeleton: Skeleton, image: Any = None, adapter: Extract | None = None) -> Extracted:
     """Take an estimator's output apart.
@@ -126,7 +74,7 @@ def adapt(output: Any, skeleton: Skeleton, image: Any = None, adapter: Extract |
         adapter: a function to use instead of ``ADAPTERS``.
 
     Returns:
-        arrays (N, len(skeleton), 3) with their images: the given ones, else the output's own.
+        arrays (N, len(skeleton), 3) with their images, one per array: the given ones, else the output's own.
 
     Raises:
         InputError: an output of no known kind, or images that are not one per element of it.
@@ -150,7 +98,13 @@ def adapt(output: Any, skeleton: Skeleton, image: Any = None, adapter: Extract |
                 "pass a list (the same image several times if all show it), or for results a dict by image id"
             )
         images = list(given)
-    return Extracted(found.keypoints, found.rebuild, boxes=found.boxes, images=images, ids=found.ids)
+    if images is None:
+        if any(len(poses) for poses in found.keypoints):
+            raise InputError(
+                "image: this output brings no image of its own, so pass the one that it was estimated from"
+            )
+        images = [None] * len(found.keypoints)
+    return replace(found, images=images)
 
 
 def _images(image: Any) -> Images:
@@ -222,7 +176,7 @@ def _restricted(found: Extracted, skeleton: Skeleton) -> Extracted:
         return found.rebuild(list(full))
 
     poses = [chosen(k, which) for k, which in zip(found.keypoints, index, strict=True)]
-    return Extracted(poses, rebuild, boxes=found.boxes, images=found.images, ids=found.ids)
+    return replace(found, keypoints=poses, rebuild=rebuild, names=None)
 
 
 def _mapped(found: Extracted, finish: Callable[[Any], Any]) -> Extracted:

@@ -1,4 +1,4 @@
-"""From an image's people to what the network sees, and from its answer back to the image."""
+"""From an image's people to what the network sees, and from its output back to the image."""
 
 from __future__ import annotations
 
@@ -19,41 +19,13 @@ from posefix.geometry import (
     transform_points,
     warp_crop,
 )
+from posefix.keypoints.mapping import SharedKeypoints
 from posefix.keypoints.oks import AREA_PER_BOX, keypoint_std
-from posefix.keypoints.poses import Poses
+from posefix.keypoints.poses import Poses, read_poses
+from posefix.network.config import ModelConfig
+from posefix.network.inputs import NetworkInput
 
 Floats = npt.NDArray[np.floating]
-
-
-@dataclass(frozen=True)
-class Crops:
-    """What goes to the network for B people, in crop pixels.
-
-    Attributes:
-        crops: (B, H, W, 3) uint8 RGB.
-        crop_points: (B, K, 2) float32.
-        valid: (B, K) bool.
-        std: (B, K) float32 length scale of keypoint similarity.
-        scores: (B, K) float32 estimator's score over that of the person's best keypoint; 1 where nothing is known.
-    """
-
-    crops: npt.NDArray[np.uint8]
-    crop_points: npt.NDArray[np.float32]
-    valid: npt.NDArray[np.bool_]
-    std: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.crops)
-
-    def take(self, rows: slice) -> Crops:
-        """Some of the people."""
-        return Crops(*(getattr(self, f.name)[rows] for f in fields(self)))
-
-    @staticmethod
-    def join(parts: Sequence[Crops]) -> Crops:
-        """People of several images one after another."""
-        return Crops(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Crops)))
 
 
 @dataclass(frozen=True)
@@ -61,21 +33,25 @@ class Prepared:
     """One image's people, ready for the network.
 
     Attributes:
-        poses: as they came.
+        poses: in the refiner's keypoint set.
         rows: (R,) people that can be refined: those with a box.
         affine: (R, 2, 3) image → crop.
-        crops: of those R people.
+        inputs: what the network sees of those R people.
+        given: (N, K, 2 or 3) the poses as they came, maybe of another keypoint set.
+        shared: what that set and the refiner's have in common.
     """
 
     poses: Poses
     rows: npt.NDArray[np.int64]
     affine: npt.NDArray[np.float64]
-    crops: Crops
+    inputs: NetworkInput
+    given: Floats
+    shared: SharedKeypoints
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The network's answer for B people, in crop pixels.
+class Prediction:
+    """The network's result for B people, in crop pixels.
 
     Attributes:
         points: (B, K, 2) best points.
@@ -86,6 +62,18 @@ class Answer:
     points: Floats
     confidence: Floats
     input_confidence: Floats
+
+    def take(self, rows: slice) -> Prediction:
+        """Some of the people."""
+        return Prediction(self.points[rows], self.confidence[rows], self.input_confidence[rows])
+
+    @staticmethod
+    def join(parts: Sequence[Prediction], num_keypoints: int) -> Prediction:
+        """People one after another; of no parts, of nobody."""
+        if not parts:
+            return Prediction(np.zeros((0, num_keypoints, 2)), *(np.zeros((0, num_keypoints)) for _ in range(2)))
+        names = [f.name for f in fields(Prediction)]
+        return Prediction(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
 
 
 @dataclass(frozen=True)
@@ -103,66 +91,57 @@ class Refined:
     pose_consistency: Floats
 
 
-def pose_consistency_of(prepared: Prepared, answer: Answer) -> Floats:
+def pose_consistency_of(prepared: Prepared, prediction: Prediction) -> Floats:
     """(N,) ``Refined.pose_consistency`` of one image's people."""
     valid = prepared.poses.valid[prepared.rows]
-    ratio = np.where(valid, answer.input_confidence / np.maximum(answer.confidence, 1e-9), 0.0)
+    ratio = np.where(valid, prediction.input_confidence / np.maximum(prediction.confidence, 1e-9), 0.0)
     pose_consistency = np.ones(len(prepared.poses.points))
     counts = valid.sum(-1)
     pose_consistency[prepared.rows] = np.where(counts > 0, ratio.sum(-1) / np.maximum(counts, 1), 1.0)
     return np.minimum(pose_consistency, 1.0)
 
 
-def cut_crops(
-    image: npt.NDArray[np.uint8],
-    poses: Poses,
-    boxes_xyxy: Any,
-    sigmas: Sequence[float],
-    input_hw: tuple[int, int],
-    *,
-    antialias: bool,
+def prepare(
+    image: npt.NDArray[np.uint8], own: Poses, boxes_xyxy: Any, shared: SharedKeypoints, config: ModelConfig
 ) -> Prepared:
-    """Cut every person's crop.
+    """Cut the crops of one image's people: everything before the network (thread-safe).
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        poses: its N people.
+        own: its people, of the keypoint set ``shared.source``.
         boxes_xyxy: (N, 4) or None, see ``Refiner.refine``.
-        sigmas: (K,).
-        input_hw: crop size.
-        antialias: average pixels where a crop shrinks the image.
+        shared: the keypoints' set and the network's, ``shared.target``.
+        config: of the network.
 
     Raises:
         InputError: boxes of another shape.
     """
-    boxes = _person_boxes(poses, boxes_xyxy)
+    poses = own if shared.identical else read_poses(shared.to_target(own.original), shared.target)
+    around = boxes_around_points(poses.points, poses.valid) if shared.identical else shared.boxes(own.original)
+    boxes = _person_boxes(around, boxes_xyxy)
     rows = np.flatnonzero(np.isfinite(boxes).all(-1))
+    input_hw = config.input_hw
     affine = crop_affine(crop_rectangles(boxes[rows], input_hw), input_hw)
-    crops = [warp_crop(image, matrix, input_hw, antialias=antialias) for matrix in affine]
+    crops = [warp_crop(image, matrix, input_hw, antialias=config.antialias) for matrix in affine]
     area = AREA_PER_BOX * box_area(boxes[rows]) * affine[:, 0, 0] * affine[:, 1, 1]
-    return Prepared(
-        poses,
-        rows,
-        affine,
-        Crops(
-            np.stack(crops) if crops else np.zeros((0, *input_hw, 3), np.uint8),
-            transform_points(affine, poses.points[rows]).astype(np.float32),
-            poses.valid[rows],
-            keypoint_std(area, sigmas).astype(np.float32),
-            poses.scores[rows].astype(np.float32),
-        ),
+    inputs = NetworkInput(
+        crops=np.stack(crops) if crops else np.zeros((0, *input_hw, 3), np.uint8),
+        crop_points=transform_points(affine, poses.points[rows]).astype(np.float32),
+        valid=poses.valid[rows],
+        std=keypoint_std(area, shared.target.sigmas).astype(np.float32),
+        scores=poses.scores[rows].astype(np.float32),
     )
+    return Prepared(poses, rows, affine, inputs, own.original, shared)
 
 
-def _person_boxes(poses: Poses, boxes_xyxy: Any) -> npt.NDArray[np.float64]:
+def _person_boxes(around: npt.NDArray[np.float64], boxes_xyxy: Any) -> npt.NDArray[np.float64]:
     """(N, 4) given boxes, else boxes around the valid keypoints; NaN for who has neither."""
-    around = boxes_around_points(poses.points, poses.valid)
     if boxes_xyxy is None:
         return around
     if hasattr(boxes_xyxy, "detach"):
         boxes_xyxy = boxes_xyxy.detach().cpu().float()
     boxes = np.asarray(boxes_xyxy, np.float64)
-    if boxes.size == 0 and len(poses.points) == 0:
+    if boxes.size == 0 and len(around) == 0:
         return around
     if boxes.shape != around.shape:
         raise InputError(f"boxes_xyxy: expected {around.shape}, one box per person, got {boxes.shape}")
@@ -170,29 +149,37 @@ def _person_boxes(poses: Poses, boxes_xyxy: Any) -> npt.NDArray[np.float64]:
     return np.where(usable[:, None], boxes, around)
 
 
-def paste_back(prepared: Prepared, answer: Answer, margin: Floats | None, *, fill_missing: bool) -> Floats:
-    """The network's answer in the image's pixels; inputs that may stay, stay exactly.
+def paste_back(prepared: Prepared, prediction: Prediction, margin: Floats | None, *, fill_missing: bool) -> Refined:
+    """The prediction in the image's pixels; inputs that may stay, stay exactly.
 
     Args:
         prepared: one image's people.
-        answer: the network's, for ``prepared.rows``.
+        prediction: for ``prepared.rows``.
         margin: (K,) an input stays where its expected similarity is at least the best one's minus this; None
             keeps none.
-        fill_missing: whether missing keypoints take the answer.
+        fill_missing: whether missing keypoints take the prediction.
 
     Returns:
-        (N, K, 2 or 3) as the poses came, a new array.
+        the people in the keypoint set they came in.
     """
+    keypoints = _pasted(prepared, prediction, margin, fill_missing=fill_missing)
+    if not prepared.shared.identical:
+        keypoints = prepared.shared.put_back(prepared.given, keypoints)
+    return Refined(keypoints, pose_consistency_of(prepared, prediction))
+
+
+def _pasted(prepared: Prepared, prediction: Prediction, margin: Floats | None, *, fill_missing: bool) -> Floats:
+    """(N, K, 2 or 3) of the refiner's keypoint set."""
     poses, rows = prepared.poses, prepared.rows
     result = np.array(poses.original)
     if not len(rows):
         return result
-    points = transform_points(invert_affine(prepared.affine), answer.points)
+    points = transform_points(invert_affine(prepared.affine), prediction.points)
     valid = np.asarray(poses.valid[rows])
     keep = np.zeros_like(valid)
     if margin is not None:
-        keep = valid & (answer.input_confidence >= answer.confidence - margin)
-    confidence = np.where(keep, answer.input_confidence, answer.confidence)
+        keep = valid & (prediction.input_confidence >= prediction.confidence - margin)
+    confidence = np.where(keep, prediction.input_confidence, prediction.confidence)
     given = poses.original[rows]
     filled = ~valid & poses.known if fill_missing else np.zeros_like(valid)
     stays = keep | ~(valid | filled)

@@ -7,7 +7,8 @@ from typing import Any
 
 from posefix.deprecation import warn_renamed
 from posefix.exceptions import InputError
-from posefix.weights.calibration import DECODERS, POLICIES
+from posefix.keypoints.codec import DECODERS
+from posefix.weights.calibration import POLICIES
 
 
 @dataclass(frozen=True)

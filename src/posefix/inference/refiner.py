@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +10,27 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from posefix.adapters import Extract, refine_output
+from posefix.adapters.registry import Extract, adapt
 from posefix.deprecation import warn_renamed
 from posefix.exceptions import InputError
-from posefix.inference.crops import Answer, Crops, Prepared, Refined, cut_crops, paste_back, pose_consistency_of
-from posefix.inference.forward import answer, can_measure_reliability, outliers
+from posefix.inference.crops import Prediction, Prepared, Refined, paste_back, prepare
+from posefix.inference.forward import forward_batches
 from posefix.inference.options import Options, make_options
-from posefix.inference.reliability import prior_weight_from_outliers
+from posefix.inference.predictor import (
+    Outputs,
+    Reliability,
+    can_measure_reliability,
+    decode,
+    measure_reliability,
+    predict,
+)
 from posefix.io.images import load_image
+from posefix.keypoints.mapping import SharedKeypoints, share_keypoints
 from posefix.keypoints.poses import read_poses
 from posefix.keypoints.skeleton import Skeleton
 from posefix.network.config import ModelConfig
 from posefix.network.devices import autocast_dtype, pick_device
+from posefix.network.inputs import NetworkInput
 from posefix.weights.hub import upload
 from posefix.weights.model_card import CARD_NAME, model_card, write_card
 from posefix.weights.weights import Weights, fold_batch_norm, load_weights, save_weights, weights_files
@@ -221,8 +229,8 @@ class Refiner:
             ImageError: an image cannot be read.
         """
         chosen = make_options(**options)
-        prepared = self._prepare_all(images, keypoints, boxes_xyxy, color)
-        return [r.keypoints for r in self.refine_prepared(prepared, chosen)]
+        prepared = self._prepared(images, keypoints, boxes_xyxy, color)
+        return [r.keypoints for r in self.refine_images(prepared, chosen)]
 
     def __call__(self, image: Any, output: Any, **options: Any) -> Any:
         """``refine_output``: the line after any estimator."""
@@ -260,9 +268,22 @@ class Refiner:
             SkeletonError: an output without the refiner's keypoints.
             ImageError: an image cannot be read.
         """
-        return refine_output(
-            self, image, output, color=color, use_boxes=use_boxes, adapter=adapter, **asdict(make_options(**options))
+        chosen = make_options(**options)
+        found = adapt(output, self.skeleton, image, adapter)
+        busy = [i for i, poses in enumerate(found.keypoints) if len(poses)]
+        prepared = (
+            self.prepare(
+                _loaded((found.images or ())[i]),
+                found.keypoints[i],
+                found.boxes[i] if use_boxes and found.boxes is not None else None,
+                color="rgb" if image is None else color,
+            )
+            for i in busy
         )
+        refined: list[Floats] = list(found.keypoints)
+        for i, result in zip(busy, self.refine_images(prepared, chosen), strict=True):
+            refined[i] = result.keypoints
+        return found.rebuild(refined)
 
     def prepare(
         self,
@@ -271,38 +292,53 @@ class Refiner:
         boxes_xyxy: Any = None,
         *,
         color: str = "rgb",
-        ignore_orientation: bool = False,
+        shared: SharedKeypoints | None = None,
     ) -> Prepared:
-        """Check one image's people and cut their crops: the part that needs no network (thread-safe)."""
-        poses = read_poses(keypoints, self.skeleton)
-        pixels = load_image(image, color=color, ignore_orientation=ignore_orientation)
-        return cut_crops(
-            pixels, poses, boxes_xyxy, self.skeleton.sigmas, self.config.input_hw, antialias=self.config.antialias
-        )
+        """Load one image, check its people and cut their crops: the part that needs no network (thread-safe).
+
+        Args:
+            image: as for ``refine``.
+            keypoints: as for ``refine``.
+            boxes_xyxy: as for ``refine``.
+            color: as for ``refine``.
+            shared: where the keypoints are of another set, what it has in common with the refiner's.
+        """
+        shared = shared or share_keypoints(self.skeleton, self.skeleton)
+        poses = read_poses(keypoints, shared.source)  # before the image: a mistake costs no reading
+        return prepare(load_image(image, color=color), poses, boxes_xyxy, shared, self.config)
+
+    def refine_images(self, prepared: Iterable[Prepared], options: Options) -> Iterator[Refined]:
+        """Refine images from ``prepare`` as they come, people batched across them; one result per image, in order."""
+        waiting: list[Prepared] = []
+        people = 0
+        for one in prepared:
+            waiting.append(one)
+            people += len(one.rows)
+            if people >= options.batch_size:
+                yield from self.refine_prepared(waiting, options)
+                waiting, people = [], 0
+        yield from self.refine_prepared(waiting, options)
 
     def refine_prepared(self, prepared: Sequence[Prepared], options: Options) -> list[Refined]:
         """Network, decoding and the way back for images from ``prepare``."""
         if not prepared:
             return []
-        crops = Crops.join([p.crops for p in prepared])
+        inputs = NetworkInput.join([p.inputs for p in prepared])
         counts = [len(p.rows) for p in prepared]
-        answer = self.answer(crops, options, np.repeat(np.arange(len(prepared)), counts))
-        ends = np.cumsum(counts)
-        policy = options.policy or self.weights.calibration.policy
-        margin = np.array(self.weights.calibration.margin or (0.0,))
-        results = []
-        for part, end in zip(prepared, ends, strict=True):
-            own = slice(end - len(part.rows), end)
-            mine = Answer(*(getattr(answer, f.name)[own] for f in fields(Answer)))
-            allowed = margin if policy == "safe" else None
-            keypoints = paste_back(part, mine, allowed, fill_missing=options.fill_missing)
-            results.append(Refined(keypoints, pose_consistency_of(part, mine)))
-        return results
+        image_index = np.repeat(np.arange(len(prepared)), counts)
+        calibration, flips = self.weights.calibration, self.skeleton.flip_indices
+        prediction = predict(self.network, calibration, flips, inputs, options, image_index)
+        return self.paste_back(prepared, prediction, options)
 
-    def answer(self, crops: Crops, options: Options, images: npt.NDArray[np.int64]) -> Answer:
-        """The network's answer for any number of people, ``options.batch_size`` at a time; ``images`` tells whose
-        image each is in, in ascending order."""
-        return answer(self.network, self.weights.calibration, self.skeleton.flip_indices, crops, options, images)
+    def paste_back(self, prepared: Sequence[Prepared], prediction: Prediction, options: Options) -> list[Refined]:
+        """A prediction for the people of several images, put back into each."""
+        calibration = self.weights.calibration
+        margin = np.array(calibration.margin or (0.0,)) if (options.policy or calibration.policy) == "safe" else None
+        ends = np.cumsum([len(p.rows) for p in prepared]).tolist()
+        return [
+            paste_back(p, prediction.take(slice(end - len(p.rows), end)), margin, fill_missing=options.fill_missing)
+            for p, end in zip(prepared, ends, strict=True)
+        ]
 
     def measure_reliability(
         self,
@@ -332,8 +368,8 @@ class Refiner:
             InputError, ImageError: as ``refine_batch``.
         """
         chosen = make_options(batch_size=batch_size)
-        prepared = self._prepare_all(images, keypoints, boxes_xyxy, color)
-        return self.prior_weight_from(*self.outliers_in(prepared, chosen.batch_size))
+        prepared = list(self._prepared(images, keypoints, boxes_xyxy, color))
+        return self.forward(prepared, chosen)[1].prior_weight
 
     def measure_trust(self, *args: Any, **kwargs: Any) -> float:
         """Old name of ``measure_reliability``."""
@@ -345,21 +381,26 @@ class Refiner:
         """Whether the weights know how to measure it."""
         return can_measure_reliability(self.network, self.weights.calibration)
 
-    def outliers_in(self, prepared: Sequence[Prepared], batch_size: int = 32) -> tuple[int, int]:
-        """Keypoints that images from ``prepare`` are sure of, and how many of them the people have elsewhere."""
+    def forward(self, prepared: Sequence[Prepared], options: Options) -> tuple[list[Outputs], Reliability]:
+        """People of images from ``prepare`` through the network: outputs for ``decode``, and their reliability."""
         if not prepared:
-            return 0, 0
-        return outliers(self.network, Crops.join([p.crops for p in prepared]), batch_size)
+            return [], Reliability()
+        inputs = NetworkInput.join([p.inputs for p in prepared])
+        flips = torch.from_numpy(self.skeleton.flip_indices).to(self.device) if options.flip_test else None
+        outputs = list(forward_batches(self.network, inputs, options.batch_size, flips))
+        return outputs, measure_reliability([o[0] for o in outputs], self.network, self.weights.calibration)
 
-    def prior_weight_from(self, confident: int, outliers: int) -> float:
-        """Trust in an estimator with such departures; 1 where the weights cannot tell."""
-        if not self.measures_reliability:
-            return 1.0
-        return float(prior_weight_from_outliers(confident, outliers, self.weights.calibration.reference_outlier_rate))
+    def decode(self, prepared: Sequence[Prepared], outputs: Sequence[Outputs], options: Options) -> list[Refined]:
+        """Outputs of ``forward`` → the people of each image, with ``options.prior_weight``."""
+        assert options.prior_weight is not None, "it is measured or given by now"
+        weight = np.full(sum(len(p.rows) for p in prepared), options.prior_weight)
+        order = torch.from_numpy(self.skeleton.flip_indices).to(self.device)
+        prediction = decode(outputs, weight, self.weights.calibration, self.config, order, options)
+        return self.paste_back(prepared, prediction, options)
 
-    def _prepare_all(
+    def _prepared(
         self, images: Sequence[Any], keypoints: Sequence[Any], boxes_xyxy: Sequence[Any] | None, color: str
-    ) -> list[Prepared]:
+    ) -> Iterator[Prepared]:
         if isinstance(images, np.ndarray | str | Path) or len(images) != len(keypoints):
             one = "one array" if isinstance(images, np.ndarray) else "one path"
             got = one if isinstance(images, np.ndarray | str | Path) else len(images)
@@ -367,7 +408,12 @@ class Refiner:
         boxes = [None] * len(images) if boxes_xyxy is None else list(boxes_xyxy)
         if len(boxes) != len(images):
             raise InputError(f"boxes_xyxy: expected one array or None per image, got {len(boxes)}")
-        return [
+        return (
             self.prepare(image, pose, box, color=color)
             for image, pose, box in zip(images, keypoints, boxes, strict=True)
-        ]
+        )
+
+
+def _loaded(image: Any) -> Any:
+    """An adapter's image, which may be a function that loads it."""
+    return image() if callable(image) else image

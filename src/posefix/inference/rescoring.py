@@ -67,3 +67,34 @@ def duplicates(keypoints: Floats, scores: Floats, images: Sequence[Any], sigmas:
         if len(rows) > 1:
             found[rows] = duplicate_oks(points[rows], valid[rows], scores[rows], area[rows], sigmas)
     return np.where(found >= DUPLICATE_OKS, found, 0.0)
+
+
+def rescore(
+    scores: Sequence[Any],
+    keypoints: Floats,
+    pose_consistency: Floats,
+    images: Sequence[Any],
+    sigmas: npt.ArrayLike,
+    *,
+    ranking: str,
+    soft_nms: bool,
+) -> tuple[Floats | None, int]:
+    """New scores of N refined people, and how many were lowered because they repeat a better-scored person.
+
+    Args:
+        scores: (N,) the estimator's, as its file has them.
+        keypoints: (N, K, 3) refined, [x, y, confidence].
+        pose_consistency: (N,) ``Refined.pose_consistency``.
+        images: (N,) whose image each person is in.
+        sigmas: (K,).
+        ranking: one of ``RANKINGS``.
+        soft_nms: lower the scores of ``duplicates``.
+
+    Returns:
+        (N,) and a count; None where the estimator's scores stay.
+    """
+    new = person_scores(scores, keypoints[..., 2].mean(-1), pose_consistency, ranking)
+    if new is None or not soft_nms:
+        return new, 0
+    repeated = duplicates(keypoints, new, images, sigmas)
+    return new * (1 - repeated), int((repeated > 0).sum())

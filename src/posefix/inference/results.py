@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,17 @@ from tqdm import tqdm
 from posefix.deprecation import warn_renamed
 from posefix.exceptions import FileFormatError, ImageError, InputError
 from posefix.geometry import boxes_xywh_to_xyxy
-from posefix.inference.crops import Prepared
-from posefix.inference.options import Options
+from posefix.inference.batching import ahead
+from posefix.inference.crops import Prepared, Refined
+from posefix.inference.options import Options, make_options
+from posefix.inference.predictor import Reliability
 from posefix.inference.refiner import Refiner
 from posefix.inference.report import Report
-from posefix.inference.rescoring import RANKINGS, duplicates, person_scores
+from posefix.inference.rescoring import RANKINGS, rescore
 from posefix.io.coco import Annotations, Entry, image_name, replace_keypoints
 from posefix.io.images import load_image
 from posefix.keypoints.mapping import SharedKeypoints, share_keypoints
-from posefix.keypoints.poses import Floats, read_poses
+from posefix.keypoints.poses import Floats
 from posefix.keypoints.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
@@ -81,81 +82,59 @@ def refine_entries(
         ranking = "pose_consistency"
     if ranking not in RANKINGS:
         raise InputError(f"ranking: expected one of {', '.join(RANKINGS)}, got {ranking!r}")
-    folder = Path(images)
-    if not folder.is_dir():
-        raise InputError(f"images: no such folder {str(folder)!r}")
+    if not Path(images).is_dir():
+        raise InputError(f"images: no such folder {str(images)!r}")
     shared = share_keypoints(skeleton or refiner.skeleton, refiner.skeleton)
-    poses, skipped = _split(entries, len(shared.source))
-    if skipped and len(skipped) == len(entries):
-        raise FileFormatError(
-            f"results: no entry is a pose of skeleton {shared.source.name!r} "
-            f"(entry 0: {skipped[0]}); the weights are for {len(refiner.skeleton)} keypoints"
-        )
-    groups: dict[str, list[int]] = {}
-    for index in poses:
-        groups.setdefault(image_name(entries[index], annotations), []).append(index)
-
-    boxes = _boxes(entries) if use_boxes else np.full((len(entries), 4), np.nan)
-    refined: dict[int, npt.NDArray[np.floating]] = {}
-    touched, pose_consistency = np.zeros(len(entries), bool), np.ones(len(entries))
-    unread: dict[str, str] = {}
+    people = _read(entries, annotations, shared, use_boxes=use_boxes)
     chosen = options or Options()
+    done = _Done(len(entries))
 
-    def prepare(name: str, rows: list[int]) -> Prepared:
+    def prepare(unit: Unit) -> Prepared:
+        name, rows = unit
         # COCO's coordinates ignore the EXIF orientation.
-        image = load_image(folder / name, ignore_orientation=True)
-        own = np.stack([poses[i] for i in rows])
-        if shared.identical:
-            return refiner.prepare(image, own, boxes[rows])
-        around = np.where(np.isfinite(boxes[rows]).all(-1, keepdims=True), boxes[rows], shared.boxes(own))
-        return refiner.prepare(image, shared.to_target(own), around)
+        image = load_image(Path(images) / name, ignore_orientation=True)
+        return refiner.prepare(image, np.stack([people.poses[i] for i in rows]), people.boxes[rows], shared=shared)
 
-    confident = outliers = 0
-    if chosen.prior_weight is None and refiner.measures_reliability:
-        # One estimator made them all, so one weight for all; the images are read a second time below.
-        confident, outliers = _outliers(refiner, {n: _best(entries, r) for n, r in groups.items()}, prepare, workers)
-        chosen = replace(chosen, prior_weight=refiner.prior_weight_from(confident, outliers))
-    pending: list[tuple[list[int], Prepared]] = []
-
-    def flush() -> None:
-        results = refiner.refine_prepared([p for _, p in pending], chosen)
-        for (rows, prepared), result in zip(pending, results, strict=True):
-            touched[[rows[r] for r in prepared.rows]] = True
-            back = shared.put_back(np.stack([poses[i] for i in rows]), result.keypoints)
-            refined.update(zip(rows, back, strict=True))
-            pose_consistency[rows] = result.pose_consistency
-        pending.clear()
-
+    reliability = Reliability()
     with tqdm(total=len(entries), unit="person", disable=None if progress else True) as bar:
-        for name, rows, future in _ahead(groups, prepare, workers):
-            try:
-                pending.append((rows, future.result()))
-            except ImageError as error:
-                unread[name] = str(error)
-            bar.update(len(rows))
-            if sum(len(p.rows) for _, p in pending) >= chosen.batch_size:
-                flush()
-        flush()
-    names = {i: name for name, rows in groups.items() for i in rows}
+        if chosen.prior_weight is None and refiner.measures_reliability:
+            reliability = _measure(refiner, _sample(people), prepare, chosen, workers, done)
+            chosen = replace(chosen, prior_weight=reliability.prior_weight)
+            bar.update(len(done.refined))
+        _refine(refiner, people.units(without=done.refined), prepare, chosen, workers, done, bar.update)
 
-    def rank(rows: list[int], after: Floats) -> tuple[Floats | None, int]:
-        own = after[:, shared.from_source]
-        scores = person_scores(
-            [entries[i].get("score") for i in rows], own[..., 2].mean(-1), pose_consistency[rows], ranking
+    rows = sorted(i for i in done.refined if done.touched[i])
+    before, after = (np.stack([of[i] for i in rows]) if rows else None for of in (people.poses, done.refined))
+    if before is None or after is None:
+        report = Report(len(entries), 0, 0, 0, np.zeros(0), 0, unread=done.unread, skipped=people.skipped)
+        output = [dict(e) for e in entries]
+    else:
+        scores, lowered = rescore(
+            [entries[i].get("score") for i in rows],
+            after[:, shared.from_source],
+            done.pose_consistency[rows],
+            [people.image_of[i] for i in rows],
+            np.array(shared.source.sigmas)[shared.from_source],
+            ranking=ranking,
+            soft_nms=soft_nms,
         )
-        if scores is None or not soft_nms:
-            return scores, 0
-        sigmas = np.array(shared.source.sigmas)[shared.from_source]
-        repeated = duplicates(own, scores, [names[i] for i in rows], sigmas)
-        return scores * (1 - repeated), int((repeated > 0).sum())
-
-    output, report = _assemble(entries, poses, refined, touched, shared, rank, unread, skipped)
+        output = _write(entries, rows, before, after, scores, shared)
+        report = _count(len(entries), before, after, shared, lowered, done.unread, people.skipped)
     prior_weight = chosen.prior_weight if refiner.network.prior is not None else None
-    return output, replace(report, prior_weight=prior_weight, confident=confident, outliers=outliers)
+    return output, replace(
+        report, prior_weight=prior_weight, confident=reliability.confident, outliers=reliability.outliers
+    )
 
 
 def refine_mapped(
-    refiner: Refiner, image: Any, keypoints: Any, skeleton: Skeleton, *, boxes_xyxy: Any = None, **options: Any
+    refiner: Refiner,
+    image: Any,
+    keypoints: Any,
+    skeleton: Skeleton,
+    *,
+    boxes_xyxy: Any = None,
+    color: str = "rgb",
+    **options: Any,
 ) -> Floats:
     """Refine the people of one image whose keypoint set is not the refiner's.
 
@@ -165,6 +144,7 @@ def refine_mapped(
         keypoints: (N, K, 3) or (N, K, 2) of ``skeleton``.
         skeleton: the keypoints' set.
         boxes_xyxy: (N, 4) person boxes; default around all of a person's keypoints, shared or not.
+        color: as for ``Refiner.refine``.
         **options: as for ``Refiner.refine``.
 
     Returns:
@@ -176,10 +156,132 @@ def refine_mapped(
         InputError, ImageError: as ``Refiner.refine``.
     """
     shared = share_keypoints(skeleton, refiner.skeleton)
-    own = read_poses(keypoints, skeleton).original
-    boxes = boxes_xyxy if boxes_xyxy is not None or shared.identical else shared.boxes(own)
-    refined = refiner.refine(image, shared.to_target(own), boxes_xyxy=boxes, **options)
-    return shared.put_back(own, refined)
+    prepared = refiner.prepare(image, keypoints, boxes_xyxy, color=color, shared=shared)
+    return refiner.refine_prepared([prepared], make_options(**options))[0].keypoints
+
+
+#: An image's name and those of its people that go through the network together.
+Unit = tuple[str, list[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class _People:
+    """A results file's people.
+
+    Attributes:
+        entries: as the file has them.
+        poses: (K, 3) of each entry that is a pose of the keypoint set.
+        skipped: why the others are none.
+        boxes: (entries, 4) xyxy; NaN where the keypoints' extent is taken.
+        image_of: name of each pose's image.
+    """
+
+    entries: Sequence[Entry]
+    poses: dict[int, npt.NDArray[np.float64]]
+    skipped: dict[int, str]
+    boxes: npt.NDArray[np.float64]
+    image_of: dict[int, str]
+
+    def units(self, without: Container[int] = ()) -> list[Unit]:
+        """All people by image, but for those who are done."""
+        groups: dict[str, list[int]] = {}
+        for index, name in self.image_of.items():
+            if index not in without:
+                groups.setdefault(name, []).append(index)
+        return list(groups.items())
+
+
+class _Done:
+    """What has come out so far, by entry."""
+
+    def __init__(self, count: int) -> None:
+        self.refined: dict[int, Floats] = {}
+        self.touched = np.zeros(count, bool)
+        self.pose_consistency = np.ones(count)
+        self.unread: dict[str, str] = {}
+
+    def add(self, rows: list[int], prepared: Prepared, result: Refined) -> None:
+        self.refined.update(zip(rows, result.keypoints, strict=True))
+        self.touched[[rows[r] for r in prepared.rows]] = True
+        self.pose_consistency[rows] = result.pose_consistency
+
+
+def _read(
+    entries: Sequence[Entry], annotations: Annotations | None, shared: SharedKeypoints, *, use_boxes: bool
+) -> _People:
+    poses, skipped = _split(entries, len(shared.source))
+    if skipped and len(skipped) == len(entries):
+        raise FileFormatError(
+            f"results: no entry is a pose of skeleton {shared.source.name!r} "
+            f"(entry 0: {skipped[0]}); the weights are for {len(shared.target)} keypoints"
+        )
+    boxes = _boxes(entries) if use_boxes else np.full((len(entries), 4), np.nan)
+    return _People(entries, poses, skipped, boxes, {i: image_name(entries[i], annotations) for i in poses})
+
+
+def _sample(people: _People) -> Iterator[Unit]:
+    """The best-scored people of each image, images in random order; detectors list many that are nobody."""
+
+    def rank(row: int) -> float:
+        score = people.entries[row].get("score")
+        return -score if isinstance(score, int | float) and score == score else 0.0
+
+    units = people.units()
+    for place in np.random.default_rng(0).permutation(len(units)).tolist():
+        name, rows = units[place]
+        yield name, sorted(rows, key=rank)[:MEASURED_PER_IMAGE]
+
+
+def _measure(
+    refiner: Refiner,
+    units: Iterable[Unit],
+    prepare: Callable[[Unit], Prepared],
+    options: Options,
+    workers: int,
+    done: _Done,
+) -> Reliability:
+    """The estimator's reliability on about ``MEASURED`` people, who are refined with it on the way."""
+    taken: list[tuple[Unit, Prepared]] = []
+    for unit, future in ahead(prepare, units, workers):
+        if not isinstance(future.exception(), ImageError):
+            taken.append((unit, future.result()))
+        if sum(len(p.rows) for _, p in taken) >= MEASURED:
+            break
+    parts = [p for _, p in taken]
+    outputs, reliability = refiner.forward(parts, options)
+    weighed = replace(options, prior_weight=reliability.prior_weight)
+    for ((_, rows), prepared), result in zip(taken, refiner.decode(parts, outputs, weighed), strict=True):
+        done.add(rows, prepared, result)
+    return reliability
+
+
+def _refine(
+    refiner: Refiner,
+    units: Iterable[Unit],
+    prepare: Callable[[Unit], Prepared],
+    options: Options,
+    workers: int,
+    done: _Done,
+    advance: Callable[[int], object],
+) -> None:
+    """Refine the people of all images; of images that cannot be read, note why."""
+    in_work: deque[tuple[Unit, Prepared]] = deque()
+
+    def readable() -> Iterator[Prepared]:
+        for unit, future in ahead(prepare, units, workers):
+            try:
+                prepared = future.result()
+            except ImageError as error:
+                done.unread[unit[0]] = str(error)
+                advance(len(unit[1]))
+                continue
+            in_work.append((unit, prepared))
+            yield prepared
+
+    for result in refiner.refine_images(readable(), options):
+        (_, rows), prepared = in_work.popleft()
+        done.add(rows, prepared, result)
+        advance(len(rows))
 
 
 def _split(entries: Sequence[Entry], count: int) -> tuple[dict[int, npt.NDArray[np.float64]], dict[int, str]]:
@@ -206,75 +308,49 @@ def _boxes(entries: Sequence[Entry]) -> npt.NDArray[np.float64]:
     return np.asarray(boxes_xywh_to_xyxy(np.array(rows, np.float64).reshape(-1, 4)))
 
 
-def _best(entries: Sequence[Entry], rows: list[int]) -> list[int]:
-    """The best-scored people of an image: detectors list many that are nobody."""
-
-    def rank(row: int) -> float:
-        score = entries[row].get("score")
-        return -score if isinstance(score, int | float) and score == score else 0.0
-
-    return sorted(rows, key=rank)[:MEASURED_PER_IMAGE]
-
-
-def _outliers(refiner: Refiner, groups: dict[str, list[int]], prepare: Any, workers: int) -> tuple[int, int]:
-    """``Refiner.outliers_in`` for about ``MEASURED`` people of images in random order."""
-    names = list(groups)
-    order = np.random.default_rng(0).permutation(len(names)).tolist()
-    sample: list[Prepared] = []
-    for _, _, future in _ahead({names[i]: groups[names[i]] for i in order}, prepare, workers):
-        if not isinstance(future.exception(), ImageError):
-            sample.append(future.result())
-        if sum(len(p.rows) for p in sample) >= MEASURED:
-            break
-    return refiner.outliers_in(sample)
-
-
-def _ahead(groups: dict[str, list[int]], prepare: Any, workers: int) -> Iterator[tuple[str, list[int], Future[Any]]]:
-    """Images in order, prepared a few ahead of the one that is asked for."""
-    waiting: deque[tuple[str, list[int], Future[Any]]] = deque()
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        for name, rows in groups.items():
-            waiting.append((name, rows, pool.submit(prepare, name, rows)))
-            if len(waiting) > 2 * max(workers, 1):
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-
-
-def _assemble(
+def _write(
     entries: Sequence[Entry],
-    poses: dict[int, npt.NDArray[np.float64]],
-    refined: dict[int, npt.NDArray[np.floating]],
-    touched: npt.NDArray[np.bool_],
+    rows: list[int],
+    before: Floats,
+    after: Floats,
+    scores: Floats | None,
     shared: SharedKeypoints,
-    rank: Callable[[list[int], Floats], tuple[Floats | None, int]],
+) -> list[Entry]:
+    """New entries; whatever was not refined and whatever did not move keeps its digits."""
+    output = [dict(e) for e in entries]
+    touches = np.isin(np.arange(before.shape[1]), shared.from_source)
+    stays = touches & (before[..., :2] == after[..., :2]).all(-1) & (before[..., 2] > 0)
+    new = replace_keypoints([entries[i] for i in rows], after, scores)
+    for i, entry, keeps in zip(rows, new, stays, strict=True):
+        for k in np.flatnonzero(keeps):
+            entry["keypoints"][3 * k : 3 * k + 2] = entries[i]["keypoints"][3 * k : 3 * k + 2]
+        for k in np.flatnonzero(~touches):
+            entry["keypoints"][3 * k : 3 * k + 3] = entries[i]["keypoints"][3 * k : 3 * k + 3]
+        output[i] = entry
+    return output
+
+
+def _count(
+    people: int,
+    before: Floats,
+    after: Floats,
+    shared: SharedKeypoints,
+    lowered: int,
     unread: dict[str, str],
     skipped: dict[int, str],
-) -> tuple[list[Entry], Report]:
-    output = [dict(e) for e in entries]
-    rows = [i for i in sorted(refined) if touched[i]]
-    keypoints = moved = filled = lowered = 0
-    distances: list[npt.NDArray[np.float64]] = []
-    if rows:
-        before, after = np.stack([poses[i] for i in rows]), np.stack([refined[i] for i in rows])
-        touches = np.isin(np.arange(before.shape[1]), shared.from_source)
-        there = np.isfinite(before).all(-1) & (before[..., 2] > 0) & touches
-        distance = np.linalg.norm(np.nan_to_num(after[..., :2] - before[..., :2]), axis=-1)
-        changed = there & (distance > 0)
-        keypoints, moved = int(there.sum()), int(changed.sum())
-        filled = int((~there & touches & (after[..., 2] > 0)).sum())
-        distances.append(distance[changed])
-        scores, lowered = rank(rows, after)
-        new = replace_keypoints([entries[i] for i in rows], after, scores)
-        for i, entry, stays in zip(rows, new, there & ~changed, strict=True):
-            # What stays where it is keeps its digits.
-            for k in np.flatnonzero(stays):
-                entry["keypoints"][3 * k : 3 * k + 2] = entries[i]["keypoints"][3 * k : 3 * k + 2]
-            for k in np.flatnonzero(~touches):
-                entry["keypoints"][3 * k : 3 * k + 3] = entries[i]["keypoints"][3 * k : 3 * k + 3]
-            output[i] = entry
-    distance_all = np.concatenate(distances) if distances else np.zeros(0)
-    report = Report(
-        len(entries), len(rows), keypoints, moved, distance_all, filled, lowered, unread=unread, skipped=skipped
+) -> Report:
+    touches = np.isin(np.arange(before.shape[1]), shared.from_source)
+    there = np.isfinite(before).all(-1) & (before[..., 2] > 0) & touches
+    distance = np.linalg.norm(np.nan_to_num(after[..., :2] - before[..., :2]), axis=-1)
+    moved = there & (distance > 0)
+    return Report(
+        people=people,
+        refined=len(before),
+        keypoints=int(there.sum()),
+        moved=int(moved.sum()),
+        distance=distance[moved],
+        filled=int((~there & touches & (after[..., 2] > 0)).sum()),
+        lowered=lowered,
+        unread=unread,
+        skipped=skipped,
     )
-    return output, report

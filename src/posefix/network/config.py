@@ -7,6 +7,7 @@ from typing import Any
 
 from posefix.deprecation import rename_keys
 from posefix.exceptions import WeightsError
+from posefix.keypoints.codec import HeatmapCodec
 
 BACKBONES = ("mobilenet_v2", "resnet50", "resnet101", "resnet152")
 #: Every network here answers at a quarter of its input's resolution.
@@ -105,6 +106,11 @@ class ModelConfig:
                 "model: expected num_keypoints ≥ 1, heatmap_std > 0 and heatmap_offset in [0, 4), got "
                 f"{self.num_keypoints}, {self.heatmap_std}, {self.heatmap_offset}"
             )
+
+    @property
+    def codec(self) -> HeatmapCodec:
+        """Where the heatmaps' pixels lie in the crop."""
+        return HeatmapCodec(STRIDE, self.heatmap_offset)
 
     @property
     def map_hw(self) -> tuple[int, int]:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from posefix.keypoints.heatmaps import draw_gaussians
-from posefix.network.config import STRIDE, ModelConfig
+from posefix.network.config import ModelConfig
 from posefix.network.correction import Correction
+from posefix.network.inputs import NetworkInput
 from posefix.network.mobilenet import FEATURES, Head, MobileNetFpn
 from posefix.network.prior import PosePrior
 from posefix.network.resnet import FEATURES as RESNET_FEATURES
@@ -45,52 +46,37 @@ class RefinementNetwork(nn.Module):
         #: Set by the trainer: trunk and head keep their weights and build no graph.
         self.frozen = False
 
-    def forward(
-        self,
-        crops: Tensor,
-        crop_points: Tensor,
-        valid: Tensor,
-        std: Tensor,
-        scores: Tensor | None = None,
-        *,
-        prior_weight: float = 1.0,
-    ) -> Tensor:
+    def forward(self, inputs: NetworkInput, *, prior_weight: float = 1.0) -> Tensor:
         """Logits for each keypoint's place.
 
         Args:
-            crops: (B, H, W, 3) uint8 or float RGB in 0…255.
-            crop_points: (B, K, 2) input pose in crop pixels; ignored where not valid.
-            valid: (B, K) bool.
-            std: (B, K) length scale of keypoint similarity, sqrt(area) · 2σ, in crop pixels.
-            scores: (B, K) estimator's score over that of the person's best keypoint; None is 1, nothing known.
+            inputs: tensors of B people; crops may also be float RGB in 0…255.
             prior_weight: power of the pose prior.
 
         Returns:
             (B, K, H/4, W/4) logits; the soft-max over heatmap pixels is the distribution of the keypoint's place.
         """
-        logits = self.image_logits(crops, crop_points, valid, scores)
-        prior = self.log_prior(logits, crop_points, valid, std, scores)
+        logits = self.image_logits(inputs)
+        prior = self.log_prior(logits, inputs)
         return logits if prior is None else logits + prior_weight * prior
 
-    def log_prior(
-        self, image_logits: Tensor, crop_points: Tensor, valid: Tensor, std: Tensor, scores: Tensor | None = None
-    ) -> Tensor | None:
+    def log_prior(self, image_logits: Tensor, inputs: NetworkInput) -> Tensor | None:
         """(B, K, H/4, W/4) log prior of each heatmap pixel given the input pose; None without a prior."""
         if self.prior is None:
             return None
         # Small differences of logarithms decide here: float32, also under autocast.
         with torch.autocast(image_logits.device.type, enabled=False):
-            heatmap_points = (crop_points - self.config.heatmap_offset) / STRIDE
-            scores = scores if self.config.uses_scores else None
-            out: Tensor = self.prior(image_logits, heatmap_points, valid, std / STRIDE, scores)
+            codec = self.config.codec
+            points, std = codec.to_heatmap(inputs.crop_points), inputs.std / codec.stride
+            scores = inputs.scores if self.config.uses_scores else None
+            out: Tensor = self.prior(image_logits, points, inputs.valid, std, scores)
             return out
 
-    def image_logits(self, crops: Tensor, crop_points: Tensor, valid: Tensor, scores: Tensor | None = None) -> Tensor:
-        """(B, K, H/4, W/4) float32 logits before the prior; arguments as for ``forward``."""
+    def image_logits(self, inputs: NetworkInput) -> Tensor:
+        """(B, K, H/4, W/4) float32 logits before the prior."""
         config = self.config
-        scores = scores if config.uses_scores else None
         weight = next(self.parameters())
-        images = crops.permute(0, 3, 1, 2).to(weight.dtype)
+        images = inputs.crops.permute(0, 3, 1, 2).to(weight.dtype)
         if config.normalisation.channels == "bgr":
             images = images.flip(1)
         images = (images - self.mean) / self.std
@@ -98,11 +84,13 @@ class RefinementNetwork(nn.Module):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
                 features, logits = self._see_image(images)
             if self.correction is not None:
-                heatmap_points = (crop_points - config.heatmap_offset) / STRIDE
-                logits = self.correction(features, logits, heatmap_points, valid, scores)
+                points = config.codec.to_heatmap(inputs.crop_points)
+                scores = inputs.scores if config.uses_scores else None
+                logits = self.correction(features, logits, points, inputs.valid, scores)
             return logits.float()
-        heat = draw_gaussians(crop_points, valid, config.input_hw, config.heatmap_std) * config.heatmap_scale
-        out: Tensor = self.head(self.trunk(torch.cat([images, heat.to(images.dtype)], dim=1)))
+        heat = draw_gaussians(inputs.crop_points, inputs.valid, config.input_hw, config.heatmap_std)
+        heat = (heat * config.heatmap_scale).to(images.dtype)
+        out: Tensor = self.head(self.trunk(torch.cat([images, heat], dim=1)))
         return out.float()
 
     def _see_image(self, images: Tensor) -> tuple[Tensor, Tensor]:

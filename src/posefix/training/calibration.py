@@ -17,15 +17,16 @@ import torch
 
 from posefix.evaluation.matching import match_people, matchable, others_of
 from posefix.geometry import transform_points
-from posefix.inference.crops import Crops
-from posefix.inference.forward import outliers, read_logits
+from posefix.inference.forward import forward_batches
+from posefix.inference.predictor import measure_reliability
 from posefix.inference.refiner import Refiner
 from posefix.io.coco import Annotations, Results, image_name
 from posefix.io.images import load_image
-from posefix.keypoints.heatmaps import expected_similarity, expected_similarity_argmax, heatmap_probabilities
+from posefix.keypoints.codec import HeatmapCodec
+from posefix.keypoints.heatmaps import heatmap_probabilities
 from posefix.keypoints.oks import keypoint_similarity
 from posefix.keypoints.skeleton import Skeleton
-from posefix.network.config import STRIDE
+from posefix.network.inputs import NetworkInput
 from posefix.pose_errors.synthesis import synthesize
 from posefix.weights.weights import Weights
 
@@ -124,19 +125,20 @@ def _observe(
         rows = np.flatnonzero(image_ids == image_id)
         image = load_image(images / image_name({"image_id": image_id}, annotations), ignore_orientation=True)
         prepared = refiner.prepare(image, poses[rows])
-        crops.append(prepared.crops)
+        crops.append(prepared.inputs)
         affine.append(prepared.affine)
         kept.append(people[rows[prepared.rows]])
-    joined, matrices, who = Crops.join(crops), np.concatenate(affine), np.concatenate(kept)
+    joined, matrices, who = NetworkInput.join(crops), np.concatenate(affine), np.concatenate(kept)
     ground_truth = annotations.ground_truth[who]
     position = {str(image_id): index for index, image_id in enumerate(annotations.images)}
     group = [position[str(i)] for i in annotations.image_ids[who].tolist()]
     # As for a whole results file.
-    prior_weight = refiner.weights.calibration.prior_weight
-    if refiner.measures_reliability:
-        prior_weight *= refiner.prior_weight_from(*outliers(refiner.network, joined))
+    outputs = [batch[0] for batch in forward_batches(refiner.network, joined, 32)]
+    calibration = refiner.weights.calibration
+    measured = measure_reliability(outputs, refiner.network, calibration)
+    weight = torch.full((1,), calibration.prior_weight * measured.prior_weight)
     return Observations(
-        read_logits(refiner.network, joined, prior_weight=prior_weight).half().cpu(),
+        torch.cat([o.logits(weight.to(o.std.device)).half().cpu() for o in outputs]),
         torch.from_numpy(joined.std),
         transform_points(matrices, ground_truth[..., :2]),
         ground_truth[..., 2] > 0,
@@ -146,13 +148,13 @@ def _observe(
 
 
 def predict(
-    observations: Observations, offset: float, sigmas: Sequence[float], temperature: Sequence[float]
+    observations: Observations, codec: HeatmapCodec, sigmas: Sequence[float], temperature: Sequence[float]
 ) -> tuple[Doubles, Doubles]:
     """What the refiner would say, and what it would reach.
 
     Args:
         observations: P people.
-        offset: ``ModelConfig.heatmap_offset``.
+        codec: ``ModelConfig.codec``.
         sigmas: (K,).
         temperature: (K,).
 
@@ -163,13 +165,14 @@ def predict(
     confidence, similarity = [], []
     for start in range(0, len(observations.std), 64):
         rows = slice(start, start + 64)
-        logits, std = observations.logits[rows].float(), observations.std[rows] / STRIDE
-        heatmap_points, _ = expected_similarity_argmax(heatmap_probabilities(logits), std)
-        value = expected_similarity(heatmap_probabilities(logits, heat), heatmap_points, std)
-        points = heatmap_points.double().numpy() * STRIDE + offset
+        logits, std = observations.logits[rows].float(), observations.std[rows]
+        points, _ = codec.decode(logits, std)
+        value = codec.similarity(heatmap_probabilities(logits, heat), points, std)
         confidence.append(value.double().numpy())
         similarity.append(
-            keypoint_similarity(points, observations.targets[rows], observations.area[rows], np.array(sigmas))
+            keypoint_similarity(
+                points.double().numpy(), observations.targets[rows], observations.area[rows], np.array(sigmas)
+            )
         )
     return np.concatenate(confidence), np.concatenate(similarity)
 
@@ -194,7 +197,7 @@ def reliability(confidence: Doubles, similarity: Doubles, bins: int = 10) -> lis
     return [(float(confidence[r].mean()), float(similarity[r].mean()), int(r.sum())) for r in rows if r.any()]
 
 
-def fit_temperature(observations: Observations, offset: float, skeleton: Skeleton) -> tuple[float, ...]:
+def fit_temperature(observations: Observations, codec: HeatmapCodec, skeleton: Skeleton) -> tuple[float, ...]:
     """(K,) temperatures that make the squared difference of confidence and similarity least.
 
     One per part where halves of the images, each predicted from the other, are predicted better so; else one.
@@ -202,7 +205,7 @@ def fit_temperature(observations: Observations, offset: float, skeleton: Skeleto
     count, mask = len(skeleton), observations.ground_truth
     errors = np.empty((len(GRID), *mask.shape))
     for i, heat in enumerate(GRID):
-        confidence, similarity = predict(observations, offset, skeleton.sigmas, (heat,) * count)
+        confidence, similarity = predict(observations, codec, skeleton.sigmas, (heat,) * count)
         errors[i] = np.square(confidence - similarity) * mask
 
     def best(rows: npt.NDArray[np.bool_], per_part: bool) -> npt.NDArray[np.intp]:

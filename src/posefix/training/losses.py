@@ -5,24 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from posefix.keypoints.heatmaps import one_hot_targets, soft_argmax
+from posefix.keypoints.heatmaps import soft_argmax
 
 
-def heatmap_loss(logits: Tensor, heatmap_points: Tensor, mask: Tensor) -> Tensor:
-    """L_H: cross-entropy of the soft-max over heatmap pixels with the bilinear one-hot target (PoseFix eq. 2).
+def heatmap_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """L_H: cross-entropy of the soft-max over heatmap pixels with the target distribution (PoseFix eq. 2).
 
     Args:
         logits: (B, K, h, w).
-        heatmap_points: (B, K, 2) targets in heatmap pixels.
-        mask: (B, K) bool; others add nothing but count in the mean, as in the reference.
+        target: (B, K, h, w) of ``HeatmapCodec.encode``. Empty maps add nothing but count in the mean, as in the
+            reference.
 
     Returns:
         scalar.
     """
-    height, width = logits.shape[-2:]
-    target = one_hot_targets(heatmap_points.to(logits.dtype), mask, (height, width)).flatten(2)
     log_probability = torch.log_softmax(logits.flatten(2), dim=-1)
-    return -(target * log_probability).sum(-1).mean()
+    return -(target.flatten(2) * log_probability).sum(-1).mean()
 
 
 def coordinate_loss(logits: Tensor, heatmap_points: Tensor, mask: Tensor) -> Tensor:

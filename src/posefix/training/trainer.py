@@ -19,16 +19,16 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from posefix.exceptions import TrainingError
-from posefix.keypoints.heatmaps import expected_similarity_argmax, heatmap_probabilities
-from posefix.network.config import STRIDE
+from posefix.keypoints.codec import HeatmapCodec
 from posefix.network.devices import autocast_dtype, pick_device
 from posefix.network.mobilenet import MobileNetFpn
 from posefix.network.model import RefinementNetwork
 from posefix.training.checkpoint import load_checkpoint, save_checkpoint
 from posefix.training.config import Optimisation, TrainingConfig
-from posefix.training.data.batches import Batch, BatchStream
+from posefix.training.data.batches import BatchStream
 from posefix.training.data.device import images_for
 from posefix.training.data.people import read_people
+from posefix.training.data.sampling import Batch
 from posefix.training.initial_weights import (
     start_from_imagenet,
     start_from_movenet,
@@ -39,8 +39,6 @@ from posefix.training.schedule import learning_rate
 
 logger = logging.getLogger(__name__)
 
-#: Fields of a ``Batch`` that the network sees, in its order.
-INPUTS = ("crops", "crop_points", "valid", "std", "scores")
 #: Called with the averaged network at each validation; returns figures for the log.
 Validate = Callable[[RefinementNetwork], dict[str, float]]
 
@@ -175,16 +173,16 @@ def train(
         rate = learning_rate(step, optimisation)
         for group in optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        tensors = {k: torch.as_tensor(v).to(target, non_blocking=True) for k, v in vars(batch).items()}
+        tensors = batch.to(target)
         # Apart: weights that autocast has cast without a graph must not be reused where there is one.
         with torch.autocast(target.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            answer_again(network, tensors, config.augmentation.self_input_prob)
+            tensors = with_own_output(network, tensors, config.augmentation.self_input_prob)
         optimiser.zero_grad(set_to_none=True)
         value, logits = 0.0, []
         for part in _parts(tensors, optimisation.micro_batch):
             with torch.autocast(target.type, dtype or torch.bfloat16, enabled=dtype is not None):
-                part_logits = model(*(part[k] for k in INPUTS))
-            loss = _loss(part_logits, part, network, optimisation) * (len(part_logits) / len(tensors["crops"]))
+                part_logits = model(part)
+            loss = _loss(part_logits, part, network, optimisation) * (len(part_logits) / len(tensors))
             loss.backward()  # type: ignore[no-untyped-call]
             value += float(loss.detach())
             logits.append(part_logits.detach())
@@ -199,7 +197,7 @@ def train(
         optimiser.step()
         _update_average(average, network, min(optimisation.average, (1 + step) / (10 + step)))
 
-        meter.add(value, batch, torch.cat(logits), config.model.heatmap_offset)
+        meter.add(value, batch, torch.cat(logits), config.model.codec)
         bar.update()
         last = step + 1 == optimisation.steps
         if rank == 0 and ((step + 1) % 50 == 0 or last):
@@ -222,42 +220,42 @@ def train(
     return result
 
 
-def _parts(tensors: dict[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
+def _parts(batch: Batch, size: int) -> Iterator[Batch]:
     """A batch, ``size`` samples at a time; 0 is all."""
-    count = len(tensors["crops"])
-    for start in range(0, count, size or count):
-        yield {k: v[start : start + (size or count)] for k, v in tensors.items()}
+    for start in range(0, len(batch), size or len(batch)):
+        yield batch.take(slice(start, start + (size or len(batch))))
 
 
-def _loss(logits: Tensor, batch: dict[str, Tensor], network: RefinementNetwork, optimisation: Optimisation) -> Tensor:
-    targets, mask = (batch["targets"] - network.config.heatmap_offset) / STRIDE, batch["target_mask"]
-    loss = optimisation.heatmap_loss * heatmap_loss(logits, targets, mask)
+def _loss(logits: Tensor, batch: Batch, network: RefinementNetwork, optimisation: Optimisation) -> Tensor:
+    codec, mask = network.config.codec, batch.target_mask
+    target = codec.encode(batch.targets, mask, network.config.map_hw).to(logits.dtype)
+    loss = optimisation.heatmap_loss * heatmap_loss(logits, target)
     if optimisation.coordinate_loss:
-        loss = loss + optimisation.coordinate_loss * coordinate_loss(logits, targets, mask)
+        loss = loss + optimisation.coordinate_loss * coordinate_loss(logits, codec.to_heatmap(batch.targets), mask)
     return loss
 
 
 @torch.no_grad()
-def answer_again(network: RefinementNetwork, tensors: dict[str, Tensor], share: float) -> None:
-    """Replace the input poses of the first samples of a batch by the network's answer to them.
+def with_own_output(network: RefinementNetwork, batch: Batch, share: float) -> Batch:
+    """A batch of tensors whose first samples have the network's own output for them as input pose.
 
     Args:
         network: as it is now.
-        tensors: a ``Batch``; gets new ``crop_points``, ``valid`` and ``scores``.
+        batch: tensors.
         share: of the samples (their order is random already).
     """
-    some = slice(0, round(share * len(tensors["crops"])))
-    if some.stop == 0:
-        return
-    inputs = [tensors[k][some] for k in INPUTS]
-    std = tensors["std"][some]
-    heatmap_points, confidence = expected_similarity_argmax(heatmap_probabilities(network(*inputs)), std / STRIDE)
-    answered = heatmap_points * STRIDE + network.config.heatmap_offset
+    count = round(share * len(batch))
+    if count == 0:
+        return batch
+    some = batch.take(slice(0, count))
+    points, confidence = network.config.codec.decode(network(some), some.std)
     # What was missing is filled.
-    filled = torch.ones_like(tensors["valid"][some])
-    scores = confidence / confidence.amax(-1, keepdim=True).clamp_min(1e-9)
-    for name, new in (("crop_points", answered), ("valid", filled), ("scores", scores)):
-        tensors[name] = torch.cat([new, tensors[name][some.stop :]])
+    new = {
+        "crop_points": points,
+        "valid": torch.ones_like(some.valid),
+        "scores": confidence / confidence.amax(-1, keepdim=True).clamp_min(1e-9),
+    }
+    return replace(batch, **{name: torch.cat([value, getattr(batch, name)[count:]]) for name, value in new.items()})
 
 
 def _join_processes(device: str) -> tuple[int, int]:
@@ -322,13 +320,12 @@ class _Meter:
                 return
             yield batch
 
-    def add(self, loss: float, batch: Batch, logits: Tensor, offset: float) -> None:
+    def add(self, loss: float, batch: Batch, logits: Tensor, codec: HeatmapCodec) -> None:
         self._steps += 1
         self._loss += loss
         if self._steps % 10:
             return  # decoding every step would cost more than it tells
-        std = torch.from_numpy(batch.std).to(logits.device) / STRIDE
-        points = expected_similarity_argmax(heatmap_probabilities(logits), std)[0].cpu() * STRIDE + offset
+        points = codec.decode(logits, torch.from_numpy(batch.std).to(logits.device))[0].cpu()
         targets, mask = torch.from_numpy(batch.targets), torch.from_numpy(batch.target_mask)
         both = mask & torch.from_numpy(batch.valid)
         if both.any():
@@ -359,8 +356,3 @@ def _describe(record: dict[str, Any]) -> str:
 def _append(path: Path, record: dict[str, Any]) -> None:
     with path.open("a") as file:
         file.write(json.dumps(record) + "\n")
-
-
-def with_steps(config: TrainingConfig, steps: int) -> TrainingConfig:
-    """The same run with another number of steps."""
-    return replace(config, optimisation=replace(config.optimisation, steps=steps))

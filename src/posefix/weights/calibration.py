@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from posefix.exceptions import WeightsError
+from posefix.keypoints.codec import DECODERS
 from posefix.network.config import refuse_unknown, renamed
 
-DECODERS = ("expected_similarity", "soft_argmax")
 POLICIES = ("safe", "always")
 #: Old names of the calibration's keys.
 RENAMED = {"trust": "prior_weight", "usual_departure": "reference_outlier_rate"}

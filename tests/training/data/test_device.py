@@ -19,15 +19,24 @@ from posefix.keypoints.skeleton import COCO
 from posefix.network.config import ModelConfig
 from posefix.training import trainer
 from posefix.training.config import Augmentation, Optimisation, SetConfig, TrainingConfig, read_config
-from posefix.training.data.batches import Batch, make_batch
+from posefix.training.data.batches import fill_batch
 from posefix.training.data.device import DeviceImages, images_for
 from posefix.training.data.people import Images, People, read_people
 from posefix.training.data.photometric import Corruption, distort, draw_distortion
 from posefix.training.data.photometric_torch import distort_tensors
-from posefix.training.data.sampling import plan_batch
+from posefix.training.data.sampling import Batch, plan_batch
 from posefix.training.data.shards import read_shards
 
 CPU = torch.device("cpu")
+
+
+def make_batch(
+    people: People, images: Any, model: ModelConfig, augmentation: Augmentation, count: int, seed: int
+) -> Batch:
+    plan = plan_batch(people, COCO, model, augmentation, count, np.random.default_rng(seed))
+    return fill_batch(plan, people, images, model)
+
+
 SMALL = ModelConfig(input_hw=(64, 64))
 #: Everything but what is random noise, which no two devices draw alike.
 MUCH = Augmentation(
@@ -117,17 +126,14 @@ def test_shards_share_the_frame_of_their_images(data: Path, tool: ModuleType) ->
         Images(people.paths, 1, people.codes),
         DeviceImages(people, ModelConfig(), CPU),
     ):
-        batch = make_batch(people, images, COCO, ModelConfig(), plain, 8, np.random.default_rng(0))
+        batch = make_batch(people, images, ModelConfig(), plain, 8, 0)
         assert share_on_dots(batch) > 0.98
 
 
 def test_packed_crops_show_what_whole_images_show(data: Path, tool: ModuleType) -> None:
     whole, packed = (read_people(c.sets, COCO) for c in (read_config(data / "config.yaml"), pack(tool, data)))
     turned = Augmentation(shift=0.1, scale=0.3, rotation_share=1.0)
-    batches = [
-        make_batch(p, Images(p.paths, 1, p.codes), COCO, SMALL, turned, 12, np.random.default_rng(1))
-        for p in (whole, packed)
-    ]
+    batches = [make_batch(p, Images(p.paths, 1, p.codes), SMALL, turned, 12, 1) for p in (whole, packed)]
     np.testing.assert_allclose(batches[1].targets, batches[0].targets, atol=0.3)
     assert np.abs(batches[1].crops.astype(float) - batches[0].crops).mean() < 2
     # Nothing that a crop shows was left out.
@@ -183,9 +189,7 @@ def test_damaged_shards_are_refused(data: Path, tool: ModuleType) -> None:
 
 def both_ways(people: People, model: ModelConfig, augmentation: Augmentation, count: int = 12) -> tuple[Batch, Batch]:
     cpu, device = Images(people.paths, 1, people.codes), DeviceImages(people, model, CPU)
-    first, second = (
-        make_batch(people, p, COCO, model, augmentation, count, np.random.default_rng(2)) for p in (cpu, device)
-    )
+    first, second = (make_batch(people, p, model, augmentation, count, 2) for p in (cpu, device))
     assert isinstance(second.crops, torch.Tensor)
     assert second.crops.dtype == torch.uint8
     return first, second

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,78 +20,18 @@ from posefix.training.data.copy_paste import paste_others
 from posefix.training.data.device import DeviceImages
 from posefix.training.data.people import Images, People
 from posefix.training.data.photometric import distort
-from posefix.training.data.sampling import Plan, plan_batch
+from posefix.training.data.sampling import Batch, Plan, plan_batch
 
 Bools = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """B training samples in crop pixels.
-
-    Attributes:
-        crops: (B, H, W, 3) uint8 RGB; already a tensor where they were made on the device.
-        crop_points: (B, K, 2) float32 input pose; 0 where not valid.
-        valid: (B, K) bool.
-        targets: (B, K, 2) float32 labelled pose; 0 where there is none.
-        target_mask: (B, K) bool, labelled and inside the crop.
-        std: (B, K) float32 length scale of keypoint similarity, from the area that test time would assume.
-        scores: (B, K) float32 estimator's score over that of the person's best keypoint; 1 where nothing is known.
-    """
-
-    crops: npt.NDArray[np.uint8] | Tensor
-    crop_points: npt.NDArray[np.float32]
-    valid: Bools
-    targets: npt.NDArray[np.float32]
-    target_mask: Bools
-    std: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
-
-
-def make_batch(
-    people: People,
-    images: Images | DeviceImages,
-    skeleton: Skeleton,
-    model: ModelConfig,
-    augmentation: Augmentation,
-    batch_size: int,
-    rng: np.random.Generator,
-    rates: ErrorRates | None = None,
-) -> Batch:
-    """Draw people, corrupt their poses, cut and augment their crops.
-
-    Args:
-        people: all of them.
-        images: theirs, in memory or on the device; crops are made where they are.
-        skeleton: the keypoint set.
-        model: tells crop size and how crops are made.
-        augmentation: what happens to them.
-        batch_size: B.
-        rng: source of all randomness.
-        rates: of the synthetic errors; default the reference's.
-
-    Returns:
-        the batch.
-    """
-    plan = plan_batch(people, skeleton, model, augmentation, batch_size, rng, rates)
-    return _fill(plan, people, images, model)
-
-
-def _fill(plan: Plan, people: People, images: Images | DeviceImages, model: ModelConfig) -> Batch:
-    """The batch that was planned."""
+def fill_batch(plan: Plan, people: People, images: Images | DeviceImages, model: ModelConfig) -> Batch:
+    """The planned batch, with its crops cut and augmented: in memory, or on the device where the images are."""
     if isinstance(images, DeviceImages):
         crops: npt.NDArray[np.uint8] | Tensor = images.paint(plan)
     else:
         crops = _paint(plan, people, images, model)
-    return Batch(
-        crops=crops,
-        crop_points=plan.crop_points,
-        valid=plan.valid,
-        targets=plan.targets,
-        target_mask=plan.target_mask,
-        std=plan.std,
-        scores=plan.scores,
-    )
+    return replace(plan.batch, crops=crops)
 
 
 def _paint(plan: Plan, people: People, images: Images, model: ModelConfig) -> npt.NDArray[np.uint8]:
@@ -133,7 +73,7 @@ class BatchStream:
 
     def batch(self, step: int) -> Batch:
         """The batch of one step: the same in every run, whatever was asked for before."""
-        return _fill(self._plan(step), self._people, self._images, self._model)
+        return fill_batch(self._plan(step), self._people, self._images, self._model)
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches of the steps start … stop − 1, in order."""
@@ -143,7 +83,7 @@ class BatchStream:
                 if not isinstance(self._images, DeviceImages):
                     return pool.submit(self.batch, step)
                 plan = pool.submit(self._plan, step)
-                return painter.submit(lambda: _fill(plan.result(), self._people, self._images, self._model))
+                return painter.submit(lambda: fill_batch(plan.result(), self._people, self._images, self._model))
 
             waiting = [submit(step) for step in range(start, min(start + 2 * self._workers, stop))]
             for step in range(start, stop):

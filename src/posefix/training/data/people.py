@@ -18,7 +18,7 @@ from posefix.geometry import box_area, box_iou, boxes_xywh_to_xyxy
 from posefix.io.coco import image_name, read_annotations, read_results
 from posefix.keypoints.skeleton import Skeleton
 from posefix.training.config import SetConfig
-from posefix.training.data.shards import read_shards
+from posefix.training.data.shards import Labels, read_shards
 
 #: Other instances kept per person, nearest first.
 MAX_NEIGHBOURS = 4
@@ -27,35 +27,20 @@ NEIGHBOUR_IOU = 0.1
 
 
 @dataclass(frozen=True)
-class People:
+class People(Labels):
     """All people to train on; N of them.
 
     Attributes:
-        labelled: (N, K, 3) [x, y, v] px.
-        estimates: (N, E, K, 3) real estimators' keypoints [x, y, score]; NaN where there is none.
-        boxes_xyxy: (N, 4) labelled boxes.
-        area: (N,) px² of the person.
-        other instances: (N, M, K, 3) [x, y, v] of other people near, zero-padded.
-        overlap: (N,) how many there are.
         image: (N,) index into ``paths``; with shards each person has their own.
         paths: image files.
         share: (N,) probability of being drawn; sums to 1.
         codes: encoded image by index, of those that come from shards; the others are files.
     """
 
-    ground_truth: npt.NDArray[np.float32]
-    estimates: npt.NDArray[np.float32]
-    boxes_xyxy: npt.NDArray[np.float32]
-    area: npt.NDArray[np.float32]
-    others: npt.NDArray[np.float32]
-    overlap: npt.NDArray[np.int64]
     image: npt.NDArray[np.int64]
     paths: tuple[str, ...]
     share: npt.NDArray[np.float64]
     codes: Mapping[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.ground_truth)
 
 
 def read_people(sets: Sequence[SetConfig], skeleton: Skeleton) -> People:

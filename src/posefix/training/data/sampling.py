@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from posefix.keypoints.oks import ANNOTATORS_ERROR, AREA_PER_BOX, keypoint_std
 from posefix.keypoints.poses import relative_scores
 from posefix.keypoints.skeleton import Skeleton
 from posefix.network.config import ModelConfig
+from posefix.network.inputs import NetworkInput
 from posefix.pose_errors.synthesis import ErrorRates, PoseError, synthesize
 from posefix.training.config import Augmentation
 from posefix.training.data.copy_paste import CopyPaste, Masks, choose_others, draw_masks
@@ -28,6 +30,19 @@ _DROPPED_KEYPOINTS = 0.2
 
 
 @dataclass(frozen=True)
+class Batch(NetworkInput):
+    """B training samples: what the network sees and what it should answer, in crop pixels.
+
+    Attributes:
+        targets: (B, K, 2) float32 labelled pose; 0 where there is none.
+        target_mask: (B, K) bool, labelled and inside the crop.
+    """
+
+    targets: Any
+    target_mask: Any
+
+
+@dataclass(frozen=True)
 class Plan:
     """All decisions of one batch of B samples; the pixels follow from it on any device.
 
@@ -36,19 +51,14 @@ class Plan:
         affine: (B, 2, 3) their image → crop.
         masks: second people to paint in.
         distort: what happens to the pixels then.
-        crop_points, valid, targets, target_mask, std, scores: as in ``Batch``.
+        batch: the samples, without crops yet.
     """
 
     rows: npt.NDArray[np.int64]
     affine: Floats
     masks: Masks
     distort: Distortion
-    crop_points: npt.NDArray[np.float32]
-    valid: Bools
-    targets: npt.NDArray[np.float32]
-    target_mask: Bools
-    std: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
+    batch: Batch
 
 
 def plan_batch(
@@ -93,12 +103,15 @@ def plan_batch(
         affine=affine,
         masks=draw_masks(people, second, rows, affine, skeleton, model, rng),
         distort=draw_distortion(batch_size, model.input_hw, augmentation, rng),
-        crop_points=np.where(valid[..., None], crop_points, 0).astype(np.float32),
-        valid=valid,
-        targets=np.where(target_mask[..., None], targets, 0).astype(np.float32),
-        target_mask=target_mask,
-        std=std.astype(np.float32),
-        scores=scores[take, order].astype(np.float32),
+        batch=Batch(
+            crops=None,
+            crop_points=np.where(valid[..., None], crop_points, 0).astype(np.float32),
+            valid=valid,
+            std=std.astype(np.float32),
+            scores=scores[take, order].astype(np.float32),
+            targets=np.where(target_mask[..., None], targets, 0).astype(np.float32),
+            target_mask=target_mask,
+        ),
     )
 
 

@@ -27,17 +27,16 @@ _CODED = ("codes", "ends", "keypoints", "version")
 
 
 @dataclass(frozen=True)
-class Shard:
-    """N people with an image each; fields as in ``People``, in the frame of these images.
+class Labels:
+    """What is known of N people, apart from their images.
 
     Attributes:
-        labelled: (N, K, 3) [x, y, v] px.
-        estimates: (N, E, K, 3) [x, y, score]; NaN where there is none.
-        boxes_xyxy: (N, 4).
-        area: (N,) px².
-        other instances: (N, M, K, 3) [x, y, v], zero-padded.
-        overlap: (N,).
-        codes: N JPEG files, (bytes,) uint8 each.
+        ground_truth: (N, K, 3) [x, y, v] px.
+        estimates: (N, E, K, 3) real estimators' keypoints [x, y, score]; NaN where there is none.
+        boxes_xyxy: (N, 4) labelled boxes.
+        area: (N,) px² of the person.
+        others: (N, M, K, 3) [x, y, v] of other people near, zero-padded.
+        overlap: (N,) how many there are.
     """
 
     ground_truth: npt.NDArray[np.float32]
@@ -46,10 +45,20 @@ class Shard:
     area: npt.NDArray[np.float32]
     others: npt.NDArray[np.float32]
     overlap: npt.NDArray[np.int64]
-    codes: tuple[npt.NDArray[np.uint8], ...]
 
     def __len__(self) -> int:
         return len(self.ground_truth)
+
+
+@dataclass(frozen=True)
+class Shard(Labels):
+    """N people with an image each; labels are in the frame of these images.
+
+    Attributes:
+        codes: N JPEG files, (bytes,) uint8 each.
+    """
+
+    codes: tuple[npt.NDArray[np.uint8], ...]
 
 
 def write_shard(path: str | Path, shard: Shard, skeleton: Skeleton) -> int:

@@ -1,0 +1,68 @@
+"""What a network sees of people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """Crops and input poses of B people, in crop pixels; numpy arrays, or tensors after ``to``.
+
+    Attributes:
+        crops: (B, H, W, 3) uint8 RGB.
+        crop_points: (B, K, 2) float32 input pose; any finite number where not valid.
+        valid: (B, K) bool.
+        std: (B, K) float32 length scale of keypoint similarity, sqrt(area) · 2σ.
+        scores: (B, K) float32 estimator's score over that of the person's best keypoint; 1 where nothing is known.
+    """
+
+    crops: Any
+    crop_points: Any
+    valid: Any
+    std: Any
+    scores: Any
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def take(self, rows: slice | npt.NDArray[np.int64]) -> Self:
+        """Some of the people."""
+        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    @staticmethod
+    def join(parts: Sequence[NetworkInput]) -> NetworkInput:
+        """People one after another; of arrays, at least one part."""
+        names = [f.name for f in fields(NetworkInput)]
+        return NetworkInput(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+
+    def to(self, device: Any) -> Self:
+        """As tensors on a device."""
+        import torch
+
+        tensors = {f.name: torch.as_tensor(getattr(self, f.name)) for f in fields(self)}
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+
+    def mirrored(self, flip_indices: Any) -> NetworkInput:
+        """Tensors of the mirrored crops: x → W − 1 − x, left and right keypoints exchanged.
+
+        Args:
+            flip_indices: (K,) permutation, a tensor on the same device.
+        """
+        points = self.crop_points[:, flip_indices].clone()
+        points[..., 0] = self.crops.shape[2] - 1 - points[..., 0]
+        return NetworkInput(
+            crops=self.crops.flip(2),
+            crop_points=points,
+            valid=self.valid[:, flip_indices],
+            std=self.std[:, flip_indices],
+            scores=self.scores[:, flip_indices],
+        )
