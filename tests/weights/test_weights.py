@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from factories import make_weights
 from posefix.exceptions import WeightsError
 from posefix.inference.refiner import Refiner
+from posefix.io.atomic import JOURNAL
 from posefix.network.config import ModelConfig, Normalisation
 from posefix.weights.calibration import Calibration
-from posefix.weights.weights import CONFIG_NAME, WEIGHTS_NAME, Weights, load_weights, save_weights
+from posefix.weights.weights import CONFIG_NAME, WEIGHTS_NAME, Weights, load_weights, save_weights, weights_files
 
 
 @pytest.fixture
@@ -82,6 +86,7 @@ def test_wrong_configuration(folder: Path, change: Any, part: str) -> None:
 
 def test_wrong_tensors(folder: Path) -> None:
     path = folder / WEIGHTS_NAME
+    edit(folder, lambda d: d.pop("sha256"))
     state = load_file(path)
     missing = dict(state)
     missing.pop("head.2.bias")
@@ -112,6 +117,91 @@ def test_damaged_and_absent_files(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file.bin").write_bytes(b"x")
     with pytest.raises(WeightsError, match="expected a folder"):
         load_weights(tmp_path / "file.bin")
+
+
+def test_tensors_that_the_configuration_was_not_written_with(folder: Path, tmp_path: Path) -> None:
+    """As after a kill between two renames, or a mirror that mixes two versions."""
+    weights = make_weights()
+    other = replace(weights, state={k: v + 1 if v.is_floating_point() else v for k, v in weights.state.items()})
+    save_weights(tmp_path / "other", other)
+    (folder / WEIGHTS_NAME).write_bytes((tmp_path / "other" / WEIGHTS_NAME).read_bytes())
+    with pytest.raises(WeightsError, match=r"is not the file that config\.json was written with"):
+        load_weights(folder)
+    # A calibration that was edited by hand belongs to the same tensors.
+    edit(tmp_path / "other", lambda d: d["calibration"].update(prior_weight=0.5))
+    assert load_weights(tmp_path / "other").calibration.prior_weight == 0.5
+    for wrong in (7, "", ["a"], "0" * 64):
+        edit(tmp_path / "other", lambda d, wrong=wrong: d.update(sha256=wrong))
+        with pytest.raises(WeightsError, match="sha256"):
+            load_weights(tmp_path / "other")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_refused(folder: Path, value: float, tmp_path: Path) -> None:
+    state = load_file(folder / WEIGHTS_NAME)
+    state["head.2.bias"][3] = value
+    with pytest.raises(WeightsError, match=r"head\.2\.bias has numbers that are not finite"):
+        save_weights(tmp_path / "new", replace(make_weights(), state=state))
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(WeightsError, match=r"head\.2\.bias has numbers that are not finite"):
+        Refiner(replace(make_weights(), state=state))
+    edit(folder, lambda d: d.pop("sha256"))
+    save_file(state, folder / WEIGHTS_NAME)
+    with pytest.raises(WeightsError, match=r"head\.2\.bias has numbers that are not finite"):
+        load_weights(folder)
+    state["head.2.bias"][3] = 1e6  # too large for float16
+    with pytest.raises(WeightsError, match="not finite"):
+        save_weights(tmp_path / "new", replace(make_weights(), state=state), half=True)
+
+
+def test_a_folder_killed_while_it_is_written_loads_as_one_version(folder: Path) -> None:
+    """Between the two renames the tensors are new and the old configuration is still in its place."""
+    other = replace(make_weights(), about={"title": "new"})
+    other = replace(other, state={k: v + 1 if v.is_floating_point() else v for k, v in other.state.items()})
+    files = weights_files(other)
+    (folder / WEIGHTS_NAME).write_bytes(files[WEIGHTS_NAME])
+    (folder / JOURNAL).mkdir()
+    (folder / JOURNAL / CONFIG_NAME).write_bytes(files[CONFIG_NAME])
+    assert load_weights(folder).about == {"title": "new"}
+    Refiner.from_pretrained(folder).save_pretrained(folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", CONFIG_NAME, WEIGHTS_NAME]
+
+
+WRITER = """
+import sys
+from dataclasses import replace
+sys.path.insert(0, sys.argv[2])
+from factories import make_weights
+from posefix.weights.weights import save_weights
+weights = [replace(make_weights(width=0.25), about={"title": t}) for t in ("a", "b")]
+weights[1] = replace(weights[1], state={k: v + 1 if v.is_floating_point() else v for k, v in weights[1].state.items()})
+print("ready", flush=True)
+while True:
+    for each in weights:
+        save_weights(sys.argv[1], each)
+"""
+
+
+def test_killed_writers_leave_weights_that_load(tmp_path: Path) -> None:
+    """Two processes write two versions over each other and are killed at random moments."""
+    folder = tmp_path / "weights"
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        command = [sys.executable, "-c", WRITER, str(folder), str(Path(__file__).parents[1])]
+        writers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"ready\n"
+        for _ in range(5):
+            time.sleep(float(rng.uniform(0.05, 0.3)))
+            if folder.exists():
+                load_weights(folder)  # also while they write
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+            assert writer.stdout is not None
+            writer.stdout.close()
+        load_weights(folder).build()
 
 
 def test_nothing_is_unpickled(folder: Path) -> None:

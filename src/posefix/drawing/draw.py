@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from posefix.exceptions import InputError, SkeletonError
 from posefix.geometry import Bools, Doubles
+from posefix.io.atomic import write_file
 from posefix.io.images import Image, load_image
 from posefix.io.json import PathLike
 from posefix.keypoints.skeleton import COCO, Skeleton
@@ -143,7 +144,7 @@ def cut_out(image: Image, keypoints: Doubles) -> tuple[Image, float, Doubles]:
 
 
 def write_image(path: PathLike, image: Image) -> None:
-    """Write (H, W, 3) uint8 RGB; the ending is the format (png, jpg, webp, …).
+    """Write (H, W, 3) uint8 RGB, whole or not at all; the ending is the format (png, jpg, webp, …).
 
     Raises:
         InputError: the file cannot be written, or not in that format.
@@ -154,10 +155,7 @@ def write_image(path: PathLike, image: Image) -> None:
         done = False
     if not done:
         raise InputError(f"{os.fspath(path)}: the image cannot be written; give a path that ends in .png or .jpg")
-    try:
-        Path(path).write_bytes(data.tobytes())
-    except OSError as error:
-        raise InputError(f"{os.fspath(path)}: the image cannot be written: {error.strerror}") from None
+    write_file(path, data.tobytes())
 
 
 def _split(name: str, keypoints: npt.ArrayLike, skeleton: Skeleton, threshold: float) -> tuple[Doubles, Bools]:

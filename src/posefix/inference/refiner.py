@@ -32,8 +32,8 @@ from posefix.network.config import ModelConfig
 from posefix.network.devices import autocast_dtype, pick_device
 from posefix.network.inputs import NetworkInput
 from posefix.weights.hub import upload
-from posefix.weights.model_card import CARD_NAME, model_card, write_card
-from posefix.weights.weights import Weights, fold_batch_norm, load_weights, save_weights, weights_files
+from posefix.weights.model_card import CARD_NAME, model_card, save_with_card
+from posefix.weights.weights import Weights, fold_batch_norm, load_weights, weights_files
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -119,8 +119,7 @@ class Refiner:
 
         A ``README.md`` that posefix did not write stays as it is.
         """
-        save_weights(folder, self.weights)
-        write_card(folder, self.weights)
+        save_with_card(folder, self.weights)
 
     def push_to_hub(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posefix.exceptions import FileFormatError, InputError, SkeletonError
+from posefix.io.atomic import write_file
 from posefix.keypoints.skeleton import SKELETONS, Skeleton
 
 PathLike = str | os.PathLike[str]
@@ -50,24 +50,10 @@ def write_json(path: PathLike, data: Any, *, indent: int | None = None) -> None:
     """Write JSON so that the file appears whole or not at all; numpy values become plain ones.
 
     Raises:
-        InputError: the folder does not exist.
+        InputError: it cannot be written, see ``write_file``.
     """
     text = json.dumps(data, separators=(",", ":") if indent is None else None, indent=indent, default=_plain) + "\n"
-    target = Path(os.path.realpath(path))  # a link stays a link
-    if not target.parent.is_dir():
-        raise InputError(f"{os.fspath(path)}: the folder {target.parent} does not exist; create it first")
-    if target.exists() and not target.is_file():  # /dev/stdout and the like are no files to replace
-        target.write_text(text, encoding="utf-8")
-        return
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    write_file(path, text)
 
 
 def _plain(value: Any) -> Any:

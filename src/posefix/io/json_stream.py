@@ -6,12 +6,12 @@ import codecs
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from posefix.exceptions import FileFormatError, InputError
+from posefix.exceptions import FileFormatError
+from posefix.io.atomic import new_file
 from posefix.io.json import PathLike, kind_of
 
 #: Bytes read at a time.
@@ -143,22 +143,12 @@ def write_json_list(path: PathLike, values: Iterable[Any]) -> int:
     Raises:
         InputError: the folder does not exist.
     """
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise InputError(f"{os.fspath(path)}: the folder {target.parent} does not exist; create it first")
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     encode = json.JSONEncoder(separators=(",", ":")).encode
     count = 0
-    try:
-        with part.open("x", encoding="utf-8") as stream:
-            stream.write("[")
-            for value in values:
-                stream.write(f",{encode(value)}" if count else encode(value))
-                count += 1
-            stream.write("]\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with new_file(path) as part, part.open("w", encoding="utf-8") as stream:
+        stream.write("[")
+        for value in values:
+            stream.write(f",{encode(value)}" if count else encode(value))
+            count += 1
+        stream.write("]\n")
     return count

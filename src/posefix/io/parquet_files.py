@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from posefix.exceptions import FileFormatError, InputError
+from posefix.exceptions import FileFormatError
+from posefix.io.atomic import new_file
 from posefix.io.coco import Entry
 from posefix.io.json_stream import iterate_entries, write_json_list
 from posefix.io.parquet import (
@@ -72,22 +72,15 @@ def write_tables(path: PathLike, tables: Iterable[Any], schema: Any) -> int:
     """
     import pyarrow.parquet as pq
 
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise InputError(f"{os.fspath(path)}: the folder {target.parent} does not exist; create it first")
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     count = 0
-    try:
-        with part.open("xb") as stream:
-            with pq.ParquetWriter(stream, schema, **_options(schema)) as writer:
-                for table in tables:
-                    writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=ROW_GROUP)
-                    count += table.num_rows
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        new_file(path) as part,
+        part.open("wb") as stream,
+        pq.ParquetWriter(stream, schema, **_options(schema)) as writer,
+    ):
+        for table in tables:
+            writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=ROW_GROUP)
+            count += table.num_rows
     return count
 
 

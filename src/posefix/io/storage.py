@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from posefix.exceptions import InputError, MissingDependencyError
+from posefix.io.atomic import write_file, write_first
 
 PathLike = str | os.PathLike[str]
 
@@ -123,10 +123,7 @@ class Storage:
             with found.open_output_stream(self.path(name)) as stream:  # object stores show a file when it is closed
                 stream.write(content)
             return
-        target = Path(self.where) / name
-        part = self._written(name, content)
-        os.replace(part, target)
-        self._sync_folder()
+        write_file(Path(self.where) / name, content)
 
     def write_first(self, name: str, content: bytes) -> bytes:
         """Write a file unless there is one; returns what then stands there: of several writers, the first one's."""
@@ -134,19 +131,7 @@ class Storage:
             if name not in self.names():
                 self.write(name, content)
             return self.read(name)
-        target = Path(self.where) / name
-        part = self._written(name, content)
-        try:
-            os.link(part, target)
-        except FileExistsError:
-            pass
-        except OSError:  # file systems without hard links: exclusive creation, then the content at once
-            if not target.exists():
-                os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
-        self._sync_folder()
-        return target.read_bytes()
+        return write_first(Path(self.where) / name, content)
 
     def remove(self, name: str) -> None:
         """Delete a file of the folder, if it is there."""
@@ -160,21 +145,3 @@ class Storage:
         if self.is_local:
             for path in Path(self.where).glob(".*.part"):
                 path.unlink(missing_ok=True)
-
-    def _written(self, name: str, content: bytes) -> Path:
-        part = Path(self.where) / f".{name}.{secrets.token_hex(4)}.part"
-        with part.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        return part
-
-    def _sync_folder(self) -> None:
-        """Make a new name survive a power cut; Windows has no such call."""
-        if os.name != "posix":
-            return
-        handle = os.open(self.where, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

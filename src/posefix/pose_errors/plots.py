@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 
 from posefix.drawing.draw import cut_out, draw_comparison, write_image
 from posefix.exceptions import ImageError, InputError, MissingDependencyError
+from posefix.io.atomic import write_file
 from posefix.io.coco import Annotations, image_name, keypoints_of
 from posefix.io.images import Image, load_image
 from posefix.io.json import PathLike
@@ -72,10 +74,12 @@ def plot_shares(before: Diagnosis, path: PathLike, after: Diagnosis | None = Non
     axes.set_xlabel(f"% of labelled keypoints{pairs}")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=len(KINDS), frameon=False)
+    content = io.BytesIO()
     try:
-        figure.savefig(os.fspath(path), dpi=150)
-    except (OSError, ValueError) as error:
+        figure.savefig(content, dpi=150, format=Path(path).suffix[1:] or "png")
+    except ValueError as error:
         raise InputError(f"{os.fspath(path)}: the plot cannot be written: {error}") from error
+    write_file(path, content.getvalue())
 
 
 def worst_people(before: Diagnosis, after: Diagnosis | None = None, most: int = 20) -> list[int]:

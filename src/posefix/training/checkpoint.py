@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from posefix.exceptions import TrainingError
+from posefix.exceptions import InputError, TrainingError
+from posefix.io.atomic import write_file
 
 
 def save_checkpoint(
@@ -27,6 +27,9 @@ def save_checkpoint(
         optimiser: its state goes along, parameter by parameter.
         facts: plain data (step, configuration, history). Randomness needs no state: batch s is a function of
             the seed and s.
+
+    Raises:
+        TrainingError: it cannot be written (a full disk); the last one stays.
     """
     tensors: dict[str, Tensor] = {}
     for prefix, module in (("network", network), ("average", average)):
@@ -35,9 +38,14 @@ def save_checkpoint(
         tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v).cpu().contiguous() for k, v in state.items()}
     tensors = {k: v.clone() for k, v in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
-    os.replace(temporary, path)
+    content = save(tensors, metadata={"facts": json.dumps(facts)})
+    try:
+        write_file(path, content)
+    except InputError as error:
+        last = f"the last one ({path}) is whole" if path.exists() else "there is none before it"
+        raise TrainingError(
+            f"step {facts.get('step')}: the checkpoint: {error}; {last}: make room and continue with --resume"
+        ) from error
 
 
 def load_checkpoint(

@@ -354,5 +354,11 @@ def _describe(record: dict[str, Any]) -> str:
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: cannot be written: {error.strerror}; the last checkpoint stays: make room and continue with "
+            "--resume"
+        ) from error

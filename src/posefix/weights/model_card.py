@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from posefix.weights.weights import Weights
+from posefix.io.atomic import write_files
+from posefix.weights.weights import Weights, weights_files
 
 CARD_NAME = "README.md"
 #: Stands in every card; a README.md without it is somebody's own and is left alone.
@@ -63,11 +64,17 @@ def model_card(weights: Weights, repository: str = "USER/NAME") -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write_card(folder: str | Path, weights: Weights) -> None:
-    """Write the card as ``README.md``, unless one is there that posefix did not write."""
+def save_with_card(folder: str | Path, weights: Weights) -> None:
+    """``save_weights``, and the card as ``README.md`` unless one is there that posefix did not write.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
     path = Path(folder) / CARD_NAME
+    files = weights_files(weights)
     if not path.exists() or MARKER in path.read_text(encoding="utf-8", errors="replace"):
-        path.write_text(model_card(weights), encoding="utf-8")
+        files[CARD_NAME] = model_card(weights).encode()
+    write_files(folder, files)
 
 
 def _front_matter(weights: Weights) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from posefix.exceptions import SkeletonError, WeightsError
+from posefix.io.atomic import read_file, write_files
 from posefix.keypoints.skeleton import Skeleton
 from posefix.network.config import ModelConfig
 from posefix.network.model import RefinementNetwork
@@ -86,6 +88,7 @@ class Weights:
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             raise WeightsError(f"weights {self.origin}: {problems[0]}{more}; they belong to another model")
+        check_finite(self.state, f"weights {self.origin}".strip())
         network = RefinementNetwork(self.config)
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in self.state.items()})
         return network.eval()
@@ -97,11 +100,15 @@ def weights_files(weights: Weights, *, half: bool = False) -> dict[str, bytes]:
     Args:
         weights: what to write.
         half: store parameters as float16.
+
+    Raises:
+        WeightsError: a number is not finite, or too large for float16.
     """
     state = {
         k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous().clone()
         for k, v in weights.state.items()
     }
+    check_finite(state, f"weights {weights.origin}".strip())
     content = save(state)
     config = {
         "format": _FORMAT,
@@ -115,19 +122,18 @@ def weights_files(weights: Weights, *, half: bool = False) -> dict[str, bytes]:
 
 
 def save_weights(folder: str | Path, weights: Weights, *, half: bool = False) -> None:
-    """Write ``model.safetensors`` and ``config.json``, each whole or not at all.
+    """Write ``model.safetensors`` and ``config.json``; both are new or both are old, whenever the process dies.
 
     Args:
         folder: created where it does not exist.
         weights: what to write.
         half: store parameters as float16.
+
+    Raises:
+        InputError: the folder cannot be written to.
+        WeightsError: a number is not finite, or too large for float16.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in weights_files(weights, half=half).items():
-        temporary = folder / (name + ".tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, folder / name)
+    write_files(folder, weights_files(weights, half=half))
 
 
 def load_weights(
@@ -154,12 +160,12 @@ def load_weights(
     """
     if source is None:
         folder = embedded_folder()
-        return _parse(
-            _read(folder / CONFIG_NAME, "the package"), _read(folder / WEIGHTS_NAME, "the package"), "embedded"
-        )
+        config, tensors = (_read((folder / n).read_bytes, n, "the package") for n in (CONFIG_NAME, WEIGHTS_NAME))
+        return _parse(config, tensors, "embedded")
     path = Path(source).expanduser()
     if path.is_dir():
-        return _parse(_read(path / CONFIG_NAME, str(path)), _read(path / WEIGHTS_NAME, str(path)), str(path))
+        config, tensors = _read_folder(path)
+        return _parse(config, tensors, str(path))
     if path.exists():
         raise WeightsError(f"weights: expected a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, got the file {path}")
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
@@ -194,28 +200,61 @@ def is_config(path: Path) -> bool:
     return True
 
 
+def _read_folder(folder: Path) -> list[bytes]:
+    """Configuration and tensors of a folder into which another process may be writing."""
+    contents: list[bytes] = []
+    for _ in range(5):
+        last = contents
+        contents = [_read(partial(read_file, folder, n), n, str(folder)) for n in (CONFIG_NAME, WEIGHTS_NAME)]
+        # Read before and after a new version was decided, the two do not belong together: look again.
+        if contents == last or recorded_sha256(contents[0]) in (None, hashlib.sha256(contents[1]).hexdigest()):
+            break
+    return contents
+
+
 def _load_from_hub(source: HubSource) -> Weights:
     def accept(snapshot: Snapshot) -> None:
         # Another library's repository is refused before its weights, which may be large, are fetched.
-        content = _read(snapshot.folder / CONFIG_NAME, snapshot.origin)
+        content = _read((snapshot.folder / CONFIG_NAME).read_bytes, CONFIG_NAME, snapshot.origin)
         refuse_damaged(snapshot.folder / CONFIG_NAME, content)
         _parse_config(content, snapshot.origin)
 
     snapshot = download(source, (CONFIG_NAME, WEIGHTS_NAME), accept)
     contents = []
     for name in (CONFIG_NAME, WEIGHTS_NAME):
-        contents.append(_read(snapshot.folder / name, snapshot.origin))
+        contents.append(_read((snapshot.folder / name).read_bytes, name, snapshot.origin))
         refuse_damaged(snapshot.folder / name, contents[-1])
     return _parse(contents[0], contents[1], snapshot.origin)
 
 
-def _read(path: Any, where: str) -> bytes:
+def _read(read: Callable[[], bytes], name: str, where: str) -> bytes:
     try:
-        return bytes(path.read_bytes())
+        return bytes(read())
     except FileNotFoundError:
-        raise WeightsError(f"weights: {where} has no {path.name}") from None
+        raise WeightsError(f"weights: {where} has no {name}") from None
     except OSError as error:
-        raise WeightsError(f"weights: cannot read {path.name} of {where}: {error.strerror}") from error
+        raise WeightsError(f"weights: cannot read {name} of {where}: {error.strerror}") from error
+
+
+def recorded_sha256(config: bytes) -> str | None:
+    """The hash of the tensors that a configuration has on record; None where it has none or cannot be read."""
+    try:
+        data = json.loads(config)
+    except (ValueError, RecursionError):
+        return None
+    found = data.get("sha256") if isinstance(data, dict) else None
+    return found.lower() if isinstance(found, str) else None
+
+
+def check_finite(state: Mapping[str, Tensor], what: str) -> None:
+    """Tell whether every number of a state is finite.
+
+    Raises:
+        WeightsError: one is not; the message begins with ``what`` and names the tensor.
+    """
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"{what}: {name} has numbers that are not finite; train or download it again")
 
 
 def _parse_config(content: bytes, origin: str) -> dict[str, Any]:
@@ -240,6 +279,14 @@ def _parse(config_bytes: bytes, weights_bytes: bytes, origin: str) -> Weights:
             f"weights {origin}: {WEIGHTS_NAME} is damaged or no safetensors file ({error}); copy it again, or download "
             "it again with force_download=True"
         ) from error
+    if data.get("sha256") is not None:
+        found = hashlib.sha256(weights_bytes).hexdigest()
+        if recorded_sha256(config_bytes) != found:
+            raise WeightsError(
+                f"weights {origin}: {WEIGHTS_NAME} is not the file that {CONFIG_NAME} was written with "
+                f"(sha256 {found}, recorded {str(data['sha256'])[:64]}); copy or download both again"
+            )
+    check_finite(state, f"weights {origin}")
     try:
         return Weights(
             config=ModelConfig.from_dict(data["model"]),

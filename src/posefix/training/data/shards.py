@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posefix.exceptions import TrainingError
+from posefix.io.atomic import new_file
 from posefix.keypoints.skeleton import Skeleton
 
 _VERSION = 1
@@ -67,7 +68,7 @@ def write_shard(path: str | Path, shard: Shard, skeleton: Skeleton) -> int:
     arrays["ends"] = np.cumsum([len(code) for code in shard.codes], dtype=np.int64)
     arrays["codes"] = np.concatenate(shard.codes) if shard.codes else np.zeros(0, np.uint8)
     arrays["keypoints"], arrays["version"] = np.array(skeleton.keypoints), np.array(_VERSION)
-    with Path(path).open("wb") as file:
+    with new_file(path) as part, part.open("wb") as file:
         np.savez(file, **arrays)
     return Path(path).stat().st_size
 
