@@ -335,6 +335,13 @@ def test_damaged_copy(hub: Hub, environment: dict[str, str], corruption: str) ->
     assert loaded({**environment, "HF_HUB_OFFLINE": "1"}) == (commit, 0.0)
 
 
+def test_tensors_of_another_version_are_refused(hub: Hub, environment: dict[str, str]) -> None:
+    """The transport is whole, the hub's own hashes agree, but the repository mixes two versions."""
+    old, new = files(1.0), files(2.0)
+    hub.repositories[NAME].commit({CONFIG_NAME: old[CONFIG_NAME], WEIGHTS_NAME: new[WEIGHTS_NAME]})
+    assert f"is not the file that {CONFIG_NAME} was written with" in refused(environment)
+
+
 def test_hash_is_the_name_of_the_first_link(tmp_path: Path) -> None:
     content = b"weights"
     store, good, bad = tmp_path / ("0" * 64), tmp_path / ("b" * 64), tmp_path / "not a hash"
