@@ -164,7 +164,7 @@ def _read(place: Path | Snapshot | None) -> Stored:
     if place is None:
         loaded, folder, where = load_weights(), embedded_folder(), "in the package"
     elif isinstance(place, Path):
-        return Stored(load_weights(place), *(read_file(place, name) for name in _NAMES), str(place))
+        return Stored(load_weights(place), read_file(place, CONFIG_NAME), read_file(place, WEIGHTS_NAME), str(place))
     else:
         loaded = load_weights(place.repository, revision=place.commit, local_files_only=True)
         folder, where = place.folder, str(place.folder)
