@@ -21,6 +21,7 @@ ROOMS = (
     "drawing",
     "evaluation",
     "inference",
+    "batch",
     "pose_errors",
     "training",
     "__init__",

@@ -6,6 +6,7 @@ import click
 
 import posefix
 from posefix.cli.convert import convert
+from posefix.cli.convert_results import convert_results
 from posefix.cli.demo import demo
 from posefix.cli.diagnose import diagnose
 from posefix.cli.evaluate import evaluate
@@ -33,5 +34,5 @@ def main() -> None:
     """
 
 
-for _command in (convert, demo, diagnose, evaluate, refine, train, weights):
+for _command in (convert, convert_results, demo, diagnose, evaluate, refine, train, weights):
     main.add_command(_command)

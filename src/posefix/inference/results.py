@@ -19,6 +19,7 @@ from posefix.exceptions import FileFormatError, ImageError, InputError
 from posefix.geometry import boxes_xywh_to_xyxy
 from posefix.inference.batching import ahead
 from posefix.inference.crops import Prepared, Refined
+from posefix.inference.full_batches import refine_in_full_batches
 from posefix.inference.options import Options, make_options
 from posefix.inference.predictor import Reliability
 from posefix.inference.refiner import Refiner
@@ -240,7 +241,10 @@ def _measure(
     workers: int,
     done: _Done,
 ) -> Reliability:
-    """The estimator's reliability on about ``MEASURED`` people, who are refined with it on the way."""
+    """The estimator's reliability on about ``MEASURED`` people, who are refined with it on the way.
+
+    But for those of the last pass if it is not full: their numbers would depend on its size.
+    """
     taken: list[tuple[Unit, Prepared]] = []
     for unit, future in ahead(prepare, units, workers):
         if not isinstance(future.exception(), ImageError):
@@ -250,7 +254,11 @@ def _measure(
     parts = [p for _, p in taken]
     outputs, reliability = refiner.forward(parts, options)
     weighed = replace(options, prior_weight=reliability.prior_weight)
+    people, full = 0, sum(len(p.rows) for p in parts) // options.batch_size * options.batch_size
     for ((_, rows), prepared), result in zip(taken, refiner.decode(parts, outputs, weighed), strict=True):
+        people += len(prepared.rows)
+        if people > full:
+            break
         done.add(rows, prepared, result)
     return reliability
 
@@ -278,7 +286,7 @@ def _refine(
             in_work.append((unit, prepared))
             yield prepared
 
-    for result in refiner.refine_images(readable(), options):
+    for result in refine_in_full_batches(refiner, readable(), options):
         (_, rows), prepared = in_work.popleft()
         done.add(rows, prepared, result)
         advance(len(rows))

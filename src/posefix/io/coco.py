@@ -196,10 +196,7 @@ def replace_keypoints(
     values = np.asarray(keypoints, np.float64)
     if values.ndim != 3 or values.shape[0] != len(entries) or values.shape[2] != 3:
         raise InputError(f"keypoints: expected ({len(entries)}, K, 3), one pose per entry, got {values.shape}")
-    # A small positive score must not round to 0, which would mean missing to the next reader.
-    rounded = np.round(values, 3) + 0.0
-    rounded[..., 2] = np.where(values[..., 2] > 0, np.maximum(rounded[..., 2], 0.001), rounded[..., 2])
-    rounded[~np.isfinite(values).all(-1)] = 0.0
+    rounded = rounded_keypoints(values)
     flat = rounded.reshape(len(entries), -1).tolist() if len(entries) else []
     new = [{**entry, "keypoints": row} for entry, row in zip(entries, flat, strict=True)]
     if scores is not None:
@@ -208,6 +205,22 @@ def replace_keypoints(
             raise InputError(f"scores: expected ({len(entries)},), one per entry, got {ranks.shape}")
         new = [{**entry, "score": rank} for entry, rank in zip(new, np.round(ranks, 6).tolist(), strict=True)]
     return new
+
+
+def rounded_keypoints(keypoints: Doubles) -> Doubles:
+    """Keypoints with the digits of a results file, 3 decimals.
+
+    Args:
+        keypoints: (N, K, 3) [x, y, score] px; one that is not finite becomes (0, 0, 0), COCO's missing.
+
+    Returns:
+        a new (N, K, 3).
+    """
+    rounded = np.round(keypoints, 3) + 0.0
+    # A small positive score must not round to 0, which would mean missing to the next reader.
+    rounded[..., 2] = np.where(keypoints[..., 2] > 0, np.maximum(rounded[..., 2], 0.001), rounded[..., 2])
+    rounded[~np.isfinite(keypoints).all(-1)] = 0.0
+    return rounded
 
 
 def write_results(path: PathLike, entries: Sequence[Entry]) -> None:
