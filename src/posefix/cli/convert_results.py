@@ -67,7 +67,7 @@ def convert_results(results: str, out: str, skeleton_name: str | None, annotatio
 
 
 def skeleton_of(results: str, given: Skeleton | None) -> Skeleton | None:
-    """The keypoint set of a JSON file: the one given, else one with as many keypoints as the first person, COCO's first.
+    """The keypoint set of a JSON file: the one given, else one with as many keypoints as entry 0; COCO's comes first.
 
     Raises:
         FileFormatError: the first person has another number of keypoints than the set that was given.
