@@ -252,11 +252,15 @@ def parquet_to_json(source: PathLike, out: PathLike, *, refined: bool = False) -
         raise FileFormatError(
             f"{os.fspath(source)}: expected the columns image_id and keypoints, got {', '.join(sorted(names))}"
         )
-    if refined and "refined_keypoints" not in names:
-        raise FileFormatError(f"{os.fspath(source)}: not refined yet: there is no column refined_keypoints")
+    if refined and ("status" not in names or _all_null(next(files.tables(["status"]), None))):
+        raise FileFormatError(f"{os.fspath(source)}: not refined yet")
     columns = [n for n in files.schema.names if n != "image"]
     tables = (table_to_entries(t, refined=refined) for t in files.tables(columns))
     return write_json_list(out, (entry for entries in tables for entry in entries))
+
+
+def _all_null(table: Any) -> bool:
+    return table is not None and table.column(0).null_count == table.num_rows
 
 
 def about_parquet(where: PathLike) -> dict[str, Any]:
