@@ -253,7 +253,7 @@ def test_interrupted(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("posefix.inference.refiner.Refiner.refine_prepared", interrupt)
+    monkeypatch.setattr("posefix.inference.refiner.Refiner.paste_back", interrupt)
     before = sorted(os.listdir())
     result = run(REFINE)
     assert result.exit_code == 130
