@@ -15,9 +15,17 @@ All are ``ValueError`` too, so code that knows nothing of posefix can catch them
 
 from __future__ import annotations
 
+from posefix.messages import message
+
 
 class PosefixError(ValueError):
-    """Base of all exceptions raised for user mistakes; the message says how to mend them."""
+    """Base of all exceptions raised for user mistakes; the message says how to mend them.
+
+    What files and URLs brought into the message is made harmless: no control characters, no passwords.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(message(a) if isinstance(a, str) else a for a in args))
 
 
 class InputError(PosefixError):

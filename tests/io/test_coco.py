@@ -156,7 +156,7 @@ def test_what_is_no_results_file(content: str, words: str, tmp_path: Path) -> No
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="no such file"):
         read_json(tmp_path / "none.json")
-    with pytest.raises(FileFormatError, match="cannot be read"):
+    with pytest.raises(FileFormatError, match="got a folder"):
         read_json(tmp_path)
     (tmp_path / "a.npz").write_bytes(bytes(range(128, 256)))
     with pytest.raises(FileFormatError, match="binary"):

@@ -180,7 +180,7 @@ def test_width_and_last_channels() -> None:
     assert [outputs[i] for i in (0, 2, 5, 9, 12, 15, 16)] == [32, 40, 56, 112, 168, 280, 560]
     assert wide.stem.out_channels == 56  # type: ignore[union-attr]
     assert narrow.blocks[-1].project.out_channels == narrow.top[0].in_channels == 72  # type: ignore[union-attr, index]
-    with pytest.raises(WeightsError, match="expected width > 0"):
+    with pytest.raises(WeightsError, match=r"model\.width: expected a number in"):
         small(width=0)
     with pytest.raises(WeightsError, match="resnet50 has none"):
         replace(ModelConfig.paper(50), last_channels=8)
@@ -316,24 +316,30 @@ def test_the_papers_settings() -> None:
     [
         ({"backbone": "vgg"}, "backbone"),
         ({"input_hw": [100, 64]}, "divisible by 32"),
-        ({"input_hw": [0, 64]}, "divisible by 32"),
-        ({"input_hw": [64]}, "divisible by 32"),
-        ({"input_hw": "large"}, "wrong type"),
-        ({"input_hw": None}, "wrong type"),
+        ({"input_hw": [0, 64]}, "input_hw: expected a number in 32…2048, got 0"),
+        ({"input_hw": [64]}, "input_hw: expected 2 values"),
+        ({"input_hw": "large"}, "input_hw: expected a list"),
+        ({"input_hw": None}, "input_hw: expected a list"),
+        ({"input_hw": [32768, 32]}, "input_hw: expected a number in"),
+        ({"width": float("nan")}, "width: expected a finite number"),
+        ({"pose_prior": "false"}, "pose_prior: expected true or false"),
+        ({"heatmap_offset": float("inf")}, "heatmap_offset: expected a finite number"),
+        ({"normalisation": {"std": [1, float("nan"), 1]}}, "normalisation.std: expected a finite number"),
         ({"pose_entry": "output"}, "pose_entry"),
         ({"pose_entry": "input"}, "does not take the pose"),
         ({"backbone": "resnet50"}, "does not take the pose"),
         ({"num_keypoints": 0}, "num_keypoints"),
-        ({"num_keypoints": "all"}, "wrong type"),
+        ({"num_keypoints": "all"}, "num_keypoints: expected an integer"),
+        ({"num_keypoints": 2**31}, "num_keypoints: expected a number in 1…1024"),
         ({"heatmap_std": 0}, "heatmap_std"),
         ({"heatmap_offset": 4}, "heatmap_offset"),
         ({"uses_scores": True, "adaptive_prior": False}, "uses_scores needs"),
         ({"colour": 1}, "unknown key 'colour'"),
-        ({"normalisation": {"mean": [1, 2]}}, "three numbers"),
-        ({"normalisation": {"std": [1, 0, 1]}}, "std above 0"),
+        ({"normalisation": {"mean": [1, 2]}}, "mean: expected 3 values"),
+        ({"normalisation": {"std": [1, 0, 1]}}, "std: expected a number in"),
         ({"normalisation": {"channels": "hsv"}}, "hsv"),
         ({"normalisation": {"gamma": 1}}, "unknown key 'gamma'"),
-        ({"normalisation": 3}, "normalisation|wrong type"),
+        ({"normalisation": 3}, "normalisation: expected an object"),
     ],
 )
 def test_config_refusals(changes: dict[str, Any], message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,35 +16,123 @@ import numpy.typing as npt
 from posefix.exceptions import FileFormatError, InputError, SkeletonError
 from posefix.io.atomic import write_file
 from posefix.keypoints.skeleton import SKELETONS, Skeleton
+from posefix.messages import shown
+
+#: Larger files are refused: what they would take in memory is several times as much.
+MAX_BYTES = 4 * 10**9
+#: Lists and objects inside each other; the deepest format here has six.
+MAX_DEPTH = 64
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+#: Where a shell puts the other end of ``|`` and ``<(…)``.
+_STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 
 PathLike = str | os.PathLike[str]
 Doubles = npt.NDArray[np.float64]
 
 
-def read_json(path: PathLike) -> Any:
+def read_json(path: PathLike, *, max_bytes: int = MAX_BYTES) -> Any:
     """The content of a JSON file.
 
+    Args:
+        path: of the file.
+        max_bytes: larger files are refused before they are read.
+
     Raises:
-        FileFormatError: it is missing, empty, cut short or not JSON.
+        FileFormatError: it is missing, too large, empty, cut short, nested too deeply or not JSON.
     """
+    source = os.fspath(path)
+    return parse_json(read_bytes(path, max_bytes=max_bytes), source=source)
+
+
+def read_bytes(path: PathLike, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """The content of a regular file; pipes and devices, which may never end, are refused, but for the shell's own.
+
+    Raises:
+        FileFormatError: it is missing, too large, no file or cannot be read.
+    """
+    source = os.fspath(path)
     try:
-        raw = Path(path).read_bytes()
-        if not raw.strip():
-            raise FileFormatError(f"{os.fspath(path)}: the file is empty, expected JSON")
-        text = raw.decode("utf-8-sig")
-        return json.loads(text)
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise FileFormatError(f"{source}: expected a file, got a folder")
+        if not stat.S_ISREG(status.st_mode):
+            if not (stat.S_ISFIFO(status.st_mode) and source.startswith(_STREAMS)):
+                raise FileFormatError(f"{source}: expected a file, got a pipe, socket or device")
+            with Path(path).open("rb") as stream:
+                return stream.read(max_bytes)
+        if status.st_size > max_bytes:
+            raise FileFormatError(
+                f"{source}: expected at most {max_bytes / 1e9:g} GB, got {status.st_size / 1e9:.3g} GB; split the file"
+            )
+        return Path(path).read_bytes()
     except FileNotFoundError:
-        raise FileFormatError(f"{os.fspath(path)}: no such file") from None
+        raise FileFormatError(f"{source}: no such file") from None
     except OSError as error:
-        raise FileFormatError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from None
+        raise FileFormatError(f"{source}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        if isinstance(error, FileFormatError):
+            raise
+        raise FileFormatError(f"{source}: no such file can exist: {error}") from None  # a zero byte, half a character
+
+
+def parse_json(raw: bytes, *, source: str) -> Any:
+    """Bytes of UTF-8 JSON → plain data: the one door for JSON, whatever it is of.
+
+    Args:
+        raw: the text, with or without a byte order mark.
+        source: what it is, for messages.
+
+    Raises:
+        FileFormatError: it is empty, cut short, in another encoding, nested more than ``MAX_DEPTH`` deep, has an
+            integer of thousands of digits, or is not JSON.
+    """
+    if not raw.strip():
+        raise FileFormatError(f"{source}: the file is empty, expected JSON")
+    encoding = json.detect_encoding(raw)
+    if not encoding.startswith("utf-8"):
+        raise FileFormatError(f"{source}: expected JSON in UTF-8, got {encoding.upper()}; save it as UTF-8")
+    text = ""
+    try:
+        text = raw.decode("utf-8-sig")
+        data = json.loads(text)
+        if _deepest(raw) > MAX_DEPTH and is_deeper(data, MAX_DEPTH):
+            raise RecursionError
+        return data
     except UnicodeDecodeError:
-        raise FileFormatError(f"{os.fspath(path)}: expected JSON text, got binary data") from None
+        raise FileFormatError(f"{source}: expected JSON text, got binary data") from None
     except json.JSONDecodeError as error:
-        cut = text.rstrip()[0] in "[{" and (error.pos >= len(text.rstrip()) or "Unterminated" in error.msg)
-        end = "ends too early; write or download it again" if cut else f"is not JSON: {error}"
-        raise FileFormatError(f"{os.fspath(path)}: the file {end}") from None
+        end = text.rstrip()
+        cut = end[:1] in ("[", "{") and (error.pos >= len(end) or "Unterminated" in error.msg)
+        why = "ends too early; write or download it again" if cut else f"is not JSON: {error}"
+        raise FileFormatError(f"{source}: the file {why}") from None
+    except ValueError:  # Python refuses to convert integers of more than some thousand digits
+        raise FileFormatError(f"{source}: the file has an integer of thousands of digits, expected a number") from None
     except RecursionError:
-        raise FileFormatError(f"{os.fspath(path)}: the JSON is nested too deeply") from None
+        raise FileFormatError(f"{source}: the JSON is nested too deeply, expected at most {MAX_DEPTH} levels") from None
+
+
+def _deepest(raw: bytes) -> int:
+    """How deep brackets nest, those inside strings included: never less than the data does."""
+    brackets = np.frombuffer(raw.translate(None, _NO_BRACKETS), np.uint8)
+    steps = np.where((brackets == ord("[")) | (brackets == ord("{")), 1, -1)
+    return int(np.cumsum(steps).max(initial=0))
+
+
+def is_deeper(data: Any, most: int) -> bool:
+    """Whether lists and objects nest more than ``most`` deep."""
+    level = [data]
+    for _ in range(most):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (dict, list))
+            for inner in (value.values() if isinstance(value, dict) else value)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
 
 
 def write_json(path: PathLike, data: Any, *, indent: int | None = None) -> None:
@@ -69,8 +158,13 @@ def kind_of(value: Any) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number."""
-    return isinstance(value, (int, float, np.number)) and math.isfinite(value)
+    """Whether a JSON value is a finite number: no text, no true or false, no integer beyond a float's range."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def spelled_id(image_id: Any) -> str:
@@ -115,7 +209,7 @@ def keypoint_rows(
         for value in row:
             if not is_number(value):
                 index = indices[place] if indices is not None else place
-                raise FileFormatError(f"{what} {index}: expected finite numbers in 'keypoints', got {value!r}")
+                raise FileFormatError(f"{what} {index}: expected finite numbers in 'keypoints', got {shown(value)}")
     return np.array(rows, np.float64).reshape(len(rows), count, 3)
 
 
@@ -181,9 +275,9 @@ def number_field(
         value = person.get(key)
         if value is None:
             continue
-        if not is_number(value) or value < 0:
+        if not (isinstance(value, bool) or is_number(value)) or value < 0:
             raise FileFormatError(
-                f"{source}: annotation {indices[place]}: expected a number ≥ 0 as {key!r}, got {value!r}"
+                f"{source}: annotation {indices[place]}: expected a number ≥ 0 as {key!r}, got {shown(value)}"
             )
         values[place] = value
     return values
@@ -205,7 +299,7 @@ def box_field(persons: list[Mapping[str, Any]], indices: list[int], default: npt
             continue
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             raise FileFormatError(
-                f"{source}: annotation {indices[place]}: expected [x, y, width, height] as 'bbox', got {box!r}"
+                f"{source}: annotation {indices[place]}: expected [x, y, width, height] as 'bbox', got {shown(box)}"
             )
         boxes_xywh[place] = box
     return boxes_xywh

@@ -12,7 +12,8 @@ from typing import IO, Any
 
 from posefix.exceptions import FileFormatError
 from posefix.io.atomic import new_file
-from posefix.io.json import PathLike, kind_of
+from posefix.io.json import MAX_DEPTH, PathLike, is_deeper, kind_of
+from posefix.messages import shown
 
 #: Bytes read at a time.
 _CHUNK = 1 << 20
@@ -96,7 +97,12 @@ def _elements(stream: IO[bytes], source: str) -> Iterator[Any]:
                 if ended:
                     late = error.pos >= len(buffer.rstrip()) or "Unterminated" in error.msg
                     raise (_cut(source, index) if late else _damaged(source, index, buffer, error.pos)) from None
+            except ValueError:  # an integer of thousands of digits
+                raise _damaged(source, index, buffer, at) from None
             more()
+        brackets = buffer.count("[", at, end) + buffer.count("{", at, end)
+        if brackets >= MAX_DEPTH and is_deeper(value, MAX_DEPTH - 1):
+            raise RecursionError
         at = end
         yield value
         index += 1
@@ -110,7 +116,7 @@ def _cut(source: str, index: int) -> FileFormatError:
 
 
 def _damaged(source: str, index: int, buffer: str, at: int) -> FileFormatError:
-    return FileFormatError(f"{source}: is not JSON: element {index} is damaged near {buffer[at : at + 20]!r}")
+    return FileFormatError(f"{source}: is not JSON: element {index} is damaged near {shown(buffer[at : at + 20])}")
 
 
 def iterate_entries(path: PathLike) -> Iterator[dict[str, Any]]:
@@ -125,7 +131,7 @@ def iterate_entries(path: PathLike) -> Iterator[dict[str, Any]]:
         image_id = entry.get("image_id")
         if not isinstance(image_id, (int, str)) and not (isinstance(image_id, float) and image_id.is_integer()):
             raise FileFormatError(
-                f"{os.fspath(path)}: entry {index}: expected an integer or string 'image_id', got {image_id!r}"
+                f"{os.fspath(path)}: entry {index}: expected an integer or string 'image_id', got {shown(image_id)}"
             )
         yield entry
 

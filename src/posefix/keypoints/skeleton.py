@@ -11,7 +11,12 @@ import numpy.typing as npt
 
 from posefix.deprecation import rename_keys, warn_renamed
 from posefix.exceptions import SkeletonError
+from posefix.messages import shown
+from posefix.typed import checked
 
+#: Beyond these a file is damaged, or made to fill the memory: whole bodies with hands and face have 133.
+_MOST_KEYPOINTS = 1024
+_LARGEST_SIGMA = 10.0
 _SIDES = {"left_": "right_", "right_": "left_"}
 
 
@@ -58,6 +63,10 @@ class Skeleton:
         known = set(self.keypoints)
         if not known:
             raise SkeletonError(f"skeleton {self.name!r}: expected at least one keypoint, got none")
+        if len(self.keypoints) > _MOST_KEYPOINTS:
+            raise SkeletonError(
+                f"skeleton {self.name!r}: expected at most {_MOST_KEYPOINTS} keypoints, got {len(self.keypoints)}"
+            )
         if len(known) != len(self.keypoints):
             twice = sorted({k for k in self.keypoints if self.keypoints.count(k) > 1})
             raise SkeletonError(f"skeleton {self.name!r}: keypoint names must differ, got twice: {', '.join(twice)}")
@@ -68,8 +77,11 @@ class Skeleton:
             )
         for keypoint, sigma in zip(self.keypoints, self.sigmas, strict=True):
             allowed = sigma == 0.0 and keypoint in self.unannotated
-            if not (np.isfinite(sigma) and sigma > 0.0) and not allowed:
-                raise SkeletonError(f"skeleton {self.name!r}: sigma of {keypoint!r} must be positive, got {sigma}")
+            if not 0.0 < sigma <= _LARGEST_SIGMA and not allowed:
+                raise SkeletonError(
+                    f"skeleton {self.name!r}: sigma of {keypoint!r} must be positive and at most {_LARGEST_SIGMA:g}, "
+                    f"got {sigma}"
+                )
             if mirror_name(keypoint) not in known:
                 raise SkeletonError(
                     f"skeleton {self.name!r}: {keypoint!r} has no counterpart {mirror_name(keypoint)!r}"
@@ -148,20 +160,16 @@ class Skeleton:
             data = rename_keys(data, {"limbs": "edges"}, "skeleton")
         expected = {"name", "keypoints", "sigmas", "edges", "unannotated"}
         if not isinstance(data, dict) or not {"name", "keypoints", "sigmas"} <= set(data) <= expected:
-            got = sorted(data) if isinstance(data, dict) else type(data).__name__
+            got = shown(list(data) if isinstance(data, dict) else data)
             raise SkeletonError(f"skeleton: expected the keys {', '.join(sorted(expected))}, got {got}")
-        try:
-            return cls(
-                name=str(data["name"]),
-                keypoints=tuple(str(k) for k in data["keypoints"]),
-                sigmas=tuple(float(s) for s in data["sigmas"]),
-                edges=tuple((str(a), str(b)) for a, b in data.get("edges", ())),
-                unannotated=frozenset(data.get("unannotated", ())),
-            )
-        except SkeletonError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise SkeletonError(f"skeleton: a value has the wrong type: {error}") from error
+        kinds = {
+            "name": str,
+            "keypoints": tuple[str, ...],
+            "sigmas": tuple[float, ...],
+            "edges": tuple[tuple[str, str], ...],
+            "unannotated": tuple[str, ...],
+        }
+        return cls(**{k: checked(v, kinds[k], f"skeleton.{k}", SkeletonError) for k, v in data.items()})
 
 
 #: σ by body part. COCO's keypoint evaluation (cocodataset.org/#keypoints-eval) measured nose … ankle;

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from posefix.deprecation import rename_keys
 from posefix.exceptions import WeightsError
 from posefix.keypoints.codec import HeatmapCodec
+from posefix.typed import check_fields, check_ranges, refuse_unknown
 
 BACKBONES = ("mobilenet_v2", "resnet50", "resnet101", "resnet152")
 #: Every network here answers at a quarter of its input's resolution.
@@ -29,13 +30,10 @@ class Normalisation:
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)
 
     def __post_init__(self) -> None:
+        check_fields(self, "normalisation.", WeightsError)
         if self.channels not in ("rgb", "bgr"):
             raise WeightsError(f"normalisation: channels must be 'rgb' or 'bgr', got {self.channels!r}")
-        for name in ("mean", "std"):
-            values = tuple(float(v) for v in getattr(self, name))
-            if len(values) != 3 or (name == "std" and min(values) <= 0):
-                raise WeightsError(f"normalisation: {name} must be three numbers (std above 0), got {values}")
-            object.__setattr__(self, name, values)
+        check_ranges(self, "normalisation.", WeightsError, mean=(-1e4, 1e4), std=(1e-4, 1e4))
 
 
 #: The reference's pre-processing: BGR minus ImageNet's RGB means in array order, no scaling (REFERENCE §2).
@@ -84,11 +82,23 @@ class ModelConfig:
     normalisation: Normalisation = field(default_factory=Normalisation)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "input_hw", tuple(int(s) for s in self.input_hw))
+        check_fields(self, "model.", WeightsError)
         if self.backbone not in BACKBONES:
             raise WeightsError(f"model: backbone must be one of {', '.join(BACKBONES)}, got {self.backbone!r}")
-        if len(self.input_hw) != 2 or any(s <= 0 or s % 32 for s in self.input_hw):
+        if any(s % 32 for s in self.input_hw):
             raise WeightsError(f"model: input_hw must be (height, width), both divisible by 32, got {self.input_hw}")
+        # Beyond these nothing was ever trained: a slip of the keyboard, or a file that is to fill the memory.
+        check_ranges(
+            self,
+            "model.",
+            WeightsError,
+            input_hw=(32, 2048),
+            width=(0.05, 8.0),
+            last_channels=(0, 8192),
+            num_keypoints=(1, 1024),
+            heatmap_std=(0.1, 256.0),
+            heatmap_scale=(1e-6, 1e6),
+        )
         if self.pose_entry not in ("input", "correction", "none"):
             raise WeightsError(f"model: pose_entry must be 'input', 'correction' or 'none', got {self.pose_entry!r}")
         if self.pose_entry == "none" and not self.pose_prior:
@@ -99,13 +109,8 @@ class ModelConfig:
             raise WeightsError(f"model: width and last_channels are MobileNetV2's, {self.backbone} has none")
         if self.uses_scores and not (self.pose_prior and self.adaptive_prior):
             raise WeightsError("model: uses_scores needs pose_prior and adaptive_prior, which read the scores")
-        if self.width <= 0 or self.last_channels < 0:
-            raise WeightsError(f"model: expected width > 0, last_channels ≥ 0, got {self.width}, {self.last_channels}")
-        if self.num_keypoints < 1 or self.heatmap_std <= 0 or not 0 <= self.heatmap_offset < STRIDE:
-            raise WeightsError(
-                "model: expected num_keypoints ≥ 1, heatmap_std > 0 and heatmap_offset in [0, 4), got "
-                f"{self.num_keypoints}, {self.heatmap_std}, {self.heatmap_offset}"
-            )
+        if not 0 <= self.heatmap_offset < STRIDE:
+            raise WeightsError(f"model: expected heatmap_offset in [0, {STRIDE}), got {self.heatmap_offset}")
 
     @property
     def codec(self) -> HeatmapCodec:
@@ -146,16 +151,11 @@ class ModelConfig:
             WeightsError: an unknown key or a value that does not fit.
         """
         values = renamed("model", data, RENAMED)
-        refuse_unknown("model", values, cls)
-        try:
-            if "normalisation" in values:
-                refuse_unknown("normalisation", values["normalisation"], Normalisation)
-                values["normalisation"] = Normalisation(**values["normalisation"])
-            return cls(**values)
-        except WeightsError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise WeightsError(f"model: a value has the wrong type: {error}") from error
+        refuse_unknown(values, cls, "model", WeightsError)
+        if "normalisation" in values:
+            refuse_unknown(values["normalisation"], Normalisation, "normalisation", WeightsError)
+            values["normalisation"] = Normalisation(**values["normalisation"])
+        return cls(**values)
 
 
 #: Old names of the configuration's keys.
@@ -165,13 +165,3 @@ RENAMED = {"scored": "uses_scores", "cell_offset": "heatmap_offset"}
 def renamed(what: str, values: Any, names: dict[str, str]) -> Any:
     """``values`` with today's key names; whatever is no object comes back for ``refuse_unknown`` to name."""
     return rename_keys(values, names, what) if isinstance(values, dict) else values
-
-
-def refuse_unknown(what: str, values: Any, cls: type) -> None:
-    """Raise WeightsError unless ``values`` is an object whose keys are fields of ``cls``."""
-    if not isinstance(values, dict):
-        raise WeightsError(f"{what}: expected a JSON object, got {type(values).__name__}")
-    known = {f.name for f in fields(cls)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise WeightsError(f"{what}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")

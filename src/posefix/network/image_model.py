@@ -17,7 +17,8 @@ from torch import Tensor
 
 from posefix.exceptions import InputError, WeightsError
 from posefix.keypoints.skeleton import COCO, Skeleton
-from posefix.network.config import STRIDE, Normalisation, refuse_unknown
+from posefix.network.config import STRIDE, Normalisation
+from posefix.typed import check_fields, check_ranges, refuse_unknown
 
 #: Mean and standard deviation of ImageNet, which nearly every pose network is fed with.
 IMAGENET = Normalisation("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -65,25 +66,28 @@ class ImageModelConfig:
     floor: float = 0.01
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "input_hw", tuple(int(s) for s in self.input_hw))
-        object.__setattr__(self, "keypoints", tuple(str(k) for k in self.keypoints))
+        check_fields(self, "image model: ", WeightsError)
         for name, known in (("output", OUTPUTS), ("alignment", ALIGNMENTS)):
             if getattr(self, name) not in known:
                 raise WeightsError(
                     f"image model: {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
                 )
-        if len(self.input_hw) != 2 or any(s <= 0 or s % 32 for s in self.input_hw):
+        check_ranges(
+            self,
+            "image model: ",
+            WeightsError,
+            input_hw=(32, 2048),
+            crop_margin=(0.1, 10.0),
+            sharpness=(1e-6, 1e6),
+            floor=(1e-12, 1.0),
+            own_weight=(0.0, 1e6),
+        )
+        if any(s % 32 for s in self.input_hw):
             raise WeightsError(
                 f"image model: input_hw must be (height, width), both divisible by 32, got {self.input_hw}"
             )
         if not self.keypoints or len(set(self.keypoints)) != len(self.keypoints):
             raise WeightsError(f"image model: keypoints must be different names, got {self.keypoints}")
-        for name, least in (("crop_margin", 0.0), ("sharpness", 0.0), ("floor", 0.0)):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not least < value < float("inf"):
-                raise WeightsError(f"image model: {name} must be a positive number, got {value!r}")
-        if not isinstance(self.own_weight, int | float) or not 0 <= self.own_weight < float("inf"):
-            raise WeightsError(f"image model: own_weight must be a number of at least 0, got {self.own_weight!r}")
 
     @property
     def map_hw(self) -> tuple[int, int]:
@@ -101,17 +105,12 @@ class ImageModelConfig:
         Raises:
             WeightsError: an unknown key or a value that does not fit.
         """
-        refuse_unknown("image model", data, cls)
+        refuse_unknown(data, cls, "image model", WeightsError)
         values = dict(data)
-        try:
-            if "normalisation" in values:
-                refuse_unknown("normalisation", values["normalisation"], Normalisation)
-                values["normalisation"] = Normalisation(**values["normalisation"])
-            return cls(**values)
-        except WeightsError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise WeightsError(f"image model: a value has the wrong type: {error}") from error
+        if "normalisation" in values:
+            refuse_unknown(values["normalisation"], Normalisation, "normalisation", WeightsError)
+            values["normalisation"] = Normalisation(**values["normalisation"])
+        return cls(**values)
 
 
 @dataclass(frozen=True)

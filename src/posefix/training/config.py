@@ -11,11 +11,14 @@ from typing import Any, TypeVar
 import yaml
 
 from posefix.deprecation import rename_keys
-from posefix.exceptions import PosefixError, TrainingError
+from posefix.exceptions import FileFormatError, PosefixError, TrainingError
+from posefix.io.json import MAX_DEPTH, read_bytes
 from posefix.keypoints.skeleton import COCO, SKELETONS, Skeleton
+from posefix.messages import shown
 from posefix.network.config import RENAMED as MODEL_RENAMED
 from posefix.network.config import ModelConfig
 from posefix.pose_errors.synthesis import ErrorRates
+from posefix.typed import check_fields, check_ranges, checked, refuse_unknown
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class SetConfig:
     shards: str = ""
 
     def __post_init__(self) -> None:
+        check_fields(self, "sets.", TrainingError)
+        check_ranges(self, "sets.", TrainingError, weight=(0.0, 1e9), min_keypoints=(0, 1024))
         if self.shards and (self.annotations or self.images or self.estimates):
             raise TrainingError("sets: shards hold annotations, images and estimates; give either shards or those")
         if not self.shards and not (self.annotations and self.images):
@@ -101,6 +106,22 @@ class Augmentation:
     noise_prob: float = 0.0
     person_area: bool = True
 
+    def __post_init__(self) -> None:
+        check_fields(self, "augmentation.", TrainingError)
+        shares = [
+            f.name for f in fields(self) if f.name not in ("scale", "rotation", "colour", "severity", "person_area")
+        ]
+        check_ranges(
+            self,
+            "augmentation.",
+            TrainingError,
+            scale=(0.0, 0.95),
+            rotation=(0.0, 180.0),
+            colour=(0.0, 10.0),
+            severity=(0.0, 100.0),
+            **dict.fromkeys(shares, (0.0, 1.0)),
+        )
+
 
 @dataclass(frozen=True)
 class Optimisation:
@@ -151,14 +172,29 @@ class Optimisation:
     coordinate_loss: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self, "optimisation.", TrainingError)
         _one_of("optimiser", self.optimiser, ("adamw", "adam"))
         _one_of("schedule", self.schedule, ("cosine", "steps", "trapezoid"))
         _one_of("bfloat16", self.bfloat16, ("auto", "on", "off"))
-        if min(self.frozen_blocks, self.micro_batch) < 0:
-            got = f"{self.frozen_blocks} and {self.micro_batch}"
-            raise TrainingError(f"optimisation: expected frozen_blocks, micro_batch ≥ 0, got {got}")
-        if min(self.batch_size, self.steps) < 1 or self.learning_rate <= 0 or not 0 <= self.average < 1:
-            raise TrainingError("optimisation: expected batch_size, steps ≥ 1, learning_rate > 0, average in [0, 1)")
+        check_ranges(
+            self,
+            "optimisation.",
+            TrainingError,
+            learning_rate=(1e-12, 100.0),
+            weight_decay=(0.0, 100.0),
+            batch_size=(1, 2**16),
+            steps=(1, 10**9),
+            warmup=(0, 10**9),
+            milestones=(0.0, 1.0),
+            cooldown=(0, 10**9),
+            average=(0.0, 1 - 1e-9),
+            clip=(0.0, 1e9),
+            frozen_blocks=(0, 100),
+            micro_batch=(0, 2**16),
+            network_rate=(0.0, 1e3),
+            heatmap_loss=(0.0, 1e6),
+            coordinate_loss=(0.0, 1e6),
+        )
 
 
 @dataclass(frozen=True)
@@ -177,6 +213,10 @@ class Validation:
     results: tuple[str, ...] = ()
     every: int = 0
 
+    def __post_init__(self) -> None:
+        check_fields(self, "validation.", TrainingError)
+        check_ranges(self, "validation.", TrainingError, every=(0, 10**9))
+
 
 @dataclass(frozen=True)
 class Start:
@@ -193,6 +233,7 @@ class Start:
     weights: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self, "start.", TrainingError)
         if sum(bool(v) for v in (self.movenet, self.imagenet, self.weights)) > 1:
             raise TrainingError("start: give at most one of movenet, imagenet, weights")
 
@@ -231,6 +272,16 @@ class TrainingConfig:
     feeding: str = "auto"
 
     def __post_init__(self) -> None:
+        check_fields(self, "", TrainingError)
+        check_ranges(
+            self,
+            "",
+            TrainingError,
+            seed=(0, 2**63 - 1),
+            checkpoint_minutes=(0.0, 1e6),
+            cache_gb=(0.0, 1e5),
+            workers=(0, 256),
+        )
         _one_of("feeding", self.feeding, ("auto", "cpu", "device"))
         if not self.sets:
             raise TrainingError("sets: expected at least one training set, got none")
@@ -250,6 +301,41 @@ class TrainingConfig:
 
 _T = TypeVar("_T")
 
+#: Of a configuration; the largest here has 3 kB and 150 values.
+_MOST_BYTES, _MOST_VALUES = 10**7, 10**5
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The content of a YAML file, of plain values only.
+
+    Raises:
+        TrainingError: it cannot be read, is not YAML, or is too large or too deep when its aliases are written out.
+    """
+    try:
+        data = yaml.safe_load(read_bytes(path, max_bytes=_MOST_BYTES).decode("utf-8-sig"))
+        _count(data, 0, [_MOST_VALUES])
+        return data
+    except FileFormatError as error:
+        raise TrainingError(f"cannot read the training configuration {error}") from error
+    except UnicodeDecodeError:
+        raise TrainingError(f"{path}: expected YAML in UTF-8, got another encoding or binary data") from None
+    except (yaml.YAMLError, ValueError) as error:  # dates that do not exist, integers of thousands of digits
+        raise TrainingError(f"{path} is not YAML: {error}") from error
+    except RecursionError:
+        raise TrainingError(f"{path}: the YAML is nested too deeply or refers to itself") from None
+
+
+def _count(value: Any, depth: int, left: list[int]) -> None:
+    """Raise where a few aliases of aliases stand for more values than any configuration has."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise yaml.YAMLError(f"its aliases stand for more than {_MOST_VALUES} values")
+    if depth > MAX_DEPTH:
+        raise RecursionError
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _count(inner, depth + 1, left)
+
 
 def read_config(path: str | Path) -> TrainingConfig:
     """Read a YAML training configuration; relative paths are relative to its folder, ``$NAME`` is expanded.
@@ -257,12 +343,7 @@ def read_config(path: str | Path) -> TrainingConfig:
     Raises:
         TrainingError: the file cannot be read, a key is unknown or a value does not fit.
     """
-    try:
-        data = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise TrainingError(f"cannot read the training configuration {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise TrainingError(f"{path} is not YAML: {error}") from error
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise TrainingError(f"{path}: expected a mapping with at least the key 'sets'")
     folder = Path(path).resolve().parent
@@ -309,23 +390,20 @@ def _with_paths(value: Any, folder: Path, key: str = "") -> Any:
 
 def _build(cls: type[_T], data: Any, where: str) -> _T:
     """A frozen dataclass from plain data, refusing unknown keys and wrong types by their full name."""
+    name = where.rstrip(".") or "configuration"
     if not isinstance(data, dict):
-        raise TrainingError(f"{where or 'configuration'}: expected a mapping, got {data!r}")
+        raise TrainingError(f"{name}: expected a mapping, got {shown(data)}")
+    data = rename_keys(data, _RENAMED.get(cls, {}), name)
+    refuse_unknown(data, cls, name, TrainingError)
     hints = typing.get_type_hints(cls)
-    data = rename_keys(data, _RENAMED.get(cls, {}), where.rstrip(".") or "configuration")
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - known)
-    if unknown:
-        raise TrainingError(f"unknown key {where}{unknown[0]!r}; known here: {', '.join(sorted(known))}")
-    values = {name: _convert(hints[name], value, f"{where}{name}.") for name, value in data.items()}
+    values = {name: _convert(hints[name], value, f"{where}{name}") for name, value in data.items()}
     try:
         return cls(**values)
     except TypeError as error:
-        raise TrainingError(f"{where or 'configuration'}: {error}") from error
+        raise TrainingError(f"{name}: {error}") from error
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    name = where.rstrip(".")
+def _convert(hint: Any, value: Any, name: str) -> Any:
     if hint is Skeleton:
         if isinstance(value, str):
             _one_of(name, value, tuple(SKELETONS))
@@ -334,21 +412,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint == (ErrorRates | None):
         return None if value is None else ErrorRates.from_dict(value)
     if is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, where)
+        return _build(typing.cast(type, hint), value, f"{name}.")
     if typing.get_origin(hint) is tuple:
         args = typing.get_args(hint)
         items = [value] if isinstance(value, str) else value
         if not isinstance(items, list):
-            raise TrainingError(f"{name}: expected a list, got {value!r}")
-        return tuple(_convert(args[0], v, where) for v in items)
-    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+            raise TrainingError(f"{name}: expected a list, got {shown(value)}")
+        return tuple(_convert(args[0], v, name) for v in items)
+    if hint is float and isinstance(value, str):
         try:
-            return float(value)  # YAML reads 1e-4 as text
+            value = float(value)  # YAML reads 1e-4 as text
         except ValueError:
-            raise TrainingError(f"{name}: expected a number, got {value!r}") from None
-    if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    raise TrainingError(f"{name}: expected {hint.__name__}, got {value!r}")
+            raise TrainingError(f"{name}: expected a number, got {shown(value)}") from None
+    return checked(value, hint, name, TrainingError)
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

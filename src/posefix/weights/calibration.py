@@ -7,7 +7,8 @@ from typing import Any
 
 from posefix.exceptions import WeightsError
 from posefix.keypoints.codec import DECODERS
-from posefix.network.config import refuse_unknown, renamed
+from posefix.network.config import renamed
+from posefix.typed import check_fields, check_ranges, refuse_unknown
 
 POLICIES = ("safe", "always")
 #: Old names of the calibration's keys.
@@ -39,21 +40,21 @@ class Calibration:
     reference_outlier_rate: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self, "calibration.", WeightsError)
         if self.decoder not in DECODERS:
             raise WeightsError(f"calibration: decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r}")
         if self.policy not in POLICIES:
             raise WeightsError(f"calibration: policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
-        if not isinstance(self.prior_weight, int | float) or not 0 < self.prior_weight < float("inf"):
-            raise WeightsError(f"calibration: prior_weight must be a positive number, got {self.prior_weight!r}")
-        if not isinstance(self.reference_outlier_rate, int | float) or not 0 <= self.reference_outlier_rate < 1:
-            raise WeightsError(
-                f"calibration: reference_outlier_rate must be in [0, 1), got {self.reference_outlier_rate!r}"
-            )
-        for name in ("temperature", "margin"):
-            values = tuple(float(v) for v in getattr(self, name))
-            if any(v <= 0 if name == "temperature" else v < 0 for v in values):
-                raise WeightsError(f"calibration: {name} must hold positive numbers, got {values}")
-            object.__setattr__(self, name, values)
+        # Wide of everything that was ever measured; beyond, soft-max and prior leave float32's range.
+        check_ranges(
+            self,
+            "calibration.",
+            WeightsError,
+            temperature=(1e-3, 1e3),
+            margin=(0.0, 1.0),
+            prior_weight=(1e-3, 1e3),
+            reference_outlier_rate=(0.0, 0.999),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -67,7 +68,7 @@ class Calibration:
             WeightsError: an unknown key or a value that does not fit.
         """
         values = renamed("calibration", data, RENAMED)
-        refuse_unknown("calibration", values, cls)
+        refuse_unknown(values, cls, "calibration", WeightsError)
         return cls(**values)
 
 
