@@ -7,7 +7,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from posefix.exceptions import PosefixError
@@ -28,7 +28,7 @@ def check_fields(instance: Any, where: str, error: type[PosefixError]) -> None:
     Raises:
         PosefixError: ``error``, for a value of another type, NaN or infinity.
     """
-    hints = _hints(type(instance))
+    hints = _hints(instance.__class__)
     for each in fields(instance):
         value = checked(getattr(instance, each.name), hints[each.name], f"{where}{each.name}", error)
         object.__setattr__(instance, each.name, value)
@@ -109,6 +109,6 @@ def refuse_unknown(data: Any, cls: type, where: str, error: type[PosefixError]) 
         raise error(f"{where}: unknown key {unknown[0]}; known are {', '.join(sorted(known))}")
 
 
-@lru_cache(maxsize=64)
+@cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
