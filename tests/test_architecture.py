@@ -25,6 +25,7 @@ ROOMS = (
     "inference",
     "batch",
     "pose_errors",
+    "html_report",
     "training",
     "__init__",
     "cli",

@@ -143,6 +143,16 @@ def cut_out(image: Image, keypoints: Doubles) -> tuple[Image, float, Doubles]:
     return np.asarray(crop, np.uint8), scale, corner
 
 
+def mark_keypoint(side: str, canvas: Image, place: tuple[int, int]) -> None:
+    """Draw the mark of a keypoint of one side, ``"left_"``, ``"right_"`` or ``""``, as a legend needs it."""
+    _marker(canvas, np.array(place, np.float64), 5.0, side)
+
+
+def mark_origin(canvas: Image, place: tuple[int, int]) -> None:
+    """Draw the ring that stands where a moved keypoint was."""
+    _ring(canvas, np.array(place, np.float64), 5.0, _MOVED, 2)
+
+
 def write_image(path: PathLike, image: Image) -> None:
     """Write (H, W, 3) uint8 RGB, whole or not at all; the ending is the format (png, jpg, webp, …).
 

@@ -22,7 +22,7 @@ from posefix.pose_errors.diagnosis import KINDS, Diagnosis, existing
 logger = logging.getLogger(__name__)
 
 #: From Okabe and Ito's palette, apart in lightness too: good, jitter, inversion, swap, miss.
-_COLOURS = ("#009E73", "#F0E442", "#56B4E9", "#CC79A7", "#333333")
+KIND_COLOURS = ("#009E73", "#F0E442", "#56B4E9", "#CC79A7", "#333333")
 
 
 def require_matplotlib() -> Any:
@@ -64,7 +64,7 @@ def plot_shares(before: Diagnosis, path: PathLike, after: Diagnosis | None = Non
         shares = 100 * table / np.maximum(table.sum(-1, keepdims=True), 1)
         left = np.cumsum(shares, axis=-1) - shares
         rows = np.arange(len(names)) + (index - (len(tables) - 1) / 2) * (thick + 0.02)
-        for kind, colour in zip(KINDS, _COLOURS, strict=True):
+        for kind, colour in zip(KINDS, KIND_COLOURS, strict=True):
             label = kind.name.lower() if index == 0 else None
             axes.barh(rows, shares[:, kind], thick, left[:, kind], color=colour, label=label)
     axes.set_yticks(np.arange(len(names)), names)
