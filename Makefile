@@ -9,7 +9,7 @@ ADAPTERS := .venv-adapters
 TENSORFLOW := .venv-tensorflow
 DOCS := .venv-docs
 
-.PHONY: demo test test-adapters test-tensorflow docs check accuracy clean
+.PHONY: demo test browser test-browser test-adapters test-tensorflow docs check accuracy clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,6 +22,15 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Chromium and its driver, in which `make test` opens the HTML report; its tests skip where there are none.
+browser:
+	command -v chromium && command -v chromedriver || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core; } || \
+	  echo 'no Chromium here: the browser tests will be skipped'
+
+test-browser: $(STAMP)
+	$(BIN)/python -m pytest -rs tests/html_report
 
 # The real packages of tests/adapters, beside a CPU-only torch: about 3 GB.
 $(ADAPTERS)/.installed: pyproject.toml constraints.txt $(wildcard tests/adapters/requirements*.txt)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import click
 
 from posefix.cli.options import RenamedOption, check_output, report_errors, skeleton_named, skeleton_option
+from posefix.cli.showing import report_option, report_people_option, write_report
 from posefix.evaluation.matching import open_annotations
+from posefix.html_report.people import Source
 from posefix.io.json import write_json
 from posefix.pose_errors.plots import plot_shares, require_matplotlib, write_worst_people
 from posefix.pose_errors.report import format_report, make_report, to_json
@@ -27,8 +30,10 @@ from posefix.pose_errors.report import format_report, make_report, to_json
     help="Also draw the worst people into this folder: those whom refinement harmed most, or without --after "
     "those of the lowest OKS.",
 )
-@click.option("--images", type=click.Path(file_okay=False), help="Folder of the images, for --draw.")
+@click.option("--images", type=click.Path(file_okay=False), help="Folder of the images, for --draw and --report.")
 @click.option("--worst", type=click.IntRange(min=1), default=20, show_default=True, help="How many of them.")
+@report_option
+@report_people_option
 @skeleton_option
 @report_errors
 def diagnose(
@@ -40,6 +45,8 @@ def diagnose(
     draw: str | None,
     images: str | None,
     worst: int,
+    report_path: str | None,
+    report_people: int,
     skeleton_name: str,
 ) -> None:
     """Which errors an estimator makes, what they cost, and what refinement did to them.
@@ -50,13 +57,13 @@ def diagnose(
     \b
     Examples:
       posefix diagnose val.json results.json
-      posefix diagnose val.json results.json --after refined.json --plot errors.png
+      posefix diagnose val.json results.json --after refined.json --images val2017/ --report report.html
     """
     if draw and not images:
         raise click.UsageError("--draw needs --images, the folder of the images")
     if plot:
         require_matplotlib()  # before the work, not after it
-    for path in filter(None, (plot, json_path)):
+    for path in filter(None, (plot, json_path, report_path)):
         check_output(path)
     if draw:
         check_output(draw, folder=True)
@@ -72,3 +79,7 @@ def diagnose(
     if draw and images:
         written = write_worst_people(truth, report.before, images, draw, after=report.after, most=worst)
         click.echo(f"\n{len(written)} images written to {draw}")
+    if report_path:
+        after_entries = report.after.results.entries if report.after else None
+        source = Source(report.before.results.entries, after_entries, skeleton, images, truth, report)
+        write_report(report_path, source, f"{Path(results).name} diagnosed", (), report_people)

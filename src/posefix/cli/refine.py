@@ -19,7 +19,7 @@ from posefix.cli.options import (
     skeleton_named,
     weights_option,
 )
-from posefix.drawing.movements import write_most_moved
+from posefix.cli.showing import report_option, report_people_option, show
 from posefix.exceptions import ImageError
 from posefix.inference.options import make_options
 from posefix.inference.rescoring import RANKINGS
@@ -114,9 +114,12 @@ class Ranking(click.Choice[str]):
     "--draw",
     type=click.Path(file_okay=False),
     metavar="DIR",
-    help="Also write before/after images of the people who moved most for their size: 001_PICTURE_ENTRY.png, …",
+    help="Also write before/after images of the people who most likely gained most: 001_IMAGE_ENTRY.png, …; where "
+    "--annotations labels people, of the true gains and losses.",
 )
 @click.option("--draw-count", type=click.IntRange(min=1), default=20, show_default=True, help="How many, for --draw.")
+@report_option
+@report_people_option
 @click.option("--strict", is_flag=True, help="Exit status 1 if anybody could not be refined.")
 @report_errors
 def refine(
@@ -139,6 +142,8 @@ def refine(
     use_boxes: bool,
     draw: str | None,
     draw_count: int,
+    report_path: str | None,
+    report_people: int,
     strict: bool,
 ) -> None:
     """Refine a results file: COCO, AlphaPose, PoseTrack 2018, or a folder of OpenPose frames.
@@ -149,7 +154,8 @@ def refine(
     \b
     Examples:
       posefix refine results.json --images val2017/ --out refined.json
-      posefix refine results.json --images val2017/ --out refined.json --draw moved/
+      posefix refine results.json --images val2017/ --out refined.json --report report.html
+      posefix refine results.json --images val2017/ --out refined.json --draw examples/
       posefix refine openpose_json/ --images frames/ --out refined_json/
       posefix refine crowdpose.json --skeleton crowdpose --images images/ --out refined.json
       posefix refine sequences/ --skeleton posetrack18 --images posetrack/ --out refined/
@@ -161,6 +167,8 @@ def refine(
     check_output(out, folder=Path(results).is_dir())
     if draw:
         check_output(draw, folder=True)
+    if report_path:
+        check_output(report_path)
     # PoseTrack has a file per sequence, which name their images themselves.
     sequences = read_posetrack(results) if skeleton is POSETRACK18 and Path(results).is_dir() else None
     refiner = load_refiner(weights, device)
@@ -191,9 +199,18 @@ def refine(
         opened.write(out, refined)
     click.echo(report.summary())
     click.echo(f"{out} written: {seconds:.1f} s, {report.refined / max(seconds, 1e-9):.0f} people/s")
-    if draw:
-        chosen = skeleton or refiner.skeleton
-        written = write_most_moved(entries, refined, images, draw, skeleton=chosen, annotations=named, most=draw_count)
-        click.echo(f"{len(written)} images written to {draw}" if written else "no image written: nothing moved")
+    show(
+        entries,
+        refined,
+        images,
+        skeleton=skeleton or refiner.skeleton,
+        annotations=named,
+        draw=draw,
+        draw_count=draw_count,
+        report_path=report_path,
+        report_people=report_people,
+        title=f"{Path(results).name} refined",
+        notes=report.summary().splitlines(),
+    )
     if strict and not report.complete:
         raise click.ClickException(f"{report.people - report.refined} of {report.people} people could not be refined")

@@ -11,7 +11,6 @@ import base64
 import hashlib
 import html
 import json
-import os
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -56,7 +55,9 @@ def write_html_report(
             "keypoints": list(source.skeleton.keypoints),
             "edges": source.skeleton.edge_indices.tolist(),
         },
-        "kinds": [{"name": kind.name.lower(), "colour": colour} for kind, colour in zip(KINDS, KIND_COLOURS, strict=True)],
+        "kinds": [
+            {"name": kind.name.lower(), "colour": colour} for kind, colour in zip(KINDS, KIND_COLOURS, strict=True)
+        ],
         "refined": source.after is not None,
         "figures": figures_of(source),
         "people": people,

@@ -24,7 +24,7 @@ from posefix.pose_errors.report import Report
 logger = logging.getLogger(__name__)
 
 #: Longest side of a person's image in the report, px, and the quality it is stored with.
-_SIDE, _QUALITY = 320, 72
+_SIDE, _QUALITY = 320, 75
 #: Room around a person, as a share of the person's longer side.
 _ROOM = 0.12
 
@@ -162,14 +162,14 @@ def _frame(points: Doubles, image: Image | None) -> tuple[Doubles, float, list[i
 
 
 def _encoded(image: Image, corner: Doubles, scale: float, size: Sequence[int]) -> str:
-    """Base64 of the image part as WebP; enlarged parts are stored as they are, the browser enlarges them."""
+    """Base64 of the image part as JPEG; enlarged parts are stored as they are, the browser enlarges them."""
     left, top = (int(v) for v in corner)
     width, height = (max(round(side / scale), 1) for side in size)
     part = np.ascontiguousarray(image[top : top + height, left : left + width, ::-1])
     if scale < 1:
         part = cv2.resize(part, (size[0], size[1]), interpolation=cv2.INTER_AREA).astype(np.uint8)
-    done, data = cv2.imencode(".webp", part, [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])
-    assert done, "OpenCV writes WebP"
+    done, data = cv2.imencode(".jpg", part, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    assert done, "OpenCV writes JPEG"
     return base64.b64encode(data.tobytes()).decode("ascii")
 
 

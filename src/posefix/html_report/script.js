@@ -215,7 +215,7 @@ let clips = 0;
 function stage(person, tallest) {
   const [width, height] = person.size;
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${person.image}, person ${person.entry}` });
-  if (person.photo) svg.append(make("image", { href: `data:image/webp;base64,${person.photo}`, width, height, preserveAspectRatio: "none" }));
+  if (person.photo) svg.append(make("image", { href: `data:image/jpeg;base64,${person.photo}`, width, height, preserveAspectRatio: "none" }));
   const box = make("div", { class: "stage" }, svg);
   const frame = make("div", { class: "frame" }, box);
   frame.style.maxWidth = `calc(${tallest} * ${width / height})`;
@@ -354,7 +354,7 @@ function prepareFilters() {
   options($("order"), orders.map(([key, [text]]) => [key, key === "rank" && !data.refined ? "lowest OKS first" : text]));
   document.querySelectorAll(".labelled").forEach((node) => { node.hidden = !labelled; });
   document.querySelectorAll(".after").forEach((node) => { node.hidden = node.hidden || !data.refined; });
-  $("filters").addEventListener("input", apply);
+  for (const kind of ["input", "change"]) $("filters").addEventListener(kind, apply);
   $("filters").addEventListener("submit", (event) => event.preventDefault());
   $("filters").addEventListener("reset", () => setTimeout(apply));
 }
