@@ -145,7 +145,7 @@ def test_the_plot(report: Report, tmp_path: Path) -> None:
     assert cv2.imread(str(tmp_path / "one.png")) is not None
     assert "</svg>" in (tmp_path / "two.svg").read_text()
     for name in ("absent/one.png", "one.unknown"):
-        with pytest.raises(InputError, match="cannot be written|does not exist"):
+        with pytest.raises(InputError, match=r"cannot be written|does not exist"):
             plot_shares(report.before, tmp_path / name)
 
 
