@@ -176,7 +176,7 @@ def test_paste_back_by_margin() -> None:
     prepared = refiner.prepare(np.zeros((100, 100, 3), np.uint8), keypoints)
     best = np.full((1, 17), 0.8)
     own = np.linspace(0.7, 0.8, 17)[None]
-    answer = Prediction(np.full((1, 17, 2), 20.0), best, own)
+    answer = Prediction(np.full((1, 17, 2), 20.0), best, own, np.ones((1, 17)))
     result = paste_back(prepared, answer, np.full(17, 0.05), fill_missing=True).keypoints
     stayed = (result[..., :2] == keypoints[..., :2]).all(-1)
     np.testing.assert_array_equal(stayed, own >= 0.75)

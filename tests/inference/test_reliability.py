@@ -116,7 +116,7 @@ def test_a_mirrored_output_counts_like_the_other() -> None:
     valid, std = torch.ones(2, 200, dtype=torch.bool), torch.ones(2, 200)
     config = ModelConfig()
     points = config.codec.to_crop(torch.from_numpy(at).float())
-    near = ForwardOutput(peaks(at), None, points, valid, 4 * std)
+    near = ForwardOutput(peaks(at), None, None, points, valid, 4 * std)
     far = replace(near, crop_points=points + 12)
     people, calibration = np.array([0, 0]), Calibration(reference_outlier_rate=REFERENCE_RATE)
     for outputs, outliers in (((near,), 0), ((far,), 400), ((near, far), 200), ((far, near), 200)):

@@ -27,6 +27,9 @@ from posefix.network.inputs import NetworkInput
 
 Floats = npt.NDArray[np.floating]
 
+#: Of a keypoint that has a place.
+LEAST_CONFIDENCE = 1e-6
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -39,6 +42,7 @@ class Prepared:
         inputs: what the network sees of those R people.
         given: (N, K, 2 or 3) the poses as they came, maybe of another keypoint set.
         shared: what that set and the refiner's have in common.
+        image_hw: size of the image.
     """
 
     poses: Poses
@@ -47,6 +51,7 @@ class Prepared:
     inputs: NetworkInput
     given: Floats
     shared: SharedKeypoints
+    image_hw: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -57,37 +62,43 @@ class Prediction:
         points: (B, K, 2) best points.
         confidence: (B, K) their expected keypoint similarity.
         input_confidence: (B, K) that of the input points; 0 where there is none.
+        presence: (B, K) how likely the image shows each keypoint at all.
     """
 
     points: Floats
     confidence: Floats
     input_confidence: Floats
+    presence: Floats
 
     def take(self, rows: slice) -> Prediction:
         """Some of the people."""
-        return Prediction(self.points[rows], self.confidence[rows], self.input_confidence[rows])
+        return Prediction(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     @staticmethod
     def join(parts: Sequence[Prediction], num_keypoints: int) -> Prediction:
         """People one after another; of no parts, of nobody."""
         if not parts:
-            return Prediction(np.zeros((0, num_keypoints, 2)), *(np.zeros((0, num_keypoints)) for _ in range(2)))
+            return Prediction(np.zeros((0, num_keypoints, 2)), *(np.zeros((0, num_keypoints)) for _ in range(3)))
         names = [f.name for f in fields(Prediction)]
         return Prediction(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
 
 
 @dataclass(frozen=True)
 class Refined:
-    """One image's people after refinement.
+    """One image's people after refinement; K is the number of keypoints they came with.
 
     Attributes:
         keypoints: (N, K, 2 or 3) as the poses came.
-        pose_consistency: (N,) how far the image bears out the pose that was given: the mean over its valid keypoints
+        confidence: (N, K) expected keypoint similarity; 0 where nothing was refined.
+        filled: (N, K) bool, missing keypoints that were given a place.
+        pose_consistency: (N,) how consistent the given pose is with the image: the mean over its valid keypoints
             of expected similarity where they are, relative to that of the best point. 1 where nothing was
             refined. Poses that needed much correction are right less often, so it ranks people.
     """
 
     keypoints: Floats
+    confidence: Floats
+    filled: npt.NDArray[np.bool_]
     pose_consistency: Floats
 
 
@@ -131,7 +142,7 @@ def prepare(
         std=keypoint_std(area, shared.target.sigmas).astype(np.float32),
         scores=poses.scores[rows].astype(np.float32),
     )
-    return Prepared(poses, rows, affine, inputs, own.original, shared)
+    return Prepared(poses, rows, affine, inputs, own.original, shared, (image.shape[0], image.shape[1]))
 
 
 def _person_boxes(around: npt.NDArray[np.float64], boxes_xyxy: Any) -> npt.NDArray[np.float64]:
@@ -149,7 +160,14 @@ def _person_boxes(around: npt.NDArray[np.float64], boxes_xyxy: Any) -> npt.NDArr
     return np.where(usable[:, None], boxes, around)
 
 
-def paste_back(prepared: Prepared, prediction: Prediction, margin: Floats | None, *, fill_missing: bool) -> Refined:
+def paste_back(
+    prepared: Prepared,
+    prediction: Prediction,
+    margin: Floats | None,
+    *,
+    fill_missing: bool,
+    fill_threshold: float = 0.0,
+) -> Refined:
     """The prediction in the image's pixels; inputs that may stay, stay exactly.
 
     Args:
@@ -157,33 +175,40 @@ def paste_back(prepared: Prepared, prediction: Prediction, margin: Floats | None
         prediction: for ``prepared.rows``.
         margin: (K,) an input stays where its expected similarity is at least the best one's minus this; None
             keeps none.
-        fill_missing: whether missing keypoints take the prediction.
+        fill_missing: whether missing keypoints take the prediction, where it lies inside the image.
+        fill_threshold: least confidence at which they do.
 
     Returns:
         the people in the keypoint set they came in.
     """
-    keypoints = _pasted(prepared, prediction, margin, fill_missing=fill_missing)
-    if not prepared.shared.identical:
-        keypoints = prepared.shared.put_back(prepared.given, keypoints)
-    return Refined(keypoints, pose_consistency_of(prepared, prediction))
-
-
-def _pasted(prepared: Prepared, prediction: Prediction, margin: Floats | None, *, fill_missing: bool) -> Floats:
-    """(N, K, 2 or 3) of the refiner's keypoint set."""
     poses, rows = prepared.poses, prepared.rows
-    result = np.array(poses.original)
-    if not len(rows):
-        return result
     points = transform_points(invert_affine(prepared.affine), prediction.points)
     valid = np.asarray(poses.valid[rows])
     keep = np.zeros_like(valid)
     if margin is not None:
         keep = valid & (prediction.input_confidence >= prediction.confidence - margin)
-    confidence = np.where(keep, prediction.input_confidence, prediction.confidence)
-    given = poses.original[rows]
-    filled = ~valid & poses.known if fill_missing else np.zeros_like(valid)
-    stays = keep | ~(valid | filled)
-    result[rows, :, :2] = np.where(stays[..., None], given[..., :2], points)
+    confidence = np.where(keep, prediction.input_confidence, prediction.confidence) * prediction.presence
+    # A score of 0 means missing to every reader.
+    confidence = np.clip(confidence, LEAST_CONFIDENCE, 1.0)
+    filled = np.zeros(poses.valid.shape, bool)
+    if fill_missing:
+        inside = ((points >= -0.5) & (points < np.array(prepared.image_hw[::-1]) - 0.5)).all(-1)
+        filled[rows] = ~valid & poses.known & inside & (confidence >= fill_threshold)
+    known = np.zeros(poses.valid.shape)
+    known[rows] = np.where(valid | filled[rows], confidence, 0.0)
+    result = np.array(poses.original)
+    moves = (valid & ~keep) | filled[rows]
+    result[rows, :, :2] = np.where(moves[..., None], points, poses.original[rows][..., :2])
     if result.shape[2] == 3:
-        result[rows, :, 2] = np.where(valid | filled, confidence, given[..., 2])
-    return result
+        result[rows, :, 2] = np.where(valid | filled[rows], confidence, poses.original[rows][..., 2])
+    consistency = pose_consistency_of(prepared, prediction)
+    shared = prepared.shared
+    if shared.identical:
+        return Refined(result, known, filled, consistency)
+    there = prepared.given.shape[:2]
+    return Refined(
+        shared.put_back(prepared.given, result),
+        shared.put_back(np.zeros(there), known),
+        shared.put_back(np.zeros(there), filled) > 0,
+        consistency,
+    )

@@ -18,6 +18,7 @@ class ForwardOutput:
 
     Attributes:
         image_logits: (B, K, h, w) float32, before the pose prior.
+        peaks: (B, K) see ``RefinementNetwork.image_logits_and_peaks``; None without.
         log_prior: (B, K, h, w), None without a pose prior.
         crop_points: (B, K, 2) the input pose in crop pixels.
         valid: (B, K) bool.
@@ -25,6 +26,7 @@ class ForwardOutput:
     """
 
     image_logits: Tensor
+    peaks: Tensor | None
     log_prior: Tensor | None
     crop_points: Tensor
     valid: Tensor
@@ -43,9 +45,9 @@ class ForwardOutput:
 @torch.inference_mode()
 def forward(network: RefinementNetwork, inputs: NetworkInput) -> ForwardOutput:
     """One batch of tensors through the network."""
-    image_logits = network.image_logits(inputs)
+    image_logits, peaks = network.image_logits_and_peaks(inputs)
     log_prior = network.log_prior(image_logits, inputs)
-    return ForwardOutput(image_logits, log_prior, inputs.crop_points, inputs.valid, inputs.std)
+    return ForwardOutput(image_logits, peaks, log_prior, inputs.crop_points, inputs.valid, inputs.std)
 
 
 def forward_batches(

@@ -132,7 +132,7 @@ def decode(
 
 def _decode_batch(
     outputs: Outputs, weight: Tensor, calibration: Calibration, config: ModelConfig, order: Tensor, decoder: str
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     output, codec = outputs[0], config.codec
     temperature = torch.tensor(calibration.temperature or (1.0,), device=weight.device)
     logits = output.logits(weight)
@@ -147,7 +147,28 @@ def _decode_batch(
     points, _ = codec.decode_probabilities(sharp, output.std, decoder)
     confidence = codec.similarity(calibrated, points, output.std)
     own = codec.similarity(calibrated, output.crop_points, output.std) * output.valid
-    return points, confidence, own
+    return points, confidence, own, presence(output.peaks, confidence, calibration)
+
+
+def presence(peaks: Tensor | None, like: Tensor, calibration: Calibration) -> Tensor:
+    """How likely the crop shows each keypoint at all, whatever its place.
+
+    The soft-max over heatmap pixels says where a keypoint is if it is there. Whether it is there shows in the height
+    of its own peak and in those of the person's other keypoints, the better half of which is averaged.
+
+    Args:
+        peaks: (B, K) of ``ForwardOutput``.
+        like: (B, K) whose shape and device the result has.
+        calibration: ``presence`` holds the three coefficients of a logistic regression.
+
+    Returns:
+        (B, K) in (0, 1]; 1 where the weights cannot tell.
+    """
+    if peaks is None or not calibration.presence:
+        return torch.ones_like(like)
+    own, person, bias = calibration.presence
+    best = peaks.topk((peaks.shape[1] + 1) // 2, dim=1).values.mean(1, keepdim=True)
+    return torch.sigmoid(own * peaks + person * best + bias)
 
 
 def _measured_by_image(

@@ -335,8 +335,14 @@ class Refiner:
         margin = np.array(calibration.margin or (0.0,)) if (options.policy or calibration.policy) == "safe" else None
         ends = np.cumsum([len(p.rows) for p in prepared]).tolist()
         return [
-            paste_back(p, prediction.take(slice(end - len(p.rows), end)), margin, fill_missing=options.fill_missing)
-            for p, end in zip(prepared, ends, strict=True)
+            paste_back(
+                one,
+                prediction.take(slice(end - len(one.rows), end)),
+                margin,
+                fill_missing=options.fill_missing,
+                fill_threshold=calibration.fill_threshold,
+            )
+            for one, end in zip(prepared, ends, strict=True)
         ]
 
     def measure_reliability(

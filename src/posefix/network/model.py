@@ -74,6 +74,15 @@ class RefinementNetwork(nn.Module):
 
     def image_logits(self, inputs: NetworkInput) -> Tensor:
         """(B, K, H/4, W/4) float32 logits before the prior."""
+        return self.image_logits_and_peaks(inputs)[0]
+
+    def image_logits_and_peaks(self, inputs: NetworkInput) -> tuple[Tensor, Tensor | None]:
+        """Logits before the prior, and the peaks of what the image alone says.
+
+        Returns:
+            (B, K, H/4, W/4) float32, and (B, K) the greatest logit of each map before the correction: a logit of how
+            likely the crop shows such a keypoint at all. None for networks whose logits have no such scale.
+        """
         config = self.config
         weight = next(self.parameters())
         images = inputs.crops.permute(0, 3, 1, 2).to(weight.dtype)
@@ -83,15 +92,16 @@ class RefinementNetwork(nn.Module):
         if isinstance(self.trunk, MobileNetFpn):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
                 features, logits = self._see_image(images)
+            peaks = logits.float().flatten(2).amax(-1)
             if self.correction is not None:
                 points = config.codec.to_heatmap(inputs.crop_points)
                 scores = inputs.scores if config.uses_scores else None
                 logits = self.correction(features, logits, points, inputs.valid, scores)
-            return logits.float()
+            return logits.float(), peaks
         heat = draw_gaussians(inputs.crop_points, inputs.valid, config.input_hw, config.heatmap_std)
         heat = (heat * config.heatmap_scale).to(images.dtype)
         out: Tensor = self.head(self.trunk(torch.cat([images, heat], dim=1)))
-        return out.float()
+        return out.float(), None
 
     def _see_image(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 24, H/4, W/4) features and (B, K, H/4, W/4) logits of the image alone."""

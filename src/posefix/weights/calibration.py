@@ -28,6 +28,10 @@ class Calibration:
         reference_outlier_rate: share of outliers among the keypoints of which the image is confident, at which
             ``prior_weight`` is right. The weight of other estimators is inversely proportional to their share; 0 gives
             all the same weight.
+        presence: three coefficients of a logistic regression that tells from the peaks of the image's own heatmaps
+            whether a keypoint is there at all: of its own peak, of the mean of the person's better half, and a
+            constant. Confidences are multiplied by it. Empty is 1 throughout.
+        fill_threshold: least confidence at which a missing keypoint is filled.
         margin: (K,) ``"safe"`` keeps an input whose expected similarity is at least the best one's minus
             this; empty is 0 throughout.
     """
@@ -38,6 +42,8 @@ class Calibration:
     prior_weight: float = 1.0
     margin: tuple[float, ...] = ()
     reference_outlier_rate: float = 0.0
+    presence: tuple[float, ...] = ()
+    fill_threshold: float = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self, "calibration.", WeightsError)
@@ -54,7 +60,11 @@ class Calibration:
             margin=(0.0, 1.0),
             prior_weight=(1e-3, 1e3),
             reference_outlier_rate=(0.0, 0.999),
+            fill_threshold=(0.0, 1.0),
+            presence=(-1e3, 1e3),
         )
+        if len(self.presence) not in (0, 3):
+            raise WeightsError(f"calibration.presence: expected three numbers or none, got {len(self.presence)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
