@@ -1,0 +1,149 @@
+"""Judge 2D tracks without labels: several calibrated cameras must agree on one point in space.
+
+Every keypoint of every frame is triangulated over all cameras and projected back; what a track says beside that is its
+error. Limbs of the person must not change their length, and the motion of a person is smooth. A part of every error is
+common to all methods (lens distortion, what an estimator calls a joint): compare methods, not absolute figures.
+
+    python benchmarks/multiview.py ../shared/data/video/single_person
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from posefix.keypoints.skeleton import COCO
+
+Floats = npt.NDArray[np.floating]
+
+#: The 12 keypoints of the body; no camera agrees with another on eyes and ears seen from behind.
+BODY = np.arange(5, 17)
+LIMBS = {
+    "forearm": (("left_elbow", "left_wrist"), ("right_elbow", "right_wrist")),
+    "thigh": (("left_hip", "left_knee"), ("right_hip", "right_knee")),
+    "shank": (("left_knee", "left_ankle"), ("right_knee", "right_ankle")),
+}
+#: Pixels: an error that halves a view's weight; errors that count as large; sides far enough apart to be told apart.
+HALF_WEIGHT, LARGE, APART = 10.0, 40.0, 40.0
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What several cameras say of one method's tracks.
+
+    Attributes:
+        median, mean, p90: px, reprojection error.
+        large: share of keypoints beyond ``LARGE``.
+        forearm, thigh, shank: mm, standard deviation over time of the length in space, mean of both sides.
+        acceleration, acceleration_p90: px / frame², second differences of the points in the image.
+        exchanged: pairs of left and right that fit the reference at least twice as well exchanged.
+        pairs: that were looked at.
+    """
+
+    median: float
+    mean: float
+    p90: float
+    large: float
+    forearm: float
+    thigh: float
+    shank: float
+    acceleration: float
+    acceleration_p90: float
+    exchanged: int = 0
+    pairs: int = 0
+
+
+def triangulate(points: Floats, weights: Floats, cameras: Floats, rounds: int = 6) -> Floats:
+    """Points in space from their images: linear, weighted, anew with less weight for views that disagree.
+
+    Args:
+        points: (C, ..., 2) px; not finite where a view says nothing.
+        weights: (C, ...).
+        cameras: (C, 3, 4) space → homogeneous px.
+        rounds: of reweighting.
+
+    Returns:
+        (..., 3); NaN where fewer than two views say something.
+    """
+    seen = np.isfinite(points).all(-1)
+    points = np.where(seen[..., None], points, 0.0)
+    weights = np.where(seen, weights, 0.0)
+    trusted = weights
+    shape = (len(cameras), *[1] * (points.ndim - 2))
+    rows = points[..., None] * cameras[:, 2].reshape(*shape, 1, 4) - cameras[:, :2].reshape(*shape, 2, 4)
+    found = np.zeros((*points.shape[1:-1], 3))
+    for _ in range(rounds):
+        system = np.moveaxis(rows * np.sqrt(trusted)[..., None, None], 0, -3)
+        system = system.reshape(*system.shape[:-3], -1, 4)
+        # A scale for each camera's rows, or the far ones would count for more.
+        homogeneous = np.linalg.svd(system)[2][..., -1, :]
+        found = homogeneous[..., :3] / homogeneous[..., 3:]
+        error = np.linalg.norm(project(found, cameras) - points, axis=-1)
+        trusted = weights / (1 + (error / HALF_WEIGHT) ** 2)
+    return np.where((seen.sum(0) >= 2)[..., None], found, np.nan)
+
+
+def project(space: Floats, cameras: Floats) -> Floats:
+    """(..., 3) in space → (C, ..., 2) px."""
+    homogeneous = np.concatenate([space, np.ones_like(space[..., :1])], -1)
+    image = np.einsum("cij,...j->c...i", cameras, homogeneous)
+    return image[..., :2] / image[..., 2:]
+
+
+def robust_space(tracks: Floats, cameras: Floats) -> Floats:
+    """(T, K, 3) in space from (C, T, K, 3) tracks, weighted by their scores."""
+    return triangulate(tracks[..., :2], np.clip(np.nan_to_num(tracks[..., 2]), 0.05, 1.0), cameras)
+
+
+def judge(tracks: Floats, cameras: Floats, reference: Floats | None = None) -> Judgement:
+    """Judge one method.
+
+    Args:
+        tracks: (C, T, 17, 3) px and score of one person in C cameras' T frames.
+        cameras: (C, 3, 4).
+        reference: (T, 17, 3) in space, of the method that is trusted most; it tells left from right.
+    """
+    space = robust_space(tracks, cameras)
+    error = np.linalg.norm(project(space, cameras) - tracks[..., :2], axis=-1)[:, :, BODY]
+    error = error[np.isfinite(error)]
+    lengths = {
+        name: float(np.mean([np.nanstd(_length(space, *side)) for side in sides])) for name, sides in LIMBS.items()
+    }
+    change = np.linalg.norm(np.diff(tracks[:, :, BODY, :2], 2, axis=1), axis=-1)
+    exchanged, pairs = (0, 0) if reference is None else count_exchanged(tracks[..., :2], project(reference, cameras))
+    return Judgement(
+        float(np.median(error)),
+        float(error.mean()),
+        float(np.percentile(error, 90)),
+        float((error > LARGE).mean()),
+        **lengths,
+        acceleration=float(np.nanmedian(change)),
+        acceleration_p90=float(np.nanpercentile(change, 90)),
+        exchanged=exchanged,
+        pairs=pairs,
+    )
+
+
+def _length(space: Floats, start: str, end: str) -> Floats:
+    length: Floats = np.linalg.norm(space[:, COCO.index(start)] - space[:, COCO.index(end)], axis=-1)
+    return length
+
+
+def count_exchanged(points: Floats, reference: Floats) -> tuple[int, int]:
+    """Pairs at least twice as near to the reference when exchanged, of those that it has ``APART``."""
+    left = np.array([k for k in BODY if COCO.keypoints[k].startswith("left_")])
+    right = COCO.flip[left]
+    apart = np.linalg.norm(reference[..., left, :] - reference[..., right, :], axis=-1) >= APART
+
+    def distance(first: Floats, second: Floats) -> Floats:
+        to_left = np.linalg.norm(points[..., first, :] - reference[..., left, :], axis=-1)
+        to_right = np.linalg.norm(points[..., second, :] - reference[..., right, :], axis=-1)
+        total: Floats = to_left + to_right
+        return total
+
+    exchanged = apart & (2 * distance(right, left) <= distance(left, right))
+    return int(exchanged.sum()), int(apart.sum())
