@@ -149,7 +149,7 @@ def estimate(
     start = np.maximum.accumulate(np.where(fresh, np.arange(frames)[:, None], 0), axis=0)
     column = np.arange(count)
     kind = kinds[start, column]
-    anchor = np.where(kind == PoseError.INVERSION, COCO.flip, column)
+    anchor = np.where(kind == PoseError.INVERSION, COCO.flip_indices, column)
     std = keypoint_std(area, COCO.sigmas)[..., None]
     offset = (drawn[start, column] - truth[start, anchor, :2]) / std[start, column]
     points = truth[np.arange(frames)[:, None], anchor, :2] + std * (offset + noise * rng.standard_normal(offset.shape))
@@ -164,7 +164,7 @@ def exchange(tracks: Floats, group: str, rows: npt.ArrayLike) -> Floats:
     changed = np.array(tracks)
     members = GROUPS[group]
     rows = np.asarray(rows)[:, None]
-    changed[rows, members] = tracks[rows, COCO.flip[members]]
+    changed[rows, members] = tracks[rows, COCO.flip_indices[members]]
     return changed
 
 

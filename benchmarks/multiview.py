@@ -136,7 +136,7 @@ def _length(space: Floats, start: str, end: str) -> Floats:
 def count_exchanged(points: Floats, reference: Floats) -> tuple[int, int]:
     """Pairs at least twice as near to the reference when exchanged, of those that it has ``APART``."""
     left = np.array([k for k in BODY if COCO.keypoints[k].startswith("left_")])
-    right = COCO.flip[left]
+    right = COCO.flip_indices[left]
     apart = np.linalg.norm(reference[..., left, :] - reference[..., right, :], axis=-1) >= APART
 
     def distance(first: Floats, second: Floats) -> Floats:

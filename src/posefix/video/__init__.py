@@ -1,0 +1,1 @@
+"""Tracks of people in videos: image and motion together."""
