@@ -5,18 +5,27 @@ error. Limbs of the person must not change their length, and the motion of a per
 common to all methods (lens distortion, what an estimator calls a joint): compare methods, not absolute figures.
 
     python benchmarks/multiview.py ../shared/data/video/single_person
+    python benchmarks/multiview.py FOLDER --results a.json --results b.json --online
+
+A folder holds ``cameras.json`` (a list of ``camera`` and ``projection_mm_to_px``, 3 × 4), ``cam01.mp4`` … and results
+files: a list of ``camera``, ``frame`` (from 0), ``person_id`` and ``keypoints`` [x, y, score] of COCO's 17.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import median_filter
+from scipy.signal import savgol_filter
 
+from posefix import Refiner
 from posefix.keypoints.skeleton import COCO
+from posefix.video.frames import read_frames
 
 Floats = npt.NDArray[np.floating]
 
@@ -147,3 +156,102 @@ def count_exchanged(points: Floats, reference: Floats) -> tuple[int, int]:
 
     exchanged = apart & (2 * distance(right, left) <= distance(left, right))
     return int(exchanged.sum()), int(apart.sum())
+
+
+def one_euro(tracks: Floats, cutoff: float = 0.04, beta: float = 0.7) -> Floats:
+    """(C, T, K, 3) after a One-Euro filter (Casiez et al. 2012), units px and frames."""
+
+    def share(frequency: Floats | float) -> Floats:
+        tau = 1 / (2 * np.pi * np.asarray(frequency))
+        return np.asarray(1 / (1 + tau))
+
+    filtered = tracks.copy()
+    speed = np.zeros_like(tracks[:, 0, :, :2])
+    for t in range(1, tracks.shape[1]):
+        before = filtered[:, t - 1, :, :2]
+        speed += share(1.0) * (tracks[:, t, :, :2] - before - speed)
+        weight = share(cutoff + beta * np.abs(speed))
+        filtered[:, t, :, :2] = weight * tracks[:, t, :, :2] + (1 - weight) * before
+    return filtered
+
+
+def median_savgol(tracks: Floats, median: int = 5, window: int = 7, order: int = 2) -> Floats:
+    """(C, T, K, 3) after a running median, then Savitzky and Golay's filter."""
+    filtered = tracks.copy()
+    calm = median_filter(tracks[..., :2], size=(1, median, 1, 1), mode="nearest")
+    filtered[..., :2] = savgol_filter(calm, window, order, axis=1)
+    return filtered
+
+
+def read_results(path: Path, cameras: int, person: int) -> Floats:
+    """(C, T, 17, 3) of one person; NaN where a camera does not see them."""
+    entries = [e for e in json.loads(path.read_text(encoding="utf-8")) if e["person_id"] == person]
+    tracks = np.full((cameras, 1 + max(e["frame"] for e in entries), len(COCO), 3), np.nan)
+    for entry in entries:
+        tracks[entry["camera"] - 1, entry["frame"]] = np.reshape(entry["keypoints"], (-1, 3))
+    return tracks
+
+
+def _frame_by_frame(refiner: Refiner, video: Path, track: Floats) -> Floats:
+    """One camera's (T, 17, 3), each frame by itself; the estimator's reliability is measured on the whole recording."""
+    frames = list(read_frames(video))[: len(track)]
+    weight = refiner.measure_reliability(frames, list(track[:, None]))
+    return np.stack(refiner.refine_batch(frames, list(track[:, None]), prior_weight=weight))[:, 0]
+
+
+HEADER = (
+    "| | reprojection px: median / mean / p90 | > 40 px | forearm mm | acceleration px/frame²: median / p90 | "
+    "exchanged |"
+)
+
+
+def row(name: str, found: Judgement) -> str:
+    """A line of the table."""
+    return (
+        f"| {name} | {found.median:.1f} / {found.mean:.1f} / {found.p90:.1f} | {100 * found.large:.1f} % "
+        f"| {found.forearm:.0f} | {found.acceleration:.2f} / {found.acceleration_p90:.1f} "
+        f"| {found.exchanged} of {found.pairs} |"
+    )
+
+
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--results", multiple=True, help="Results files in the folder; default all but cameras.json.")
+@click.option("--person", default=0, show_default=True, help="Which person_id.")
+@click.option("--online", is_flag=True, help="Also refine online, with delays of 0, 5 and 8 frames.")
+def main(folder: Path, results: tuple[str, ...], person: int, online: bool) -> None:
+    """Print the table for the recording in FOLDER."""
+    views = json.loads((folder / "cameras.json").read_text(encoding="utf-8"))
+    cameras = np.array([view["projection_mm_to_px"] for view in views])
+    videos = [folder / f"cam{view['camera']:02d}.mp4" for view in views]
+    names = results or tuple(sorted(p.name for p in folder.glob("*.json") if p.name != "cameras.json"))
+    refiner = Refiner.from_pretrained()
+    tables: dict[str, Floats] = {}
+    for name in names:
+        tracks = read_results(folder / name, len(cameras), person)
+        label = Path(name).stem
+        single = np.stack([_frame_by_frame(refiner, v, t) for v, t in zip(videos, tracks, strict=True)])
+        tables |= {
+            label: tracks,
+            f"{label} + One-Euro (0.04, 0.7)": one_euro(tracks),
+            f"{label} + median 5 + SavGol (7, 2)": median_savgol(tracks),
+            f"{label}, posefix frame by frame": single,
+            f"{label}, posefix, then median 5 + SavGol (7, 2)": median_savgol(single),
+        }
+        ways = {"offline": {}} | (
+            {f"online, delay {d}": {"online": True, "delay": d} for d in (0, 5, 8)} if online else {}
+        )
+        for way, options in ways.items():
+            refined = [
+                refiner.refine_video(v, t[:, None], **options)[:, 0] for v, t in zip(videos, tracks, strict=True)
+            ]
+            tables[f"{label}, refine_video {way}"] = np.stack(refined)
+    # The method that is trusted most tells left from right for all.
+    reference = robust_space(tables[f"{Path(names[-1]).stem}, posefix frame by frame"], cameras)
+    click.echo(f"{HEADER}\n{'|---' * 6}|")
+    for name, tracks in tables.items():
+        click.echo(row(name, judge(tracks, cameras, reference)))
+
+
+if __name__ == "__main__":
+    main()

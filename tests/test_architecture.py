@@ -22,6 +22,7 @@ ROOMS = (
     "adapters",
     "drawing",
     "evaluation",
+    "video",
     "inference",
     "batch",
     "pose_errors",

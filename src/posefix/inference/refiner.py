@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from tqdm import tqdm
 
 from posefix.adapters.registry import Extract, adapt
 from posefix.deprecation import warn_renamed
@@ -24,6 +25,8 @@ from posefix.inference.predictor import (
     measure_reliability,
     predict,
 )
+from posefix.inference.track_observation import Observer
+from posefix.inference.track_refinement import RefinedFrames, refine_tracks
 from posefix.io.images import load_image
 from posefix.keypoints.mapping import SharedKeypoints, share_keypoints
 from posefix.keypoints.poses import read_poses
@@ -31,6 +34,9 @@ from posefix.keypoints.skeleton import Skeleton
 from posefix.network.config import ModelConfig
 from posefix.network.devices import autocast_dtype, pick_device
 from posefix.network.inputs import NetworkInput
+from posefix.video.frames import read_frames
+from posefix.video.options import make_video_options
+from posefix.video.tracks import read_tracks
 from posefix.weights.hub import upload
 from posefix.weights.model_card import CARD_NAME, model_card, save_with_card
 from posefix.weights.weights import Weights, fold_batch_norm, load_weights, weights_files
@@ -283,6 +289,63 @@ class Refiner:
         for i, result in zip(busy, self.refine_images(prepared, chosen), strict=True):
             refined[i] = result.keypoints
         return found.rebuild(refined)
+
+    def refine_video(
+        self,
+        frames: Any,
+        tracks: Any,
+        *,
+        color: str = "rgb",
+        progress: bool = False,
+        **options: Any,
+    ) -> Floats:
+        """Refine the tracks of a video: each keypoint is pulled to the right place and calmed at once.
+
+        The network's distribution over where a keypoint is in each frame meets a model of its motion, so that the
+        image moves points to where they belong and time takes their jitter. Left and right are put right where an
+        estimator exchanged them, and short gaps are filled by looking at the frames.
+
+        >>> refiner = Refiner.from_pretrained()
+        >>> frames = np.zeros((4, 64, 64, 3), np.uint8)
+        >>> tracks = np.random.default_rng(0).uniform(8, 56, (4, 1, 17, 3))
+        >>> refiner.refine_video(frames, tracks).shape
+        (4, 1, 17, 3)
+
+        Args:
+            frames: path of a video or of a folder of images, array (T, H, W, 3), or an iterable of images; read once.
+            tracks: (T, N, K, 3) [x, y, score] or (T, N, K, 2): N people over T frames, each in its own column, NaN
+                where a person or a keypoint is not there.
+            color: channel order of array frames: ``"rgb"`` or ``"bgr"``.
+            progress: show a bar on standard error.
+            **options: the fields of ``VideoOptions``: ``online``, ``delay``, ``max_gap``, ``repair_sides``,
+                ``fill_missing``, ``prior_weight``, ``batch_size``, ``workers``.
+
+        Returns:
+            a new array as ``tracks``; where nobody could look it is what it was. Keypoints in gaps of at most
+            ``max_gap`` frames are filled, with half their confidence.
+
+        Raises:
+            InputError: shapes or options that do not fit, or fewer frames than the tracks have.
+            ImageError: a frame cannot be read.
+        """
+        parts = list(self.refine_tracks(frames, tracks, color=color, progress=progress, **options))
+        return np.concatenate([p.keypoints for p in parts]) if parts else np.array(tracks)
+
+    def refine_tracks(
+        self, frames: Any, tracks: Any, *, color: str = "rgb", progress: bool = False, **options: Any
+    ) -> Iterator[RefinedFrames]:
+        """``refine_video`` as the frames come, some at a time, with what was filled and exchanged.
+
+        Online (``online=True``) each frame comes ``delay`` frames late; else as soon as the frames that matter for it
+        are known. Memory does not grow with the length of the video.
+        """
+        chosen = make_video_options(**options)
+        observer = Observer(self.network, self.weights.calibration, self.skeleton)
+        read = read_tracks(tracks, self.skeleton, chosen.max_gap, causal=chosen.online)
+        with tqdm(total=len(read.valid), unit="frame", disable=not progress) as bar:
+            for part in refine_tracks(observer, read_frames(frames, color=color), read, chosen):
+                bar.update(len(part))
+                yield part
 
     def prepare(
         self,

@@ -136,23 +136,73 @@ def expected_similarity_argmax(probabilities: Tensor, std: Tensor, steps: int = 
     Returns:
         (B, K, 2) heatmap pixels and (B, K) expected similarities.
     """
+    width = probabilities.shape[-1]
+    best = _smoothed(probabilities, std).flatten(2).argmax(-1)
+    points = torch.stack([best % width, torch.div(best, width, rounding_mode="floor")], -1).to(std.dtype)
+    for _ in range(steps):
+        points, _, _ = _mean_shift(probabilities, points.unsqueeze(2), std)
+        points = points.squeeze(2)
+    return points, expected_similarity(probabilities, points, std)
+
+
+def expected_similarity_modes(
+    probabilities: Tensor, std: Tensor, count: int, steps: int = 3
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The places where expected keypoint similarity has its greatest local maxima, best first.
+
+    Args:
+        probabilities: (B, K, h, w) distributions over heatmap pixels.
+        std: (B, K) length scale of keypoint similarity in heatmap pixels.
+        count: M.
+        steps: mean-shift steps.
+
+    Returns:
+        (B, K, M, 2) heatmap pixels, (B, K, M) expected similarities, 0 where there are fewer maxima, and (B, K, M)
+        variances of the distribution around each, heatmap pixels².
+    """
+    width = probabilities.shape[-1]
+    smoothed = _smoothed(probabilities, std)
+    highest = torch.nn.functional.max_pool2d(smoothed, 5, stride=1, padding=2)
+    peaks = torch.where(smoothed >= highest, smoothed, torch.zeros_like(smoothed))
+    heights, index = peaks.flatten(2).topk(count, dim=-1)
+    points = torch.stack([index % width, torch.div(index, width, rounding_mode="floor")], -1).to(std.dtype)
+    for _ in range(steps):
+        points, _, _ = _mean_shift(probabilities, points, std)
+    _, similarity, near = _mean_shift(probabilities, points, std)
+    # Seen through the kernel a Gaussian of variance v has 1 / (1 / v + 1 / std²).
+    kernel = std.square().unsqueeze(-1).clamp_min(_LEAST_STD)
+    variance = 1 / (1 / near.clamp_min(_LEAST_STD) - 1 / kernel).clamp_min(_LEAST_STD)
+    return points, torch.where(heights > 0, similarity, torch.zeros_like(similarity)), variance
+
+
+def _smoothed(probabilities: Tensor, std: Tensor) -> Tensor:
+    """(B, K, h, w) expected similarity of every heatmap pixel's centre."""
     height, width = probabilities.shape[-2:]
     rows = torch.arange(height, device=std.device, dtype=std.dtype)
     columns = torch.arange(width, device=std.device, dtype=std.dtype)
     smooth_rows = _profile(rows.expand(*std.shape, height).flatten(1), height, std.repeat_interleave(height, 1))
     smooth_columns = _profile(columns.expand(*std.shape, width).flatten(1), width, std.repeat_interleave(width, 1))
     smoothed = smooth_rows.view(*std.shape, height, height) @ probabilities
-    smoothed = smoothed @ smooth_columns.view(*std.shape, width, width)
-    best = smoothed.flatten(2).argmax(-1)
-    points = torch.stack([best % width, torch.div(best, width, rounding_mode="floor")], -1).to(std.dtype)
-    for _ in range(steps):
-        near_rows = _profile(points[..., 1], height, std)
-        near_columns = _profile(points[..., 0], width, std)
-        by_column = torch.einsum("bkhw,bkh->bkw", probabilities, near_rows) * near_columns
-        by_row = torch.einsum("bkhw,bkw->bkh", probabilities, near_columns) * near_rows
-        mass = by_column.sum(-1).clamp_min(torch.finfo(std.dtype).tiny)
-        points = torch.stack([(by_column * columns).sum(-1) / mass, (by_row * rows).sum(-1) / mass], -1)
-    return points, expected_similarity(probabilities, points, std)
+    return smoothed @ smooth_columns.view(*std.shape, width, width)
+
+
+def _mean_shift(probabilities: Tensor, points: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of (B, K, M, 2) points: where it leads, their expected similarity, and the variance near them."""
+    people, keypoints, count, _ = points.shape
+    height, width = probabilities.shape[-2:]
+    rows = torch.arange(height, device=std.device, dtype=std.dtype)
+    columns = torch.arange(width, device=std.device, dtype=std.dtype)
+    flat, spread = points.flatten(1, 2), std.repeat_interleave(count, 1)
+    near_rows = _profile(flat[..., 1], height, spread).view(people, keypoints, count, height)
+    near_columns = _profile(flat[..., 0], width, spread).view(people, keypoints, count, width)
+    by_column = torch.einsum("bkhw,bkmh->bkmw", probabilities, near_rows) * near_columns
+    by_row = torch.einsum("bkhw,bkmw->bkmh", probabilities, near_columns) * near_rows
+    mass = by_column.sum(-1)
+    safe = mass.clamp_min(torch.finfo(std.dtype).tiny)
+    shifted = torch.stack([(by_column * columns).sum(-1) / safe, (by_row * rows).sum(-1) / safe], -1)
+    across = (by_column * (columns - points[..., :1]).square()).sum(-1)
+    along = (by_row * (rows - points[..., 1:]).square()).sum(-1)
+    return shifted, mass, (across + along) / (2 * safe)
 
 
 def mirror_maps(probabilities: Tensor, flip_indices: Tensor, shift: float) -> Tensor:

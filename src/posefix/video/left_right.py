@@ -7,6 +7,7 @@ between which two frames the sides changed places. The decision over a track is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ GROUPS = {
     "face": ("eye", "ear"),
 }
 #: Log odds of a frame against an exchange: sides are right far more often than not.
-_BIAS = 1.0
+_BIAS = 0.5
 #: Largest log odds of one frame, and how much of them counts: neighbouring frames err alike.
 _LARGEST, _SHARE = 8.0, 0.5
 #: Usual movement between two frames in length scales of keypoint similarity, without the person's own.
@@ -58,7 +59,7 @@ def side_groups(skeleton: Skeleton) -> list[npt.NDArray[np.int64]]:
     return [group for group in groups if len(group)]
 
 
-def exchange_sides(values: Floats, exchanged: Bools, skeleton: Skeleton) -> Floats:
+def exchange_sides(values: npt.NDArray[Any], exchanged: Bools, skeleton: Skeleton) -> npt.NDArray[Any]:
     """Values with left and right exchanged in some groups.
 
     Args:
@@ -84,7 +85,7 @@ def decide_sides(
         points: (T, N, K, 2) px.
         valid: (T, N, K).
         std: (T, N, K) px, length scale of keypoint similarity.
-        odds: (T, N, K) log odds, from the image alone, that the keypoint is itself and not its mirror; 0 where
+        odds: (T, N, K) log odds, by the image, that the keypoint is itself and not its mirror; 0 where
             nothing is known.
         skeleton: the keypoint set.
         state: after the frames before; None at the beginning.

@@ -20,8 +20,12 @@ _STEP, _STEP_COST = 0.15, 1.5
 _FLOOR = 0.1
 #: Degrees of freedom of Student's t: how heavy the tails are.
 _TAILS = 3.0
-_ROUNDS, _MEASURED_ROUNDS = 4, 2
-_LEAST_MASS = 1e-6
+#: A path stays as given where it is at most so many length scales away and its second differences are at most so
+#: many times those of the path that was found, or nearly nothing, for so many frames on both sides.
+_SETTLED, _RESTLESS, _STILL, _AROUND = 0.15, 1.5, 0.002, 3
+#: Rounds of weighing after which motion is measured anew.
+_MEASURED_ROUNDS = 2
+_LEAST_MASS, _LEAST_CERTAIN = 1e-6, 0.05
 
 
 @dataclass(frozen=True)
@@ -65,60 +69,149 @@ class Paths:
     points: Doubles
     confidence: Doubles
 
+    def __len__(self) -> int:
+        return len(self.points)
 
-def find_paths(places: Places) -> Paths:
+    def take(self, frames: slice) -> Paths:
+        """Some of the frames."""
+        return Paths(self.points[frames], self.confidence[frames])
+
+
+def find_paths(places: Places, jerk: Doubles | None = None, rounds: int = 4) -> Paths:
     """The most likely smooth path of each keypoint.
 
     The places are chosen by dynamic programming; then the path is smoothed and each frame's places weighed anew by
     their distance from it, some rounds. How much a keypoint moves and how precise its places are is measured on the
     frames given, so that a still person becomes still and a fast one is not slowed.
+
+    Args:
+        places: of T frames.
+        jerk: (N, K) from ``measure_jerk``; None measures it here.
+        rounds: of weighing.
     """
     frames, people, keypoints, count = places.mass.shape
-    series = people * keypoints
-    points = places.points.reshape(frames, series, count, 2)
-    mass = places.mass.reshape(frames, series, count)
-    std = places.std.reshape(frames, series)
-    seen = mass.max(-1) > 0
+    result = np.full((frames, people * keypoints, 2), np.nan)
+    confidence = np.zeros((frames, people * keypoints))
+    seen = places.mass.reshape(frames, people * keypoints, count).max(-1) > 0
     some = seen.any(0)
-    result = np.full((frames, series, 2), np.nan)
-    confidence = np.zeros((frames, series))
     if some.any():
-        kept = points[:, some], mass[:, some], places.variance.reshape(mass.shape)[:, some], std[:, some]
-        result[:, some], confidence[:, some] = _find(*kept)
+        series = _Series.of(places, some)
+        given = None if jerk is None else jerk.reshape(-1)[some]
+        result[:, some], confidence[:, some], _ = _find(series, given, rounds)
     return Paths(result.reshape(frames, people, keypoints, 2), confidence.reshape(frames, people, keypoints))
 
 
-def _find(points: Doubles, mass: Doubles, variance: Doubles, std: Doubles) -> tuple[Doubles, Doubles]:
-    """Points (T, D, 2) and confidence (T, D) from (T, D, M, …) places of series that at least one frame shows."""
-    seen = mass.max(-1) > 0
-    # One unit of length for each series; what is not seen gets some number, and no weight.
-    unit = np.nanmedian(np.where(seen, std, np.nan), axis=0)
-    origin = np.stack([points[t, d, 0] for d, t in enumerate(seen.argmax(0))])
-    points = np.where(seen[..., None, None], (points - origin[:, None]) / unit[:, None, None], 0.0)
-    std = np.where(seen, std / unit, 1.0)
-    variance = np.where(seen[..., None], variance / np.square(unit)[:, None], 1.0) + np.square(_FLOOR * std)[..., None]
+def keep_settled(given: Doubles, valid: Bools, points: Doubles, std: Doubles) -> Doubles:
+    """Paths that stay exactly where the given ones are, where these are as calm and hardly elsewhere.
+
+    What was refined before stays, then, and so does what needs no refinement.
+
+    Args:
+        given: (T, N, K, 2) px.
+        valid: (T, N, K) which of them exist.
+        points: (T, N, K, 2) px of the paths that were found.
+        std: (T, N, K) px, length scale of keypoint similarity.
+
+    Returns:
+        (T, N, K, 2): given, found, and between them some frames that lead from one to the other.
+    """
+    if len(given) < 3:
+        return points
+    given = np.where(valid[..., None], given, points)
+    near = valid & (np.linalg.norm(given - points, axis=-1) <= _SETTLED * std)
+    calm = _restlessness(given) <= _RESTLESS * _restlessness(points) + _STILL * std
+    kept = _running_mean((near & calm).astype(np.float64), _AROUND) > 1 - 1e-9
+    share = _running_mean(kept.astype(np.float64), _AROUND)[..., None]
+    return np.where(share > 1 - 1e-9, given, points + share * (given - points))
+
+
+def _restlessness(points: Doubles) -> Doubles:
+    """(T, N, K) mean size of the second difference around each frame."""
+    change = np.linalg.norm(np.diff(np.nan_to_num(points), 2, axis=0), axis=-1)
+    return _running_mean(np.concatenate([change[:1], change, change[-1:]]), _AROUND)
+
+
+def _running_mean(values: Doubles, around: int) -> Doubles:
+    """Of each frame and ``around`` on both sides; the first and last frame stand for those beyond."""
+    padded = np.concatenate([values[:1]] * around + [values] + [values[-1:]] * around)
+    total = np.cumsum(np.concatenate([np.zeros_like(values[:1]), padded]), axis=0)
+    size = 2 * around + 1
+    return np.asarray((total[size:] - total[:-size]) / size)
+
+
+def measure_jerk(places: Places) -> Doubles:
+    """(N, K) how much each keypoint moves, for ``find_paths`` on other frames; 1 for what is not seen."""
+    shape = places.std.shape[1:]
+    jerk = np.ones(shape[0] * shape[1])
+    some = (places.mass.max(-1) > 0).any(0).reshape(-1)
+    if some.any():
+        jerk[some] = _find(_Series.of(places, some), None, 2)[2]
+    return jerk.reshape(shape)
+
+
+@dataclass(frozen=True)
+class _Series:
+    """D keypoints' places, each in its own unit of length, which is its length scale, and from its first place on.
+
+    What is not seen has some finite number everywhere, and ``seen`` says so.
+    """
+
+    points: Doubles  # (T, D, M, 2)
+    mass: Doubles  # (T, D, M)
+    variance: Doubles  # (T, D, M), at least that of a place the image does not know of
+    std: Doubles  # (T, D)
+    seen: Bools  # (T, D)
+    origin: Doubles  # (D, 2)
+    unit: Doubles  # (D,)
+
+    @staticmethod
+    def of(places: Places, some: Bools) -> _Series:
+        frames, _, _, count = places.mass.shape
+        points = places.points.reshape(frames, -1, count, 2)[:, some]
+        mass = places.mass.reshape(frames, -1, count)[:, some]
+        std = places.std.reshape(frames, -1)[:, some]
+        variance = places.variance.reshape(frames, -1, count)[:, some]
+        seen = mass.max(-1) > 0
+        unit = np.nanmedian(np.where(seen, std, np.nan), axis=0)
+        origin = points[seen.argmax(0), np.arange(points.shape[1]), 0]
+        std = np.where(seen, std / unit, 1.0)
+        variance = np.where(seen[..., None], variance / np.square(unit)[:, None], 1.0)
+        return _Series(
+            np.where(seen[..., None, None], (points - origin[:, None]) / unit[:, None, None], 0.0),
+            mass,
+            variance + np.square(_FLOOR * std)[..., None],
+            std,
+            seen,
+            origin,
+            unit,
+        )
+
+
+def _find(series: _Series, given: Doubles | None, rounds: int) -> tuple[Doubles, Doubles, Doubles]:
+    """Points (T, D, 2) px, confidence (T, D) and jerk (D,)."""
+    points, mass, seen = series.points, series.mass, series.seen
     log_mass = np.where(seen[..., None], np.log(mass + _LEAST_MASS), 0.0)
-
-    chosen = choose_places(points, log_mass, std)
+    chosen = choose_places(points, log_mass, series.std)
     observed = np.take_along_axis(points, chosen[..., None, None], 2)[:, :, 0]
-    spread = np.take_along_axis(variance, chosen[..., None], 2)[:, :, 0]
-    certain = np.maximum(np.take_along_axis(mass, chosen[..., None], 2)[:, :, 0], 0.05)
+    spread = np.take_along_axis(series.variance, chosen[..., None], 2)[:, :, 0]
+    certain = np.take_along_axis(mass, chosen[..., None], 2)[:, :, 0]
     typical = np.nanmedian(np.where(seen, spread, np.nan), axis=0)
-    relative = np.where(seen, spread / typical / certain, np.inf)
+    relative = np.where(seen, spread / typical / np.maximum(certain, _LEAST_CERTAIN), np.inf)
 
-    jerk, error = choose_jerk(observed, relative)
+    jerk, error = choose_jerk(observed, relative, given)
     path = smooth(observed, relative, jerk)
-    for number in range(_ROUNDS):
-        observed, weight, certain = _weigh(points, log_mass, mass, variance, path)
+    for number in range(rounds):
+        observed, weight, certain = _weigh(points, log_mass, mass, series.variance, path)
         # A place far from the path counts for less than its distance alone would say.
-        relative = np.where(seen, 1 / np.square(np.maximum(weight * typical, 1e-4)) / np.maximum(certain, 0.05), np.inf)
+        weight = np.square(np.maximum(weight * typical, 1e-4)) * np.maximum(certain, _LEAST_CERTAIN)
+        relative = np.where(seen, 1 / weight, np.inf)
         if number < _MEASURED_ROUNDS:
-            jerk, error = choose_jerk(observed, relative)
+            jerk, error = choose_jerk(observed, relative, given)
         inflation = np.maximum(1.0, (_TAILS + 2 * path.surprise / error) / (_TAILS + 2))
         path = smooth(observed, relative, jerk, inflation)
     away = np.square(points - path.points[:, :, None]).sum(-1)
-    similar = mass * np.exp(-0.5 * away / (np.square(std)[..., None] + variance))
-    return path.points * unit[:, None] + origin, similar.max(-1)
+    similar = mass * np.exp(-0.5 * away / (np.square(series.std)[..., None] + series.variance))
+    return path.points * series.unit[:, None] + series.origin, similar.max(-1), jerk
 
 
 def choose_places(points: Doubles, log_mass: Doubles, std: Doubles) -> npt.NDArray[np.int64]:
@@ -152,12 +245,12 @@ def choose_places(points: Doubles, log_mass: Doubles, std: Doubles) -> npt.NDArr
     return chosen
 
 
-def choose_jerk(observed: Doubles, relative: Doubles) -> tuple[Doubles, Doubles]:
-    """(D,) the most likely density of the jerk over the error's variance, and (D,) the error's variance."""
-    grid = np.repeat(_JERKS[:, None], observed.shape[1], axis=1)
+def choose_jerk(observed: Doubles, relative: Doubles, given: Doubles | None = None) -> tuple[Doubles, Doubles]:
+    """(D,) the most likely density of the jerk over the error's variance, or the one given; (D,) that variance."""
+    grid = np.repeat(_JERKS[:, None], observed.shape[1], axis=1) if given is None else given[None]
     likelihood, error = log_likelihood(observed, relative, grid)
     best = likelihood.argmax(0)[None]
-    return _JERKS[best[0]], np.take_along_axis(error, best, 0)[0]
+    return np.take_along_axis(grid, best, 0)[0], np.take_along_axis(error, best, 0)[0]
 
 
 def _weigh(

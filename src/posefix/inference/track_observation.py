@@ -1,0 +1,238 @@
+"""What the network says of the people of some frames: places of each keypoint, and left and right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from posefix.geometry import invert_affine, transform_points
+from posefix.inference.crops import Prepared
+from posefix.inference.forward import ForwardOutput, forward_batches
+from posefix.inference.predictor import can_measure_reliability, outlier_counts
+from posefix.inference.reliability import prior_weight_from_outliers
+from posefix.keypoints.codec import HeatmapCodec
+from posefix.keypoints.heatmaps import expected_similarity_modes, heatmap_probabilities
+from posefix.keypoints.skeleton import Skeleton
+from posefix.network.inputs import NetworkInput
+from posefix.network.model import RefinementNetwork
+from posefix.video.left_right import SideState, decide_sides, exchange_sides, side_groups
+from posefix.video.smoothing import Places
+from posefix.weights.calibration import Calibration
+
+Floats = npt.NDArray[np.floating]
+Doubles = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+#: Places that are kept of each keypoint.
+PLACES = 4
+#: Length scale at which the sides are compared, in those of keypoint similarity, and the least similarity.
+_SIDE_SCALE, _LEAST = 0.5, 1e-3
+
+
+@dataclass(frozen=True)
+class Observer:
+    """What looks at crops, and how its output is read.
+
+    Attributes:
+        network: in evaluation mode, on its device.
+        calibration: how its logits are read.
+        skeleton: the keypoint set.
+    """
+
+    network: RefinementNetwork
+    calibration: Calibration
+    skeleton: Skeleton
+
+    @property
+    def codec(self) -> HeatmapCodec:
+        """Where heatmap pixels lie in a crop."""
+        return self.network.config.codec
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is known of an estimator and its sides after some frames.
+
+    Attributes:
+        confident: keypoints of which the image was confident.
+        outliers: how many of them the poses had elsewhere.
+        sides: where the decisions about left and right stand; None at the beginning.
+    """
+
+    confident: int = 0
+    outliers: int = 0
+    sides: SideState | None = None
+
+
+@dataclass(frozen=True)
+class Observed:
+    """F frames' N people.
+
+    Attributes:
+        places: of their keypoints.
+        exchanged: (F, N, G) whether left and right of a group were exchanged.
+    """
+
+    places: Places
+    exchanged: Bools
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def take(self, frames: slice) -> Observed:
+        """Some of the frames."""
+        return Observed(self.places.take(frames), self.exchanged[frames])
+
+    @staticmethod
+    def join(parts: Sequence[Observed]) -> Observed:
+        """Frames one after another."""
+        return Observed(Places.join([p.places for p in parts]), np.concatenate([p.exchanged for p in parts]))
+
+
+@torch.inference_mode()
+def observe(
+    observer: Observer,
+    frames: Sequence[Prepared],
+    guessed: Bools,
+    memory: Memory,
+    *,
+    prior_weight: float | None = None,
+    batch_size: int = 32,
+    repair_sides: bool = True,
+) -> tuple[Observed, Memory]:
+    """Look at the people of some frames.
+
+    Args:
+        observer: looks at them.
+        frames: F frames' N people, from ``prepare``; who is not there has no row.
+        guessed: (F, N, K) keypoints whose input is a guess between neighbouring frames: they guide the network, but
+            do not stay where they are.
+        memory: of the frames before.
+        prior_weight: as in ``Options``; None measures it, on all frames so far.
+        batch_size: people per pass through the network.
+        repair_sides: whether exchanged left and right are put right.
+    """
+    skeleton, codec = observer.skeleton, observer.codec
+    groups = len(side_groups(skeleton))
+    shape: tuple[int, int, int] = (guessed.shape[0], guessed.shape[1], guessed.shape[2])
+    exchanged = np.zeros((*shape[:2], groups), bool)
+    f = np.concatenate([np.full(len(p.rows), i) for i, p in enumerate(frames)]).astype(np.int64)
+    n = np.concatenate([p.rows for p in frames]).astype(np.int64)
+    if not len(f):
+        return Observed(_empty(shape), exchanged), memory
+    inputs = NetworkInput.join([p.inputs for p in frames if len(p.rows)])
+    affine = np.concatenate([p.affine for p in frames])
+    back = invert_affine(affine)
+    scale = np.sqrt(back[:, 0, 0] * back[:, 1, 1])[:, None]  # image px per crop px
+    outputs = [o for (o,) in forward_batches(observer.network, inputs, batch_size)]
+
+    if repair_sides and groups:
+        points, std, odds = np.zeros((*shape, 2)), np.ones(shape), np.zeros(shape)
+        valid = np.zeros(shape, bool)
+        points[f, n], std[f, n] = transform_points(back, inputs.crop_points), inputs.std * scale
+        valid[f, n] = inputs.valid
+        valid &= ~guessed
+        odds[f, n] = np.concatenate([_side_odds(o, observer) for o in outputs])
+        exchanged, sides = decide_sides(points, valid, std, np.where(valid, odds, 0.0), skeleton, memory.sides)
+        memory = replace(memory, sides=sides)
+        changed = np.flatnonzero(exchanged[f, n].any(-1))
+        if len(changed):
+            # The network must see the pose as it should have been, or its answer leans to the exchanged one.
+            inputs = _exchange_inputs(inputs, exchanged[f, n], observer)
+            guessed = exchange_sides(guessed[..., None], exchanged, skeleton)[..., 0]
+            again = [o for (o,) in forward_batches(observer.network, inputs.take(changed), batch_size)]
+            outputs = _replace_rows(outputs, changed, again)
+
+    weight, memory = _weigh(observer, outputs, prior_weight, memory)
+    found = [_places_of(observer, o, weight) for o in outputs]
+    points, mass, variance, own = (np.concatenate(x).astype(np.float64) for x in zip(*found, strict=True))
+    people = len(points)
+    image_points = transform_points(back, codec.to_crop(points).reshape(people, -1, 2)).reshape(points.shape)
+    variance *= np.square(codec.stride * scale)[..., None]
+    if observer.calibration.policy == "safe":
+        # As in a single image: an input that the image does not speak against is what was seen.
+        margin = np.array(observer.calibration.margin or (0.0,))
+        keep = inputs.valid & ~guessed[f, n] & (own >= mass[..., 0] - margin)
+        given = transform_points(back, inputs.crop_points)
+        keep &= np.linalg.norm(given - image_points[:, :, 0], axis=-1) < inputs.std * scale
+        image_points[:, :, 0] = np.where(keep[..., None], given, image_points[:, :, 0])
+    places = _empty(shape)
+    places.points[f, n], places.mass[f, n], places.variance[f, n] = image_points, mass, variance
+    places.std[f, n] = inputs.std * scale
+    return Observed(places, exchanged), memory
+
+
+def _empty(shape: tuple[int, int, int]) -> Places:
+    """Places of nobody."""
+    several = (*shape, PLACES)
+    return Places(np.zeros((*several, 2)), np.zeros(several), np.ones(several), np.full(shape, np.nan))
+
+
+def _side_odds(output: ForwardOutput, observer: Observer) -> Doubles:
+    """(B, K) log odds, by the image, that a keypoint is itself and not its mirror."""
+    codec, flip = observer.codec, torch.from_numpy(observer.skeleton.flip_indices)
+    probabilities = heatmap_probabilities(output.image_logits)
+    std = output.std * _SIDE_SCALE
+    flip = flip.to(output.valid.device)
+    own = codec.similarity(probabilities, output.crop_points, std)
+    mirror = codec.similarity(probabilities, output.crop_points[:, flip], std)
+    odds = torch.log(own + _LEAST) - torch.log(mirror + _LEAST)
+    return np.asarray((odds * (output.valid & output.valid[:, flip])).cpu().numpy(), np.float64)
+
+
+def _exchange_inputs(inputs: NetworkInput, exchanged: Bools, observer: Observer) -> NetworkInput:
+    def swap(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        wide = values if values.ndim == 3 else values[..., None]
+        return exchange_sides(wide, exchanged, observer.skeleton).reshape(values.shape)
+
+    return replace(inputs, crop_points=swap(inputs.crop_points), valid=swap(inputs.valid), scores=swap(inputs.scores))
+
+
+def _replace_rows(outputs: list[ForwardOutput], rows: Ints, new: list[ForwardOutput]) -> list[ForwardOutput]:
+    """Outputs with those of some people replaced."""
+    place = torch.from_numpy(rows)
+
+    def replaced(name: str) -> Tensor | None:
+        parts = [getattr(o, name) for o in outputs]
+        if parts[0] is None:
+            return None
+        joined = torch.cat(parts)
+        joined[place.to(joined.device)] = torch.cat([getattr(o, name) for o in new])
+        return joined
+
+    whole = ForwardOutput(**{f.name: replaced(f.name) for f in fields(ForwardOutput)})  # type: ignore[arg-type]
+    return [whole]
+
+
+def _weigh(
+    observer: Observer, outputs: list[ForwardOutput], given: float | None, memory: Memory
+) -> tuple[float, Memory]:
+    """Weight of the pose prior, measured on all frames so far where it is not given."""
+    calibration = observer.calibration
+    if given is None and can_measure_reliability(observer.network, calibration):
+        counts = np.concatenate([outlier_counts(o, observer.network.config) for o in outputs], axis=1).sum(-1)
+        memory = replace(memory, confident=memory.confident + int(counts[0]), outliers=memory.outliers + int(counts[1]))
+        rate = calibration.reference_outlier_rate
+        given = float(prior_weight_from_outliers(memory.confident, memory.outliers, rate))
+    return calibration.prior_weight * (1.0 if given is None else given), memory
+
+
+def _places_of(observer: Observer, output: ForwardOutput, weight: float) -> tuple[Floats, Floats, Floats, Floats]:
+    """Places (B, K, M, 2) in heatmap pixels, their calibrated similarity and variance, and the input's similarity."""
+    calibration, codec = observer.calibration, observer.codec
+    temperature = torch.tensor(calibration.temperature or (1.0,), device=output.std.device)
+    logits = output.logits(torch.full((len(output),), weight, device=output.std.device))
+    sharp, calibrated = heatmap_probabilities(logits), heatmap_probabilities(logits, temperature)
+    std = output.std / codec.stride
+    points, found, variance = expected_similarity_modes(sharp, std, PLACES)
+    similarity = [codec.similarity(calibrated, codec.to_crop(points[:, :, m]), output.std) for m in range(PLACES)]
+    mass = torch.stack(similarity, -1) * (found > 0)
+    own = codec.similarity(calibrated, output.crop_points, output.std) * output.valid
+    return tuple(x.cpu().numpy() for x in (points, mass, variance, own))  # type: ignore[return-value]

@@ -1,0 +1,83 @@
+"""Frames of a video, whatever it comes as."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from posefix.exceptions import ImageError, InputError
+from posefix.io.images import load_image
+
+Image = npt.NDArray[np.uint8]
+
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def read_frames(source: Any, *, color: str = "rgb") -> Iterator[Image]:
+    """Frames one after another, each (H, W, 3) uint8 RGB; none is kept.
+
+    >>> len(list(read_frames(np.zeros((5, 8, 8, 3), np.uint8))))
+    5
+
+    Args:
+        source: path of a video that OpenCV reads, a folder of images (in the order of the numbers in their names),
+            an array (T, H, W, 3), or any iterable of what ``load_image`` takes.
+        color: channel order of arrays.
+
+    Raises:
+        ImageError: no such file or folder, or a frame that cannot be read.
+        InputError: something else.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        if path.is_dir():
+            names = sorted((p for p in path.iterdir() if p.suffix.lower() in _IMAGES), key=_natural)
+            if not names:
+                raise ImageError(f"frames: no images in the folder {os.fspath(source)!r}")
+            return (load_image(name) for name in names)
+        if not path.is_file():
+            raise ImageError(f"frames: no such file {os.fspath(source)!r}")
+        return _video_frames(path)
+    if isinstance(source, np.ndarray) and source.ndim != 4:
+        raise InputError(f"frames: expected (T, H, W, 3), got {source.shape}")
+    if not isinstance(source, Iterable):
+        raise InputError(f"frames: expected a path, an array or an iterable of images, got {type(source).__name__}")
+    return (load_image(frame, color=color) for frame in source)
+
+
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    """``frame2`` before ``frame10``."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _video_frames(path: Path) -> Iterator[Image]:
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened():
+            raise ImageError(f"frames: {str(path)!r} is no video that OpenCV reads; convert it, e.g. with ffmpeg")
+        while True:
+            read, frame = capture.read()
+            if not read:
+                return
+            yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+    finally:
+        capture.release()
+
+
+def frame_rate(source: Any) -> float | None:
+    """Frames per second of a video file; None for anything else, and where the file does not say."""
+    if not isinstance(source, str | os.PathLike) or not Path(source).is_file():
+        return None
+    capture = cv2.VideoCapture(os.fspath(source))
+    try:
+        rate = float(capture.get(cv2.CAP_PROP_FPS))
+    finally:
+        capture.release()
+    return rate if 0 < rate < 1000 else None
