@@ -221,6 +221,8 @@ def test_demo(inside: Path) -> None:
     result = run("demo --weights weights --out demo.png --data . --device cpu")
     assert result.exit_code == 0, result.output
     assert Path("demo.png").stat().st_size > 1000
+    assert "astronaut.jpg" in Path("demo.html").read_text(encoding="utf-8")
+    assert Path("demo-r.html").stat().st_size > 1000
     for part in ("Refiner(mobilenet_v2", "left_eye", "mean keypoint similarity", "r.json: 4 of 4 people", "after"):
         assert part in result.stdout
 

@@ -99,7 +99,7 @@ def test_report_and_true_gains(tmp_path: Path, images: Path, weights: Path) -> N
     options = ["--report", str(report), "--draw", str(folder), "--annotations", str(tmp_path / "val.json")]
     result = refine(results_file(tmp_path, entries), images, weights, *options)
     assert result.exit_code == 0, result.output
-    assert f"report of 2 people: {report}" in result.output
+    assert f"report: {report} (people shown: 2)" in result.output
     # The poses were right, and untrained weights make them wrong.
     assert sorted(p.name[:8] for p in folder.iterdir()) == ["loss_001", "loss_002"]
     assert '"kinds":{"matched":2' in report.read_text(encoding="utf-8")

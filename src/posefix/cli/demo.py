@@ -7,14 +7,17 @@ from pathlib import Path
 import click
 import numpy as np
 
-from posefix.cli.demo_pose import refine_demo, similarity_to_marked
+from posefix.cli.demo_pose import demo_source, refine_demo, similarity_to_marked
 from posefix.cli.options import check_output, device_option, load_refiner, report_errors, weights_option
+from posefix.cli.showing import write_report
 from posefix.drawing.draw import write_image
 from posefix.evaluation.coco_ap import compare, format_table
 from posefix.exceptions import InputError
+from posefix.html_report.people import Source
 from posefix.inference.refiner import Refiner
 from posefix.inference.results import refine_entries
 from posefix.io.coco import read_annotations, read_results
+from posefix.pose_errors.report import make_report
 
 
 @click.command()
@@ -34,7 +37,7 @@ from posefix.io.coco import read_annotations, read_results
 @device_option
 @report_errors
 def demo(out: str, data: str | None, weights: str | None, device: str) -> None:
-    """Refine a pose that was corrupted on purpose, and show what changed.
+    """Refine a pose that was corrupted on purpose, and show what changed: an image, and a page to open in a browser.
 
     \b
     Examples:
@@ -56,12 +59,15 @@ def demo(out: str, data: str | None, weights: str | None, device: str) -> None:
     before, after = (similarity_to_marked(scene, pose) for pose in (scene.corrupted, refined))
     click.echo(f"mean keypoint similarity to the pose marked by hand: {before:.2f} before, {after:.2f} after")
     write_image(out, image)
-    click.echo(f"before/after image: {Path(out).resolve()}")
     if data:
-        _real_results(refiner, Path(data), results)
+        _real_results(refiner, Path(data), results, Path(out))
+    click.echo(f"before/after image: {Path(out).resolve()}")
+    page = str(Path(out).with_suffix(".html"))
+    with demo_source(scene, refined) as source:
+        write_report(page, source, "posefix demo", [], 1)
 
 
-def _real_results(refiner: Refiner, folder: Path, results: list[Path]) -> None:
+def _real_results(refiner: Refiner, folder: Path, results: list[Path], out: Path) -> None:
     annotations = read_annotations(folder / "val.json", refiner.skeleton)
     for path in results:
         entries = read_results(path).entries
@@ -69,3 +75,7 @@ def _real_results(refiner: Refiner, folder: Path, results: list[Path]) -> None:
         click.echo(f"\n{path.name}: {report.summary().splitlines()[0]}")
         rows = compare(annotations, [entries, refined], refiner.skeleton, names=["before", "after"])
         click.echo(format_table(rows))
+        diagnosis = make_report(annotations, entries, refiner.skeleton, refined=refined)
+        source = Source(entries, refined, refiner.skeleton, folder / "val", annotations, diagnosis)
+        page = str(out.with_name(f"{out.stem}-{path.stem}.html"))
+        write_report(page, source, f"{path.name} refined", report.summary().splitlines(), len(entries))

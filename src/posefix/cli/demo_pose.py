@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 
@@ -9,10 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from posefix.drawing.draw import draw_comparison
+from posefix.html_report.people import Source
 from posefix.inference.refiner import Refiner
+from posefix.io.coco import annotations_of
 from posefix.io.images import load_image
 from posefix.keypoints.oks import keypoint_similarity
 from posefix.keypoints.skeleton import COCO
+from posefix.pose_errors.report import make_report
 
 #: The keypoints that the image shows, marked by hand to a few pixels.
 _MARKED = {
@@ -73,3 +78,27 @@ def refine_demo(refiner: Refiner) -> tuple[Demo, npt.NDArray[np.floating], npt.N
     # The image ends at the chest: what it does not show stays missing.
     refined = refiner.refine(demo.image, demo.corrupted, fill_missing=False)
     return demo, refined, draw_comparison(demo.image, demo.corrupted, refined)
+
+
+@contextmanager
+def demo_source(demo: Demo, refined: npt.NDArray[np.floating]) -> Iterator[Source]:
+    """What the demo's report is made from; the image is on the disk meanwhile, also where the package is a zip."""
+    height, width = demo.image.shape[:2]
+    annotation = {"image_id": 1, "category_id": 1, "iscrowd": 0, "area": _AREA}
+    truth = demo.marked[0] * [1.0, 1.0, 2.0]
+    annotations = annotations_of(
+        {
+            "images": [{"id": 1, "file_name": "astronaut.jpg", "width": width, "height": height}],
+            "annotations": [{**annotation, "id": 1, "keypoints": truth.reshape(-1).tolist()}],
+            "categories": [{"id": 1, "name": "person", "keypoints": list(COCO.keypoints)}],
+        },
+        COCO,
+    )
+    person = {"image_id": 1, "category_id": 1, "score": 1.0, "file_name": "astronaut.jpg"}
+    before, after = (
+        [{**person, "keypoints": np.asarray(pose, np.float64).reshape(-1).tolist()}]
+        for pose in (demo.corrupted, refined)
+    )
+    diagnosis = make_report(annotations, before, COCO, refined=after)
+    with resources.as_file(resources.files("posefix") / "assets") as folder:
+        yield Source(before, after, COCO, folder, annotations, diagnosis)

@@ -86,4 +86,4 @@ def show(
 def write_report(path: str, source: Source, title: str, notes: Sequence[str], most: int) -> None:
     """Write the HTML report and tell where it is."""
     shown = write_html_report(path, source, title=title, notes=notes, most=most)
-    click.echo(f"report of {shown} people: {os.path.abspath(path)}")
+    click.echo(f"report: {os.path.abspath(path)} (people shown: {shown})")

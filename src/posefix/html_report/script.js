@@ -108,7 +108,7 @@ function bars(title, rows, where = "charts") {
 function charts() {
   const { moves, kinds: found } = data.figures;
   if (found) {
-    const parts = Object.entries(found.parts).map(([name, counts]) => ({ name, bars: counts }));
+    const parts = Object.entries(found.parts).filter(([, counts]) => counts[0].some((n) => n > 0)).map(([name, counts]) => ({ name, bars: counts }));
     stacked([{ name: "all", bars: found.all }, ...parts]);
     bars(data.refined ? "AP lost to a kind of error, before → after" : "AP lost to a kind of error",
       Object.entries(found.lost).flatMap(([name, values]) => values.map((value, which) => ({
