@@ -281,7 +281,7 @@ def test_errors_of_the_system_are_plain(inside: Path, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device", "refined.json")
 
     monkeypatch.setattr("posefix.io.json.os.replace", full)
-    assert refused(REFINE) == "refined.json: No space left on device"
+    assert "No space left on device" in refused(REFINE)
 
 
 def test_runs_as_a_module() -> None:
