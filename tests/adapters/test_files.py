@@ -205,7 +205,7 @@ def test_normalised_openpose(rng: np.random.Generator, tmp_path: Path) -> None:
         ({"people": [{"pose_keypoints_2d": [1, 2, 3]}]}, "expected 75 numbers"),
         ([{"image_id": 1, "keypoints": [0] * 51}, {"image_id": 1, "keypoints": [0] * 78}], None),
         ([{"image_id": 1, "keypoints": [0] * 78}, {"image_id": 1, "keypoints": [0] * 51}], None),
-        ([{"image_id": 1, "keypoints": [0] * 78}, {"image_id": 1, "keypoints": [0] * 75}], "entry 1: expected 78"),
+        ([{"image_id": 1, "keypoints": [0] * 78}, {"image_id": 1, "keypoints": [0] * 75}], None),
         ([{"image_id": 1, "keypoints": [0] * 42}], "entry 0 has 14 keypoints"),
     ],
 )

@@ -12,6 +12,7 @@ import torch
 
 from posefix.exceptions import InputError
 from posefix.io.images import load_image
+from posefix.keypoints.poses import present, round_present
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -24,8 +25,8 @@ class Extracted:
     """An estimator's output as plain arrays, and the way back.
 
     Attributes:
-        keypoints: one (N, K, 3) float64 array [x, y, score] per image, in pixels, pixel centre = integer; a
-            keypoint is there where its score is above 0 and x and y are finite.
+        keypoints: one (N, K, 3) float64 array [x, y, score] per image, in pixels, pixel centre = integer; which of
+            them are there is not decided here but by ``posefix.keypoints.poses.present``.
         rebuild: refined arrays of the same shapes → a new object of the output's kind. It must leave what did not
             change as it was; ``put_back`` and its likes do.
         names: K keypoint names, sides spelled ``left_`` and ``right_``; None tells the set by its size.
@@ -60,8 +61,7 @@ def is_array(value: Any) -> bool:
 def to_numpy(values: Any) -> Doubles:
     """Array, tensor of any device or nested list → a new float64 array; every float and half is exact in it."""
     if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        values = values.double() if values.is_floating_point() else values
+        values = values.detach().cpu().double().numpy()
     return np.array(values, np.float64)
 
 
@@ -99,23 +99,21 @@ def put_back_numbers(
         own: the list.
         before: as many numbers, as they were extracted.
         after: as they were refined.
-        digits: to round new ones to; a score above 0 does not become 0, which would mean missing.
+        digits: to round new ones to, as ``round_present`` does: triples [x, y, score] then.
         own_after: as for ``put_back``.
     """
     new = list(own)
-    flat = np.asarray(after if own_after is None else own_after, np.float64).reshape(-1)
+    values = np.asarray(after if own_after is None else own_after, np.float64)
+    flat = (values if digits is None else round_present(values.reshape(-1, 3), digits)).reshape(-1)
     for place in np.flatnonzero(~unchanged(before, after).reshape(-1)):
-        value = float(flat[place])
-        if digits is not None:
-            value = max(round(value, digits), 10.0**-digits) if place % 3 == 2 and value > 0 else round(value, digits)
-        new[place] = value
+        new[place] = float(flat[place])
     return new
 
 
 def with_scores(points: Doubles, scores: Doubles | None) -> Doubles:
-    """(N, K, 2) and (N, K) or None → (N, K, 3); without scores 1, or 0 where a point is (0, 0) or not finite."""
+    """(N, K, 2) and (N, K) or None → (N, K, 3); without scores 1, or 0 where a point is not there."""
     if scores is None:
-        scores = (np.isfinite(points).all(-1) & (points != 0).any(-1)).astype(np.float64)
+        scores = present(points).astype(np.float64)
     return np.concatenate([points, scores[..., None]], axis=-1)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from posefix.adapters.base import Extracted, Floats, Images, is_a, put_back, to_numpy
 from posefix.exceptions import InputError
+from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
 
 
@@ -28,7 +29,8 @@ def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     if own is None and any(len(f) for f in fields.values()):
         raise InputError(f"detectron2 Instances: expected the field pred_keypoints, got {', '.join(sorted(fields))}")
     before = np.zeros((0, 0, 3)) if own is None else to_numpy(own)
-    before[..., :2] -= 0.5
+    # (0, 0) is missing in this frame, before half a pixel is taken off.
+    before[..., :2] -= 0.5 * present(before[..., :2])[..., None]
 
     def rebuild(refined: list[Floats]) -> Any:
         new = type(instances)(instances.image_size)

@@ -7,8 +7,9 @@ what is needed to write refined ones back in the same format, all other fields a
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import numpy.typing as npt
 from posefix.adapters import openpose
 from posefix.adapters.base import put_back_numbers
 from posefix.exceptions import FileFormatError, InputError, PosefixError
+from posefix.io.atomic import finish, write_files
 from posefix.io.coco import Entry, check_entries, write_results
-from posefix.io.json import PathLike, kind_of, read_json, spelled_id, write_json
+from posefix.io.json import PathLike, json_text, kind_of, read_json, write_json
+from posefix.io.posetrack import read_posetrack, write_sequences
 from posefix.keypoints.layouts import columns
 from posefix.keypoints.skeleton import COCO, POSETRACK18, SKELETONS, Skeleton
 
@@ -36,13 +39,17 @@ class Opened:
 
     Attributes:
         format: one of ``FORMATS``.
-        entries: people as in COCO results, [x, y, score] of the skeleton's keypoints in pixels; to be refined.
+        entries: people as in COCO results, [x, y, score] of the skeleton's keypoints in pixels; to be refined. Who is
+            no such pose has its ``keypoints`` as the file has them, for ``refine_entries`` to name.
         write: ``(path, refined entries)`` → writes the same format there.
+        skeleton: the entries' keypoint set, for ``refine_entries``; what the file does not hold, and so cannot be
+            written, is among its ``unannotated``.
     """
 
     format: str
     entries: list[Entry]
     write: Callable[[PathLike, Sequence[Entry]], None]
+    skeleton: Skeleton = COCO
 
 
 def detect_format(path: PathLike) -> str:
@@ -51,9 +58,9 @@ def detect_format(path: PathLike) -> str:
     Raises:
         FileFormatError: none of them, or it cannot be read.
     """
-    if Path(path).is_dir():
-        return "openpose"
-    return _format_of(read_json(path), os.fspath(path))
+    first = _files(Path(path))[0]
+    found = _format_of(read_json(first), os.fspath(first))
+    return found if first == Path(path) else _of_folder(found, path)
 
 
 def read_any(
@@ -62,33 +69,61 @@ def read_any(
     *,
     format: str = "auto",  # noqa: A002
     images: PathLike | None = None,
+    own_keypoints: bool = False,
 ) -> Opened:
-    """Read poses of any of ``FORMATS``.
+    """Read poses of any of ``FORMATS``; a file gives the same alone and in a folder.
 
     Args:
-        path: a JSON file; for OpenPose also the folder that ``--write_json`` filled.
+        path: a JSON file; for OpenPose also the folder that ``--write_json`` filled, for PoseTrack one of sequences.
         skeleton: whose keypoints the entries are to have; a file may have more, or others beside them.
         format: one of ``FORMATS``, or ``"auto"``.
         images: folder of the images, where the endings of OpenPose's frames are looked up; else ``.jpg``.
+        own_keypoints: PoseTrack's entries have all of PoseTrack's keypoints, not the skeleton's.
 
     Raises:
         InputError: an unknown format.
-        FileFormatError: a file that cannot be read or is not what its format requires.
+        FileFormatError: a file that cannot be read or is not what its format requires, or one of annotations.
         SkeletonError: poses without the skeleton's keypoints.
     """
     if format not in ("auto", *FORMATS):
         raise InputError(f"format: expected auto, {', '.join(FORMATS)}, got {format!r}")
-    if Path(path).is_dir():
-        if format not in ("auto", "openpose"):
-            raise FileFormatError(f"{os.fspath(path)}: expected a {format} file, got a folder")
-        return _read_openpose_folder(Path(path), skeleton, images)
-    data, source = read_json(path), os.fspath(path)
+    in_folder = Path(path).is_dir()
+    if in_folder and format not in ("auto", *_IN_FOLDERS):
+        raise FileFormatError(f"{os.fspath(path)}: expected a {format} file, got a folder")
+    files = _files(Path(path))
+    data, source = read_json(files[0]), os.fspath(files[0])
     found = _format_of(data, source) if format == "auto" else format
+    if in_folder:
+        _of_folder(found, path)
+    if found == "posetrack":
+        return _read_posetrack(path, skeleton, own_keypoints)
     if found == "openpose":
-        return _read_openpose_file(Path(path), data, skeleton, images)
-    return (
-        _read_posetrack(data, skeleton, source) if found == "posetrack" else _read_list(data, skeleton, source, found)
-    )
+        frames = {files[0]: data} | {f: read_json(f) for f in files[1:]}
+        return _openpose(frames, skeleton, images, in_folder)
+    return _read_list(data, skeleton, source, found)
+
+
+#: Formats of which a folder may hold many files.
+_IN_FOLDERS = ("openpose", "posetrack")
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or all of a folder, which a killed process may have left half moved."""
+    if not path.is_dir():
+        return [path]
+    finish(path)
+    found = sorted(path.glob("*.json"))
+    if not found:
+        raise FileFormatError(f"{path}: expected JSON files (OpenPose's frames, PoseTrack's sequences), got none")
+    return found
+
+
+def _of_folder(found: str, path: PathLike) -> str:
+    if found not in _IN_FOLDERS:
+        raise FileFormatError(
+            f"{os.fspath(path)}: expected OpenPose's frames or PoseTrack's sequences, got {found} files"
+        )
+    return found
 
 
 def _format_of(data: Any, source: str) -> str:
@@ -108,6 +143,18 @@ def _format_of(data: Any, source: str) -> str:
         f"{source}: expected COCO or AlphaPose results (a list of people), an OpenPose frame (an object with people) "
         f"or PoseTrack results (an object with images and annotations), got {kind_of(data)}"
     )
+
+
+def _is_pose(flat: Any, size: int) -> bool:
+    """Whether a list holds ``size`` numbers; NaN and null, which some write for what is missing, are let through."""
+    numbers = (int, float, type(None))
+    return isinstance(flat, list) and len(flat) == size and all(isinstance(v, numbers) for v in flat)
+
+
+def _narrowed(skeleton: Skeleton, index: npt.NDArray[np.int64], never: frozenset[str] = frozenset()) -> Skeleton:
+    """The skeleton, with what a file does not hold among its ``unannotated``."""
+    absent = {name for name, k in zip(skeleton.keypoints, index, strict=True) if k < 0 or name in never}
+    return replace(skeleton, unannotated=skeleton.unannotated | absent) if absent - skeleton.unannotated else skeleton
 
 
 def _subset(flat: Sequence[Any], index: npt.NDArray[np.int64]) -> list[Any]:
@@ -130,130 +177,95 @@ def _check_count(refined: Sequence[Entry], expected: int) -> None:
 
 def _read_list(data: Any, skeleton: Skeleton, source: str, name: str) -> Opened:
     """COCO's or AlphaPose's list of people; AlphaPose's box gets COCO's name."""
-    people = check_entries(data, source=source)
-    # One odd entry among COCO's does not stop the others; whoever refines them names it.
-    if not people or (name == "coco" and any(len(p["keypoints"]) == 3 * len(skeleton) for p in people)):
-        return Opened(name, people, write_results)
-    size = len(people[0]["keypoints"])
+    people = check_entries(data, source=source, poses=False)
+    # One odd entry among many does not stop the others; whoever refines them names it.
+    sizes = [len(p["keypoints"]) for p in people if isinstance(p.get("keypoints"), list)]
+    if not sizes or (name == "coco" and 3 * len(skeleton) in sizes):
+        return Opened(name, people, write_results, skeleton)
+    size = Counter(sizes).most_common(1)[0][0]
     try:
         index = columns(None, size // 3, skeleton)
     except InputError as error:
+        first = next(i for i, p in enumerate(people) if isinstance(p.get("keypoints"), list))
         raise FileFormatError(
-            f"{source}: entry 0 has {size / 3:g} keypoints, not the {len(skeleton)} of skeleton {skeleton.name!r}; "
-            f"name the file's own set with --skeleton ({', '.join(SKELETONS)}) if it is one of these"
+            f"{source}: entry {first} has {size / 3:g} keypoints, not the {len(skeleton)} of skeleton "
+            f"{skeleton.name!r}; name the file's own set with --skeleton ({', '.join(SKELETONS)}) if it is one of these"
         ) from error
-    for number, person in enumerate(people):
-        if len(person["keypoints"]) != size:
-            raise FileFormatError(f"{source}: entry {number}: expected {size} numbers, got {len(person['keypoints'])}")
-    entries = [{**p, "keypoints": _subset(p["keypoints"], index)} for p in people]
+    entries = [
+        {**p, "keypoints": _subset(p["keypoints"], index)} if _is_pose(p.get("keypoints"), size) else p for p in people
+    ]
     entries = [{**e, "bbox": e["box"]} if "box" in e and "bbox" not in e else e for e in entries]
 
     def write(path: PathLike, refined: Sequence[Entry]) -> None:
         _check_count(refined, len(people))
-        new = [
-            {**p, **_scored(p, e), "keypoints": _merged(p["keypoints"], index, e["keypoints"])}
-            for p, e in zip(people, refined, strict=True)
-        ]
-        write_results(path, new)
+        write_results(path, [_person(*each, index) for each in zip(people, entries, refined, strict=True)])
 
-    return Opened(name, entries, write)
+    return Opened(name, entries, write, _narrowed(skeleton, index))
+
+
+def _person(person: Entry, entry: Entry, refined: Entry, index: npt.NDArray[np.int64]) -> Entry:
+    """A person of the file with refined numbers; one whose numbers did not change is as it was."""
+    new = {**person, **_scored(person, refined)}
+    if refined.get("keypoints") != entry.get("keypoints"):
+        new["keypoints"] = _merged(person["keypoints"], index, refined["keypoints"])
+    return new
 
 
 def _scored(person: Mapping[str, Any], entry: Entry) -> dict[str, Any]:
     return {"score": entry["score"]} if "score" in person and "score" in entry else {}
 
 
-def _read_posetrack(data: Any, skeleton: Skeleton, source: str) -> Opened:
+def _read_posetrack(path: PathLike, skeleton: Skeleton, own_keypoints: bool) -> Opened:
     """PoseTrack 2018: people under ``annotations`` with ``keypoints`` [x, y, visible] and a list ``scores``."""
-    people = data["annotations"]
-    names = next((c["keypoints"] for c in data.get("categories") or [] if c.get("keypoints")), POSETRACK18.keypoints)
-    index = columns(tuple(map(str, names)), len(names), skeleton)
-    files = {spelled_id(i.get("id")): i.get("file_name") for i in data["images"] if isinstance(i, Mapping)}
-    entries: list[Entry] = []
-    for number, person in enumerate(people):
-        flat, scores = person.get("keypoints"), person.get("scores")
-        if not isinstance(flat, list) or len(flat) != 3 * len(names):
-            raise FileFormatError(f"{source}: annotation {number}: expected {3 * len(names)} numbers in 'keypoints'")
-        if scores and len(scores) != len(names):
-            raise FileFormatError(f"{source}: annotation {number}: expected {len(names)} numbers in 'scores'")
-        entry = {k: v for k, v in person.items() if k != "scores"}
-        entry["keypoints"] = _subset(_with_scores(flat, scores), index)
-        name = files.get(spelled_id(person.get("image_id")))
-        entries.append(entry | ({"file_name": name} if name else {}))
+    own = read_posetrack(path, None)
+    if own.is_labelled:
+        raise FileFormatError(
+            f"{os.fspath(path)}: these are annotations (no scores, third values are visibilities), expected results; "
+            "PoseTrack results have a list 'scores' for every person"
+        )
+    if own_keypoints and own.names == POSETRACK18.keypoints:
+        skeleton = POSETRACK18
+    index = columns(own.names, len(own.names), skeleton)
+    people, size = own.entries(), 3 * len(own.names)
+    entries = [
+        {**p, "keypoints": _subset(p["keypoints"], index)} if _is_pose(p["keypoints"], size) else p for p in people
+    ]
 
-    def write(path: PathLike, refined: Sequence[Entry]) -> None:
+    def write(target: PathLike, refined: Sequence[Entry]) -> None:
         _check_count(refined, len(people))
-        new = [_posetrack_person(p, index, e, names) for p, e in zip(people, refined, strict=True)]
-        write_json(path, {**data, "annotations": new})
+        merged = [_person(*each, index) for each in zip(people, entries, refined, strict=True)]
+        write_sequences(target, own.with_poses(merged), as_folder=Path(path).is_dir())
 
-    return Opened("posetrack", entries, write)
-
-
-def _with_scores(flat: Sequence[Any], scores: Sequence[Any] | None) -> list[Any]:
-    """[x, y, visible, …] with the scores in the third places; a point at (0, 0) is missing whatever its score."""
-    values = list(flat)
-    for k, score in enumerate(scores or values[2::3]):
-        values[3 * k + 2] = score if values[3 * k] or values[3 * k + 1] else 0
-    return values
+    return Opened("posetrack", entries, write, _narrowed(skeleton, index, POSETRACK18.unannotated))
 
 
-def _posetrack_person(
-    person: Mapping[str, Any], index: npt.NDArray[np.int64], refined: Entry, names: Sequence[str]
-) -> dict[str, Any]:
-    flat, scores = person["keypoints"], person.get("scores")
-    before = _with_scores(flat, scores)
-    after = _merged(before, index, refined["keypoints"])
-    new_scores = list(scores) if scores else None
-    keypoints = list(flat)
-    for k, name in enumerate(names):
-        was, now = before[3 * k : 3 * k + 3], after[3 * k : 3 * k + 3]
-        # PoseTrack never annotates ears: where there is none, none is put.
-        if was == now or (name in POSETRACK18.unannotated and not was[2] > 0):
-            continue
-        keypoints[3 * k : 3 * k + 2] = now[:2]
-        if new_scores is None:
-            keypoints[3 * k + 2] = now[2]
-        else:
-            new_scores[k] = now[2]
-            keypoints[3 * k + 2] = flat[3 * k + 2] or 1
-    return {**person, **_scored(person, refined), "keypoints": keypoints} | ({"scores": new_scores} if scores else {})
-
-
-def _read_openpose_folder(folder: Path, skeleton: Skeleton, images: PathLike | None) -> Opened:
-    frames = {p: read_json(p) for p in sorted(folder.glob("*.json"))}
-    if not frames:
-        raise FileFormatError(f"{folder}: expected OpenPose's JSON files (--write_json), got none")
-    return _openpose(frames, skeleton, images, folder)
-
-
-def _read_openpose_file(path: Path, data: Any, skeleton: Skeleton, images: PathLike | None) -> Opened:
-    return _openpose({path: data}, skeleton, images, None)
-
-
-def _openpose(frames: Mapping[Path, Any], skeleton: Skeleton, images: PathLike | None, folder: Path | None) -> Opened:
+def _openpose(frames: Mapping[Path, Any], skeleton: Skeleton, images: PathLike | None, in_folder: bool) -> Opened:
     """Entries of all frames, and a writer of the same files; each person is taken apart by the adapter."""
     found: dict[Path, Any] = {}
+    odd: dict[Path, dict[int, Any]] = {}
     entries: list[Entry] = []
     for path, data in frames.items():
         if not openpose.recognise(data):
             raise FileFormatError(f"{path}: expected an OpenPose frame, an object with a list 'people'")
         image = _image_of(path, images)
         size_from = [Path(images) / image] if images is not None else None
+        # Who is no pose stays in the file, and is an entry for whoever refines them to name.
+        odd[path] = {i: p for i, p in enumerate(data["people"]) if not openpose.is_usable(p)}
+        usable = {**data, "people": [{} if i in odd[path] else p for i, p in enumerate(data["people"])]}
         try:
-            found[path] = openpose.extract(data, size_from, skeleton)
+            found[path] = openpose.extract(usable, size_from, skeleton)
         except PosefixError as error:
             raise FileFormatError(f"{path}: {error}") from error
+        own = {"image_id": image, "file_name": image, "category_id": 1}
         poses = found[path].keypoints[0]
         if len(poses):
             index = columns(found[path].names, poses.shape[1], skeleton)
-            for pose in poses:
-                flat = _subset(pose.reshape(-1).tolist(), index)
-                entries.append({"image_id": image, "file_name": image, "category_id": 1, "keypoints": flat})
+            entries += [{**own, "keypoints": _subset(pose.reshape(-1).tolist(), index)} for pose in poses]
+        entries += [{**own, "keypoints": openpose.numbers_of(p)} for p in odd[path].values()]
 
     def write(path: PathLike, refined: Sequence[Entry]) -> None:
         _check_count(refined, len(entries))
-        if folder is not None:
-            Path(path).mkdir(parents=True, exist_ok=True)
+        contents: dict[str, Any] = {}
         start = 0
         for name, each in found.items():
             poses = each.keypoints[0].copy()
@@ -262,18 +274,30 @@ def _openpose(frames: Mapping[Path, Any], skeleton: Skeleton, images: PathLike |
                 rows = refined[start : start + len(poses)]
                 new = np.array([e["keypoints"] for e in rows], np.float64).reshape(len(poses), -1, 3)
                 poses[:, index[index >= 0]] = new[:, index >= 0]
-                start += len(poses)
-            write_json(Path(path) / name.name if folder is not None else path, each.rebuild([poses]))
+            start += len(poses) + len(odd[name])
+            content = each.rebuild([poses])
+            content["people"] = [odd[name].get(i, p) for i, p in enumerate(content["people"])]
+            contents[name.name] = content
+        if in_folder:
+            write_files(path, {name: json_text(content).encode() for name, content in contents.items()})
+        else:
+            write_json(path, next(iter(contents.values())))
 
-    return Opened("openpose", entries, write)
+    return Opened("openpose", entries, write, skeleton)
 
 
 def _image_of(path: Path, images: PathLike | None) -> str:
-    """File name of the image of a frame: ``x_keypoints.json`` → ``x.jpg``, or what ending there is."""
+    """File name of the image of a frame: ``x_keypoints.json`` → ``x.jpg``, or what ending there is.
+
+    Raises:
+        FileFormatError: several images of that name, with different endings.
+    """
     stem = path.stem.removesuffix(_SUFFIX)
-    if images is not None:
-        for ending in _IMAGES:
-            for spelled in (ending, ending.upper()):
-                if (Path(images) / f"{stem}{spelled}").is_file():
-                    return f"{stem}{spelled}"
-    return f"{stem}.jpg"
+    if images is None:
+        return f"{stem}.jpg"
+    spelled = [f"{stem}{e}" for ending in _IMAGES for e in (ending, ending.upper())]
+    there = [name for name in spelled if (Path(images) / name).is_file()]
+    # Where capitals do not count, one file answers to two names.
+    if len({(Path(images) / name).stat().st_ino for name in there}) > 1:
+        raise FileFormatError(f"{path}: its image may be {' or '.join(there)}; keep one of them in {os.fspath(images)}")
+    return there[0] if there else f"{stem}.jpg"

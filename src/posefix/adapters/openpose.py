@@ -12,6 +12,7 @@ import numpy as np
 from posefix.adapters.base import Extracted, Floats, Images, put_back_numbers, single_size
 from posefix.exceptions import InputError
 from posefix.keypoints.layouts import BODY_25, OPENPOSE_18
+from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
 
 _NAMES = {3 * len(names): names for names in (BODY_25, OPENPOSE_18)}
@@ -22,6 +23,19 @@ _FIELDS = ("pose_keypoints_2d", "pose_keypoints")
 def recognise(output: Any) -> bool:
     """The content of one frame's file; lists of frames are taken apart before."""
     return isinstance(output, dict) and isinstance(output.get("people"), list) and "annotations" not in output
+
+
+def numbers_of(person: Any) -> Any:
+    """A person's body keypoints as they stand there; None where there are none."""
+    return next((person[f] for f in _FIELDS if isinstance(person, dict) and person.get(f)), None)
+
+
+def is_usable(person: Any) -> bool:
+    """Whether a person's body keypoints are numbers, or there are none; null counts as a number that is missing."""
+    flat = numbers_of(person)
+    if flat is None:
+        return isinstance(person, dict)
+    return isinstance(flat, list) and all(isinstance(v, (int, float, type(None))) for v in flat)
 
 
 def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
@@ -44,7 +58,7 @@ def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     own = np.array(lists, np.float64).reshape(len(lists), -1, 3) if lists else np.zeros((0, 0, 3))
     scale, shift = _frame(own, images)
     before = own.copy()
-    before[..., :2] = np.where(own[..., 2:] > 0, (own[..., :2] - shift) / scale, own[..., :2])
+    before[..., :2] = np.where(present(own)[..., None], (own[..., :2] - shift) / scale, own[..., :2])
 
     def rebuild(refined: list[Floats]) -> Any:
         new = [dict(p) if isinstance(p, dict) else p for p in people]
@@ -60,7 +74,7 @@ def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
 
 def _frame(own: Floats, images: Images) -> tuple[Floats, Floats]:
     """Scale and shift from pixels to the file's coordinates."""
-    found = own[own[..., 2] > 0][:, :2] if own.size else np.zeros((0, 2))
+    found = own[present(own)][:, :2] if own.size else np.zeros((0, 2))
     if not found.size or np.abs(found).max() > 1 or len(found) < 2:
         return np.ones(2), np.zeros(2)
     width, height = single_size(images, "OpenPose with normalised coordinates")

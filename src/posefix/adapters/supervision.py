@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
-
 from posefix.adapters.base import Extracted, Floats, Images, check_2d, is_a, put_back, to_numpy, with_scores
 from posefix.keypoints.skeleton import Skeleton
 
@@ -24,8 +22,6 @@ def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     points = check_2d(to_numpy(output.xy), "KeyPoints.xy")
     scores = None if confidence is None else to_numpy(confidence).reshape(points.shape[:2])
     before = with_scores(points, scores)
-    # Sources that drop unsure keypoints write (0, 0) and may leave the confidence as it was.
-    before[..., 2] = np.where((points != 0).any(-1), before[..., 2], 0.0)
 
     def rebuild(refined: list[Floats]) -> Any:
         new = copy.deepcopy(output)

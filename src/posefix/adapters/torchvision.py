@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from posefix.adapters.base import Extracted, Floats, Images, is_tensor, put_back, to_numpy
+from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
 
 
@@ -23,7 +24,8 @@ def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     """One image's people."""
     own, logits = output["keypoints"], output.get("keypoints_scores")
     before = to_numpy(own)
-    before[..., :2] -= 0.5
+    # (0, 0) is missing in this frame, before half a pixel is taken off.
+    before[..., :2] -= 0.5 * present(before[..., :2])[..., None]
     if logits is not None:
         # Every keypoint is an estimate: a sigmoid is never 0, which would mean missing.
         before[..., 2] = np.maximum(1 / (1 + np.exp(-np.clip(to_numpy(logits), -50, 50))), 1e-9)

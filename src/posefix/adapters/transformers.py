@@ -11,6 +11,7 @@ import numpy as np
 
 from posefix.adapters.base import Extracted, Floats, Images, like, put_back, to_numpy
 from posefix.keypoints.layouts import BY_COUNT
+from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
 
 
@@ -44,7 +45,7 @@ def _person(person: dict[str, Any], label: Any, before: Floats, after: Floats) -
     points = put_back(person["keypoints"], before[label, :2], after[label, :2])
     scores = put_back(person["scores"], before[label, 2].reshape(person["scores"].shape), after[label, 2])
     new = {**person, "keypoints": points, "scores": scores}
-    filled = np.setdiff1d(np.flatnonzero(after[:, 2] > 0), label)
+    filled = np.setdiff1d(np.flatnonzero(present(after)), label)
     if filled.size:
         # Keypoints that the threshold had dropped and that are there now take their place by label.
         places = np.concatenate([label, filled])

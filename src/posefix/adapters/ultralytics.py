@@ -9,6 +9,7 @@ import numpy as np
 
 from posefix.adapters.base import Extracted, Floats, Images, is_a, put_back, to_numpy, with_scores
 from posefix.exceptions import InputError
+from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
 
 
@@ -29,13 +30,13 @@ def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     own = keypoints.data
     values = to_numpy(own)
     before = with_scores(values[..., :2], values[..., 2] if values.shape[-1] == 3 else None)
-    # Older versions write (0, 0) where the confidence is below 0.5 and leave the confidence.
-    before[..., 2] = np.where((before[..., :2] != 0).any(-1), before[..., 2], 0.0)
     height, width = output.orig_shape
 
     def rebuild(refined: list[Floats]) -> Any:
         after = np.array(refined[0], np.float64)
-        after[..., :2] = np.clip(after[..., :2], 0.0, [width, height])
+        # Clipping must not put what is there to (0, 0), which is this package's missing.
+        inside = np.clip(after[..., :2], 0.0, [width, height])
+        after[..., :2] = np.where((present(after) & ~present(inside))[..., None], [1e-3, 0.0], inside)
         shown = values.shape[-1]
         new = copy.copy(output)
         new.keypoints = type(keypoints)(put_back(own, before[..., :shown], after[..., :shown]), keypoints.orig_shape)

@@ -25,8 +25,7 @@ from posefix.inference.options import make_options
 from posefix.inference.rescoring import RANKINGS
 from posefix.inference.results import refine_entries
 from posefix.io.coco import read_annotations
-from posefix.io.posetrack import read_posetrack, write_posetrack
-from posefix.keypoints.skeleton import POSETRACK18, SKELETONS
+from posefix.keypoints.skeleton import SKELETONS
 
 
 class Ranking(click.Choice[str]):
@@ -169,23 +168,22 @@ def refine(
         check_output(draw, folder=True)
     if report_path:
         check_output(report_path)
-    # PoseTrack has a file per sequence, which name their images themselves.
-    sequences = read_posetrack(results) if skeleton is POSETRACK18 and Path(results).is_dir() else None
     refiner = load_refiner(weights, device)
-    opened = None if sequences else read_any(results, skeleton or refiner.skeleton, format=file_format, images=images)
-    entries = sequences.entries() if sequences else opened.entries if opened else []
-    named = read_annotations(annotations, skeleton or refiner.skeleton) if annotations else None
+    opened = read_any(
+        results, skeleton or refiner.skeleton, format=file_format, images=images, own_keypoints=skeleton is None
+    )
+    named = read_annotations(annotations, opened.skeleton) if annotations else None
     start = time.perf_counter()
     refined, report = refine_entries(
         refiner,
-        entries,
+        opened.entries,
         images,
         annotations=named,
         options=options,
         ranking=ranking,
         soft_nms=soft_nms,
         use_boxes=use_boxes,
-        skeleton=skeleton,
+        skeleton=opened.skeleton,
         workers=workers,
         progress=sys.stderr.isatty(),
     )
@@ -193,17 +191,14 @@ def refine(
     if report.unread and not report.refined:
         why = next(iter(report.unread.values()))
         raise ImageError(f"none of the {len(report.unread)} images can be read, nothing is written; the first: {why}")
-    if sequences:
-        write_posetrack(out, sequences, refined)
-    elif opened:
-        opened.write(out, refined)
+    opened.write(out, refined)
     click.echo(report.summary())
     click.echo(f"{out} written: {seconds:.1f} s, {report.refined / max(seconds, 1e-9):.0f} people/s")
     show(
-        entries,
+        opened.entries,
         refined,
         images,
-        skeleton=skeleton or refiner.skeleton,
+        skeleton=opened.skeleton,
         annotations=named,
         draw=draw,
         draw_count=draw_count,

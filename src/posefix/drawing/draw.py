@@ -21,6 +21,7 @@ from posefix.geometry import Bools, Doubles
 from posefix.io.atomic import write_file
 from posefix.io.images import Image, load_image
 from posefix.io.json import PathLike
+from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import COCO, Skeleton
 
 _COLOURS = {"left_": (230, 159, 0), "right_": (86, 180, 233), "": (0, 158, 115)}
@@ -122,12 +123,12 @@ def cut_out(image: Image, keypoints: Doubles) -> tuple[Image, float, Doubles]:
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        keypoints: (K, 3) [x, y, score] px, at least one with a score > 0; only those count.
+        keypoints: (K, 3) [x, y, score] px, at least one that is there; only those count.
 
     Returns:
         (480, W', 3), its scale, and (2,) its corner: a point moves to (point − corner) · scale.
     """
-    inside = keypoints[keypoints[:, 2] > 0, :2]
+    inside = keypoints[present(keypoints), :2]
     limit = np.array([image.shape[1], image.shape[0]], np.float64)
     low, high = np.clip(inside.min(0), 0, limit - 1), np.clip(inside.max(0), 0, limit - 1)
     room = _ROOM * max(float((high - low).max()), 20.0)
@@ -180,8 +181,9 @@ def _split(name: str, keypoints: npt.ArrayLike, skeleton: Skeleton, threshold: f
             f"{name}: expected (N, {count}, 3) or (N, {count}, 2) for skeleton {skeleton.name!r}, got {values.shape}"
         )
     points = values[..., :2]
-    valid = np.isfinite(values).all(-1)
-    valid &= values[..., 2] > max(threshold, 0.0) if values.shape[2] == 3 else (points != 0).any(-1)
+    valid = present(values)
+    if values.shape[2] == 3:
+        valid &= values[..., 2] > threshold
     # Far outside nothing is seen, and OpenCV's integers have an end.
     return np.clip(np.where(valid[..., None], points, 0.0), -1e6, 1e6), valid
 

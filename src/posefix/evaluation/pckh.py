@@ -21,6 +21,7 @@ from posefix.exceptions import FileFormatError, InputError, MissingDependencyErr
 from posefix.geometry import boxes_around_points, boxes_xyxy_to_xywh
 from posefix.io.coco import Entry, Results, check_entries, keypoints_of, read_results
 from posefix.io.json import PathLike, is_number, kind_of, read_json, spelled_id
+from posefix.keypoints.poses import labelled, present
 from posefix.keypoints.skeleton import MPII
 
 #: A keypoint counts as found within this many head sizes: the 0.5 of PCKh@0.5.
@@ -106,7 +107,7 @@ def evaluate_mpii(
     poses = keypoints_of(entries, MPII, source=source)
     points = np.full((len(people), len(MPII), 2), np.nan)
     for row, person in enumerate(_owners(entries, people, source)):
-        points[person] = np.where(poses[row, :, 2:] > 0, poses[row, :, :2], np.nan)
+        points[person] = np.where(present(poses[row])[:, None], poses[row, :, :2], np.nan)
     ground_truth = np.array([p["keypoints"] for p in people], np.float64).reshape(-1, len(MPII), 3)
     return pckh(points, ground_truth, head_sizes(people), threshold)
 
@@ -166,8 +167,8 @@ def read_mpii(path: PathLike, head_boxes: PathLike | None = None) -> dict[str, A
         stem = Path(name).stem
         image = images.setdefault(name, {"id": int(stem) if stem.isdecimal() else name, "file_name": name})
         pose = np.array(person["keypoints"], np.float64).reshape(1, -1, 3)
-        box = boxes_xyxy_to_xywh(boxes_around_points(pose[..., :2], pose[..., 2] > 0))[0]
-        seen = int((pose[..., 2] > 0).sum())
+        box = boxes_xyxy_to_xywh(boxes_around_points(pose[..., :2], labelled(pose)))[0]
+        seen = int(labelled(pose).sum())
         person |= {"id": index, "image_id": image["id"], "category_id": 1, "iscrowd": 0, "num_keypoints": seen}
         person["bbox"] = box.tolist() if seen else [0.0] * 4
     category = {"id": 1, "name": "person", "keypoints": list(MPII.keypoints), "skeleton": []}

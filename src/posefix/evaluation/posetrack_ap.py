@@ -21,6 +21,7 @@ from posefix.exceptions import FileFormatError
 from posefix.geometry import Bools, Doubles
 from posefix.io.json import spelled_id
 from posefix.io.posetrack import PoseTrack
+from posefix.keypoints.poses import scored_by_poseval
 from posefix.keypoints.skeleton import POSETRACK18
 
 #: What poseval evaluates: all but the ears.
@@ -147,7 +148,7 @@ def _by_frame(data: PoseTrack, values: Doubles) -> dict[str, Doubles]:
 def _people_by_frame(data: PoseTrack) -> dict[str, _People]:
     poses = data.keypoints()
     raw = np.array([p["keypoints"] for p in data.people], np.float64).reshape(-1, len(POSETRACK18), 3)
-    there = (raw != 0).any(-1) & _COUNTED
+    there = scored_by_poseval(raw) & _COUNTED
     rows = _rows_by_frame(data)
     return {f: _People(poses[i][..., :2], there[i], poses[i][..., 2]) for f, i in rows.items()}
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from posefix.geometry import box_area, boxes_around_points
 from posefix.keypoints.oks import AREA_PER_BOX, duplicate_oks
-from posefix.keypoints.poses import Floats
+from posefix.keypoints.poses import Floats, present
 
 #: How people are ranked afterwards: by the estimator's score times how consistent its pose is with the image
 #: (``Refined.pose_consistency``), by that score alone, by it times the refiner's mean confidence, or by that
@@ -51,13 +51,13 @@ def duplicates(keypoints: Floats, scores: Floats, images: Sequence[Any], sigmas:
     (Bodla et al. 2017, linear; OKS for IoU).
 
     Args:
-        keypoints: (N, K, 3) px and score; missing are score ≤ 0 and NaN.
+        keypoints: (N, K, 3) px and score; missing as ``present`` tells.
         scores: (N,).
         images: (N,) whose image each person is in.
         sigmas: (K,).
     """
     points = keypoints[..., :2]
-    valid = np.isfinite(points).all(-1) & (keypoints[..., 2] > 0)
+    valid = present(keypoints)
     area = AREA_PER_BOX * np.nan_to_num(box_area(boxes_around_points(points, valid)))
     found = np.zeros(len(keypoints))
     groups: dict[Any, list[int]] = {}

@@ -28,7 +28,7 @@ from posefix.inference.rescoring import RANKINGS, rescore
 from posefix.io.coco import Annotations, Entry, image_name, replace_keypoints
 from posefix.io.images import load_image
 from posefix.keypoints.mapping import SharedKeypoints, share_keypoints
-from posefix.keypoints.poses import Floats
+from posefix.keypoints.poses import Floats, present
 from posefix.keypoints.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
@@ -327,7 +327,7 @@ def _write(
     """New entries; whatever was not refined and whatever did not move keeps its digits."""
     output = [dict(e) for e in entries]
     touches = np.isin(np.arange(before.shape[1]), shared.from_source)
-    stays = touches & (before[..., :2] == after[..., :2]).all(-1) & (before[..., 2] > 0)
+    stays = touches & (before[..., :2] == after[..., :2]).all(-1) & present(before)
     new = replace_keypoints([entries[i] for i in rows], after, scores)
     for i, entry, keeps in zip(rows, new, stays, strict=True):
         for k in np.flatnonzero(keeps):
@@ -348,7 +348,7 @@ def _count(
     skipped: dict[int, str],
 ) -> Report:
     touches = np.isin(np.arange(before.shape[1]), shared.from_source)
-    there = np.isfinite(before).all(-1) & (before[..., 2] > 0) & touches
+    there = present(before) & touches
     distance = np.linalg.norm(np.nan_to_num(after[..., :2] - before[..., :2]), axis=-1)
     moved = there & (distance > 0)
     return Report(
@@ -357,7 +357,7 @@ def _count(
         keypoints=int(there.sum()),
         moved=int(moved.sum()),
         distance=distance[moved],
-        filled=int((~there & touches & (after[..., 2] > 0)).sum()),
+        filled=int((~there & touches & present(after)).sum()),
         lowered=lowered,
         unread=unread,
         skipped=skipped,

@@ -8,7 +8,6 @@ value: ``area`` 0.53 × box, ``bbox`` 1.2 × the extent of the labelled keypoint
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from posefix.io.json import (
     write_json,
 )
 from posefix.keypoints.oks import AREA_PER_BOX
+from posefix.keypoints.poses import labelled, round_present
 from posefix.keypoints.skeleton import Skeleton
 
 #: One person of a results file, as it stands there.
@@ -42,6 +42,8 @@ ImageId = int | str
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 _RESULTS = "a results file is a list of {image_id, category_id, keypoints, score}"
+#: What labelled people have and results do not.
+_LABELS = {"iscrowd", "num_keypoints"}
 _ANNOTATIONS = "an annotation file is an object with images, annotations and categories"
 
 
@@ -87,13 +89,32 @@ class Annotations:
         return len(self.ground_truth)
 
     def find(self, image_id: Any) -> ImageInfo | None:
-        """The image of an id as results files write it: the id, its digits as a string, or the file name."""
-        return self._by_spelling.get(spelled_id(image_id))
+        """The image of an id as results files write it: the id, its digits as a string, or the file name.
+
+        Raises:
+            FileFormatError: a name that several images have.
+        """
+        found = self._by_spelling.get(spelled_id(image_id), ())
+        if len(found) > 1:
+            listed = ", ".join(repr(i.file_name) for i in found[:3])
+            raise FileFormatError(
+                f"{self.source}: image {spelled_id(image_id)!r} may be any of {len(found)} images ({listed}); "
+                "results must name images by id, or by file_name with its folders"
+            )
+        return found[0] if found else None
 
     @cached_property
-    def _by_spelling(self) -> dict[str, ImageInfo]:
-        named = {i.file_name: i for i in self.images.values() if i.file_name}
-        return {os.path.basename(k): v for k, v in named.items()} | named | {str(k): v for k, v in self.images.items()}
+    def _by_spelling(self) -> dict[str, list[ImageInfo]]:
+        """Every spelling; an id goes before a whole name, that before a name without its folders."""
+        ids: dict[str, list[ImageInfo]] = {}
+        names: dict[str, list[ImageInfo]] = {}
+        short: dict[str, list[ImageInfo]] = {}
+        for image in self.images.values():
+            ids.setdefault(str(image.id), []).append(image)
+            if image.file_name:
+                names.setdefault(image.file_name, []).append(image)
+                short.setdefault(os.path.basename(image.file_name), []).append(image)
+        return short | names | ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +155,13 @@ def read_annotations(path: PathLike, skeleton: Skeleton | None = None) -> Annota
     return annotations_of(read_json(path), skeleton, source=os.fspath(path))
 
 
-def check_entries(data: Any, *, source: str = "results") -> list[Entry]:
+def check_entries(data: Any, *, source: str = "results", poses: bool = True) -> list[Entry]:
     """Tell whether ``data`` is a list of people with ``image_id`` and a list ``keypoints``, and return it.
+
+    Args:
+        data: what was read.
+        source: the file, for messages.
+        poses: whether everybody must have a list of keypoints.
 
     Raises:
         FileFormatError: it is not; the message names ``source`` and the first entry at fault.
@@ -144,10 +170,14 @@ def check_entries(data: Any, *, source: str = "results") -> list[Entry]:
         raise FileFormatError(f"{source}: this is an annotation file, expected results; {_RESULTS}")
     if not isinstance(data, list):
         raise FileFormatError(f"{source}: expected a list, got {kind_of(data)}; {_RESULTS}")
+    if data and all(isinstance(e, Mapping) and set(e) >= _LABELS and "score" not in e for e in data):
+        raise FileFormatError(
+            f"{source}: these are annotations ({', '.join(sorted(_LABELS))}), expected results; {_RESULTS}"
+        )
     for index, entry in enumerate(data):
         if not isinstance(entry, dict):
             raise FileFormatError(f"{source}: entry {index}: expected an object, got {kind_of(entry)}; {_RESULTS}")
-        if not isinstance(entry.get("keypoints"), list):
+        if poses and not isinstance(entry.get("keypoints"), list):
             hint = "; boxes alone are not enough" if "bbox" in entry and "keypoints" not in entry else ""
             raise FileFormatError(f"{source}: entry {index} has no list 'keypoints'{hint}")
         image_id = entry.get("image_id")
@@ -216,9 +246,7 @@ def rounded_keypoints(keypoints: Doubles) -> Doubles:
     Returns:
         a new (N, K, 3).
     """
-    rounded = np.round(keypoints, 3) + 0.0
-    # A small positive score must not round to 0, which would mean missing to the next reader.
-    rounded[..., 2] = np.where(keypoints[..., 2] > 0, np.maximum(rounded[..., 2], 0.001), rounded[..., 2])
+    rounded = round_present(keypoints, 3)
     rounded[~np.isfinite(keypoints).all(-1)] = 0.0
     return rounded
 
@@ -226,12 +254,11 @@ def rounded_keypoints(keypoints: Doubles) -> Doubles:
 def write_results(path: PathLike, entries: Sequence[Entry]) -> None:
     """Write a results file, whole or not at all; numbers as they are (``replace_keypoints`` rounds).
 
+    People who are no pose are written as they were read; nothing is refused after the work.
+
     Raises:
-        InputError: a keypoint that is not finite, or the folder does not exist.
+        InputError: the file cannot be written; what was there before is unchanged.
     """
-    for index, entry in enumerate(entries):
-        if not all(map(math.isfinite, np.ravel(entry["keypoints"]).tolist())):
-            raise InputError(f"entries: expected finite keypoints, got NaN or infinity in entry {index}")
     write_json(path, list(entries))
 
 
@@ -285,7 +312,7 @@ def annotations_of(data: Any, skeleton: Skeleton | None = None, *, source: str =
     count = len(skeleton) if skeleton is not None else next(iter(counts), 0)
     rows = [p.get("keypoints") or [0] * (3 * count) for p in persons]
     ground_truth = keypoint_rows(rows, skeleton, count, f"{source}: annotation", indices)
-    seen = ground_truth[..., 2] > 0
+    seen = labelled(ground_truth)
     extent = boxes_xyxy_to_xywh(np.nan_to_num(boxes_around_points(ground_truth[..., :2], seen), nan=0.0))
     boxes = np.asarray(boxes_xywh_to_xyxy(box_field(persons, indices, extent, source)), np.float64)
     ids = [spelling[spelled_id(p["image_id"])] for p in persons]
@@ -311,5 +338,10 @@ def _images(listed: list[Any], source: str) -> dict[ImageId, ImageInfo]:
             raise FileFormatError(f"{source}: image {index}: expected an object with an integer or string 'id'")
         name = image.get("file_name")
         width, height = (int(s) if is_number(s) else None for s in (image.get("width", ""), image.get("height", "")))
-        images[image["id"]] = ImageInfo(image["id"], str(name) if name else None, width, height)
+        info = ImageInfo(image["id"], str(name) if name else None, width, height)
+        if images.setdefault(info.id, info) != info:
+            raise FileFormatError(
+                f"{source}: image {index}: id {info.id!r} is also that of {images[info.id].file_name!r}; every image "
+                "needs an id of its own"
+            )
     return images

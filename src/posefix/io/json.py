@@ -141,8 +141,12 @@ def write_json(path: PathLike, data: Any, *, indent: int | None = None) -> None:
     Raises:
         InputError: it cannot be written, see ``write_file``.
     """
-    text = json.dumps(data, separators=(",", ":") if indent is None else None, indent=indent, default=_plain) + "\n"
-    write_file(path, text)
+    write_file(path, json_text(data, indent=indent))
+
+
+def json_text(data: Any, *, indent: int | None = None) -> str:
+    """JSON as it is written; numpy values become plain ones."""
+    return json.dumps(data, separators=(",", ":") if indent is None else None, indent=indent, default=_plain) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,9 @@
-"""Keypoints at the door: any (N, K, 2 or 3) array-like → points, valid and scores, and back."""
+"""Keypoints at the door: any (N, K, 2 or 3) array-like → points, valid and scores, and back.
+
+What is missing is decided here, by ``present``, for arrays, files and adapters alike. What truly differs has a name of
+its own: labels (``labelled``), and detections as the evaluations of COCO (``scored``) and PoseTrack
+(``scored_by_poseval``) read them.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +23,64 @@ Bools = npt.NDArray[np.bool_]
 _FAR = 1e7
 
 
+def present(keypoints: Floats) -> Bools:
+    """Which keypoints are there: the one rule for what is missing.
+
+    Missing is what is not finite, what is at exactly (0, 0), whatever its score (many estimators write that and leave
+    the score), and what has a score that is not above 0.
+
+    Args:
+        keypoints: (..., K, 2) [x, y] or (..., K, 3) [x, y, score].
+
+    Returns:
+        (..., K).
+
+    Example::
+
+        present(np.array([[5.0, 0.0, 0.3], [0.0, 0.0, 0.3], [5.0, 5.0, 0.0]]))  # True, False, False
+    """
+    points = keypoints[..., :2]
+    with np.errstate(invalid="ignore"):
+        there = (np.abs(points) < _FAR).all(-1) & (points != 0).any(-1)
+        return np.asarray(there & (keypoints[..., 2] > 0) if keypoints.shape[-1] == 3 else there)
+
+
+def labelled(ground_truth: Floats) -> Bools:
+    """Which keypoints of (..., K, 3) [x, y, v] are labelled: v > 0, wherever they are, as COCOeval reads them."""
+    return np.asarray(ground_truth[..., 2] > 0)
+
+
+def scored(keypoints: Floats) -> Bools:
+    """Which keypoints of (..., K, 3) COCOeval scores: all but (0, 0), for it does not look at the third number."""
+    return np.asarray((keypoints[..., :2] != 0).any(-1))
+
+
+def scored_by_poseval(keypoints: Floats) -> Bools:
+    """Which keypoints of (..., K, 3) [x, y, v] poseval scores: all but (0, 0, 0)."""
+    return np.asarray((keypoints != 0).any(-1))
+
+
+def round_present(keypoints: Floats, digits: int) -> npt.NDArray[np.float64]:
+    """(..., K, 3) [x, y, score] rounded so that what is there does not become missing to the next reader.
+
+    A small score does not become 0, and a point next to (0, 0) does not become (0, 0).
+    """
+    values = np.asarray(keypoints, np.float64)
+    rounded = np.round(values, digits) + 0.0
+    least = 10.0**-digits
+    there = present(values)
+    rounded[..., 2] = np.where(values[..., 2] > 0, np.maximum(rounded[..., 2], least), rounded[..., 2])
+    rounded[..., 0] = np.where(there & ~scored(rounded), least, rounded[..., 0])
+    return rounded
+
+
 @dataclass(frozen=True)
 class Poses:
     """N people of one image, every sentinel replaced by ``valid``.
 
     Attributes:
         points: (N, K, 2) float64 px; 0 where not valid.
-        valid: (N, K) usable: finite, score > 0, not (0, 0) where no scores are given, and a keypoint that the
-            skeleton's data annotates.
+        valid: (N, K) usable: ``present``, and a keypoint that the skeleton's data annotates.
         known: (K,) keypoints that are labelled somewhere; nothing can be said of the others.
         original: what was given, (N, K, 2 or 3), a copy.
         scores: (N, K) ``relative_scores`` of what was given.
@@ -70,14 +125,8 @@ def read_poses(keypoints: Any, skeleton: Skeleton) -> Poses:
         )
     original = np.array(array, np.float64 if array.dtype == np.float64 else np.float32)
     points = original[..., :2].astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        valid = (np.abs(points) < _FAR).all(-1)
-        if original.shape[2] == 3:
-            valid &= original[..., 2] > 0
-        else:
-            valid &= (points != 0).any(-1)
     known = np.array([k not in skeleton.unannotated for k in skeleton.keypoints])
-    valid &= known
+    valid = present(original) & known
     scores = relative_scores(original[..., 2], valid) if original.shape[2] == 3 else np.ones(valid.shape)
     return Poses(np.where(valid[..., None], points, 0.0), valid, known, original, scores)
 

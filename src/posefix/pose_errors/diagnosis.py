@@ -26,9 +26,10 @@ from posefix.evaluation.matching import (
     others_of,
 )
 from posefix.exceptions import InputError
-from posefix.geometry import Bools, Doubles
+from posefix.geometry import Doubles
 from posefix.io.coco import Results
 from posefix.keypoints.oks import keypoint_similarity
+from posefix.keypoints.poses import scored
 from posefix.keypoints.skeleton import COCO, Skeleton
 from posefix.pose_errors.synthesis import PoseError
 
@@ -149,7 +150,7 @@ def diagnose_results(
     """Diagnose a results file against all people labelled in each image.
 
     Detections are matched as COCOeval does at OKS 0.1: by score, at most 20 per image, each with the best person
-    left. A keypoint is missing where it is (0, 0) with a score ≤ 0. Any other counts whatever its score, as in AP.
+    left. A keypoint at (0, 0) is missing. Any other counts whatever its score, as in AP.
 
     Args:
         annotations: a COCO annotation file, its content, or ``Annotations``.
@@ -169,7 +170,7 @@ def diagnose_results(
     else:
         found, entries, people = in_order_of(like.results, found), like.entries, like.people
     keypoints = found.keypoints(skeleton)[entries]
-    points, valid = keypoints[..., :2], existing(keypoints)
+    points, valid = keypoints[..., :2], scored(keypoints)
     ground_truth, area = truth.ground_truth[people], truth.area[people]
     kinds = np.zeros(keypoints.shape[:2], np.int8)
     for start in range(0, len(people), _CHUNK):
@@ -190,11 +191,6 @@ def diagnose_results(
         similarity=similarity,
         oks=similarity.sum(1) / np.maximum(seen.sum(1), 1),
     )
-
-
-def existing(keypoints: Doubles) -> Bools:
-    """(N, K) which of (N, K, 3) [x, y, score] are there: all but (0, 0) with a score ≤ 0."""
-    return np.asarray((keypoints[..., :2] != 0).any(-1) | (keypoints[..., 2] > 0))
 
 
 @dataclass(frozen=True, eq=False)

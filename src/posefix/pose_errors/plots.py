@@ -17,7 +17,8 @@ from posefix.io.atomic import write_file
 from posefix.io.coco import Annotations, image_name, keypoints_of
 from posefix.io.images import Image, load_image
 from posefix.io.json import PathLike
-from posefix.pose_errors.diagnosis import KINDS, Diagnosis, existing
+from posefix.keypoints.poses import scored
+from posefix.pose_errors.diagnosis import KINDS, Diagnosis
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ def _panels(image: Image, index: int, diagnoses: Sequence[Diagnosis]) -> Image:
     entries = [d.results.entries[d.entries[index]] for d in diagnoses]
     estimates = keypoints_of(entries, first.skeleton)
     # What is drawn is what exists, not what the estimator is sure of.
-    poses = np.concatenate([estimates[..., :2], existing(estimates)[..., None]], axis=-1)
+    poses = np.concatenate([estimates[..., :2], scored(estimates)[..., None]], axis=-1)
     crop, scale, corner = cut_out(image, np.concatenate([ground_truth, poses[0]]))
     moved = [np.concatenate([(p[:, :2] - corner) * scale, p[:, 2:]], axis=-1)[None] for p in (ground_truth, *poses)]
     words = ("estimate",) if len(diagnoses) == 1 else ("before", "after")

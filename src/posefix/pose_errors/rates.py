@@ -16,8 +16,9 @@ from posefix.evaluation.matching import (
 )
 from posefix.exceptions import InputError
 from posefix.geometry import Bools, Doubles
+from posefix.keypoints.poses import scored
 from posefix.keypoints.skeleton import COCO, Skeleton
-from posefix.pose_errors.diagnosis import KINDS, diagnose, existing
+from posefix.pose_errors.diagnosis import KINDS, diagnose
 from posefix.pose_errors.synthesis import ErrorRates, PartRates, PoseError
 
 #: Box overlap from which another person is a neighbour for the generator (REFERENCE §4).
@@ -63,7 +64,7 @@ def error_rates_from_results(
     entries, people = match_people(truth, found, skeleton)
     keypoints, ground_truth = found.keypoints(skeleton)[entries], truth.ground_truth[people]
     near, overlap = others_of(truth, people, _NEIGHBOUR_IOU)
-    valid = existing(keypoints)
+    valid = scored(keypoints)
     kinds = diagnose(keypoints[..., :2], valid, ground_truth, truth.area[people], near, skeleton)
     kinds = np.where(valid, kinds, PoseError.NONE)
     names = tuple(dict.fromkeys(skeleton.parts))

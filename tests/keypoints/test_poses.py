@@ -1,0 +1,195 @@
+"""What is missing: one rule, whoever asks."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import posefix
+from factories import random_poses
+from posefix.adapters.files import read_any
+from posefix.adapters.registry import adapt
+from posefix.drawing import draw as drawing
+from posefix.drawing.movements import movements
+from posefix.inference.rescoring import duplicates
+from posefix.io.coco import replace_keypoints
+from posefix.keypoints.layouts import BODY_25
+from posefix.keypoints.poses import present, read_poses, relative_scores, round_present, scored
+from posefix.keypoints.skeleton import COCO, POSETRACK18
+
+#: (x, y, score) and whether it is there.
+TABLE = (
+    ((50.0, 60.0, 0.5), True),
+    ((0.0, 60.0, 0.5), True),  # on the image's edge
+    ((50.0, 0.0, 0.5), True),
+    ((-3.0, 60.0, 0.5), True),
+    ((50.0, 60.0, 7.0), True),
+    ((50.0, 60.0, 1e-4), True),
+    ((0.0, 0.0, 0.0), False),
+    ((0.0, 0.0, 1.0), False),  # older OpenPose
+    ((0.0, 0.0, 0.37), False),  # packages that drop the place and leave the score
+    ((-0.0, 0.0, 0.37), False),
+    ((50.0, 60.0, 0.0), False),
+    ((50.0, 60.0, -1.0), False),
+)
+#: What only arrays can hold.
+ODD = (
+    ((np.nan, 60.0, 0.5), False),
+    ((50.0, np.nan, 0.5), False),
+    ((50.0, 60.0, np.nan), False),
+    ((np.inf, 60.0, 0.5), False),
+    ((1e9, 60.0, 0.5), False),
+)
+THERE = np.array([t for _, t in TABLE])
+
+
+def pose(count: int = 17, rows: Any = TABLE) -> np.ndarray[Any, Any]:
+    """(1, K, 3): the table, then keypoints that are there."""
+    values = random_poses(np.random.default_rng(0), 1)[:, np.zeros(count, int)]
+    values[0, : len(rows)] = [row for row, _ in rows]
+    return values
+
+
+def test_the_rule() -> None:
+    for row, expected in (*TABLE, *ODD):
+        assert bool(present(np.array(row))) is expected, row
+    points = np.array([[0.0, 0.0], [0.0, 5.0], [5.0, 0.0], [np.nan, 5.0]])
+    np.testing.assert_array_equal(present(points), [False, True, True, False])
+    np.testing.assert_array_equal(read_poses(pose(rows=(*TABLE, *ODD)), COCO).valid[0], [t for _, t in (*TABLE, *ODD)])
+
+
+def openpose() -> dict[str, Any]:
+    values = pose()
+    frame = np.zeros((1, 25, 3))
+    frame[:, [BODY_25.index(k) for k in COCO.keypoints]] = values
+    return {"people": [{"pose_keypoints_2d": frame.reshape(-1).tolist()}]}
+
+
+def entry(**more: Any) -> dict[str, Any]:
+    return {"image_id": 1, "category_id": 1, "score": 0.5, "keypoints": pose().reshape(-1).tolist(), **more}
+
+
+def continuous() -> dict[str, Any]:
+    """torchvision's frame: half a pixel more; a score is a logit and never missing."""
+    values = np.where(scored(pose())[..., None], pose() + np.array([0.5, 0.5, 0.0]), 0.0)
+    values[..., 2] = 1
+    return {"boxes": torch.zeros(1, 4), "keypoints": torch.tensor(values)}
+
+
+ADAPTED: dict[str, Callable[[], Any]] = {
+    "array": pose,
+    "tensor": lambda: torch.tensor(pose()),
+    "lists": lambda: pose().tolist(),
+    "coco": lambda: [entry()],
+    "alphapose": lambda: [entry(image_id="1.jpg", box=[0, 0, 9, 9])],
+    "openpose": openpose,
+    "rtmlib": lambda: (pose()[..., :2], pose()[..., 2]),
+    "mmpose": lambda: [{"keypoints": pose()[0, :, :2].tolist(), "keypoint_scores": pose()[0, :, 2].tolist()}],
+    "transformers": lambda: [
+        {
+            "keypoints": torch.tensor(pose()[0, :, :2]),
+            "scores": torch.tensor(pose()[0, :, 2]),
+            "labels": torch.arange(17),
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_every_adapter_follows_it(name: str) -> None:
+    images: Any = {1: np.zeros((9, 9, 3)), "1.jpg": 1} if name in ("coco", "alphapose") else np.zeros((9, 9, 3))
+    found = adapt(ADAPTED[name](), COCO, images)
+    valid = read_poses(found.keypoints[0], COCO).valid[0]
+    np.testing.assert_array_equal(valid[: len(THERE)], THERE)
+    assert valid[len(THERE) :].all()
+
+
+def test_frames_whose_zero_is_elsewhere() -> None:
+    found = adapt(continuous(), COCO, np.zeros((9, 9, 3)))
+    np.testing.assert_array_equal(read_poses(found.keypoints[0], COCO).valid, scored(pose()))
+
+
+def posetrack(values: Any) -> dict[str, Any]:
+    person = {"id": 1, "image_id": 7, "track_id": 0, "keypoints": values.reshape(-1).tolist()}
+    person["scores"] = values[0, :, 2].tolist()
+    return {
+        "images": [{"id": 7, "file_name": "7.jpg"}],
+        "annotations": [person],
+        "categories": [{"id": 1, "name": "person", "keypoints": list(POSETRACK18.keypoints)}],
+    }
+
+
+@pytest.mark.parametrize("name", ["coco", "alphapose", "openpose", "posetrack"])
+def test_every_file_format_follows_it(name: str, tmp_path: Path) -> None:
+    skeleton = POSETRACK18 if name == "posetrack" else COCO
+    data: Any = {
+        "coco": lambda: [entry()],
+        "alphapose": lambda: [entry(image_id="1.jpg", box=[0, 0, 9, 9])],
+        "openpose": openpose,
+        "posetrack": lambda: posetrack(pose()),
+    }[name]()
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    opened = read_any(tmp_path / "a.json", skeleton)
+    values = np.array(opened.entries[0]["keypoints"]).reshape(17, 3)
+    np.testing.assert_array_equal(present(values)[: len(THERE)], THERE)
+
+
+def test_drawing_ranking_and_movement_follow_it() -> None:
+    values = pose()
+    _, drawn = drawing._split("keypoints", values, COCO, 0.0)
+    np.testing.assert_array_equal(drawn[0, : len(THERE)], THERE)
+    crop, _, _ = drawing.cut_out(np.zeros((480, 640, 3), np.uint8), values[0])
+    assert crop.shape[0] == 480
+    # The second person is the first where that is there, and far away where it is not.
+    other = values.copy()
+    other[0, : len(THERE)][~THERE, :2] += 300
+    both = np.concatenate([values, other])
+    missing = np.where(present(both)[..., None], both, 0.0)
+    sigmas = np.array(COCO.sigmas)
+    expected = duplicates(missing, np.array([0.9, 0.8]), ["a", "a"], sigmas)
+    np.testing.assert_allclose(duplicates(both, np.array([0.9, 0.8]), ["a", "a"], sigmas), expected)
+    moved = values.copy()
+    moved[0, : len(THERE)][~THERE, :2] += 300  # what was missing does not count as moved
+    assert movements([entry()], [entry(keypoints=moved.reshape(-1).tolist())], COCO) == [0.0]
+
+
+def test_nothing_that_is_there_is_written_as_missing() -> None:
+    values = np.array([[[1e-5, 2e-5, 0.5], [0.0, 0.0, 0.5], [5.0, 6.0, 1e-6], [-1e-9, 0.0, 1e-9]]])
+    for digits in (2, 3, 6):
+        np.testing.assert_array_equal(present(round_present(values, digits)), present(values))
+    new = replace_keypoints([entry()], values)[0]["keypoints"]
+    np.testing.assert_array_equal(present(np.reshape(new, (-1, 3))), present(values[0]))
+
+
+def test_missing_keypoints_have_no_score_to_compare_with() -> None:
+    scores = relative_scores(np.array([[0.2, 0.9, 0.4]]), np.array([[True, False, True]]))
+    np.testing.assert_allclose(scores, [[0.5, 1.0, 1.0]])
+
+
+def test_nobody_else_decides_what_is_missing() -> None:
+    """A new place goes through ``posefix.keypoints.poses``: ``present``, ``labelled`` or ``scored``."""
+    ways = re.compile(r"!= 0(\.0)?\)\.any\(-1\)|(?<!truth)(?<!near)(?<!marked)\[[^][]*, 2:?\] > 0")
+    source = Path(posefix.__file__).parent
+    found = [
+        f"{path.relative_to(source)}: {line.strip()}"
+        for path in sorted(source.rglob("*.py"))
+        if path.name != "poses.py"
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if ways.search(line)
+    ]
+    assert found == []
+
+
+def test_a_file_and_an_array_give_the_same_keypoints(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "7.jpg"), np.zeros((9, 9, 3), np.uint8))
+    (tmp_path / "a.json").write_text(json.dumps([entry()]))
+    entries = read_any(tmp_path / "a.json").entries
+    np.testing.assert_array_equal(np.reshape(entries[0]["keypoints"], (1, 17, 3)), pose())
