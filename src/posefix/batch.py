@@ -40,6 +40,7 @@ from posefix.io.images import load_image
 from posefix.io.parquet import entries_to_table, people_schema, pose_array, pose_column, table_to_entries
 from posefix.io.storage import require_pyarrow
 from posefix.keypoints.mapping import share_keypoints
+from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import SKELETONS
 
 Doubles = npt.NDArray[np.float64]
@@ -201,7 +202,7 @@ class BatchRefiner:
 
         done = status == "refined"
         touches = np.isin(np.arange(poses.shape[1]), shared.from_source)
-        there = np.isfinite(poses).all(-1) & (poses[..., 2] > 0) & touches
+        there = present(poses) & touches
         stays = there & (after[..., :2] == poses[..., :2]).all(-1)
         new = rounded_keypoints(after)
         new[stays, :2] = poses[stays, :2]

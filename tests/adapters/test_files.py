@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
-from factories import random_poses
-from posefix.adapters.files import Opened, detect_format, read_any
+from factories import annotation_file, random_poses
+from posefix.adapters.files import FORMATS, Opened, detect_format, read_any
 from posefix.exceptions import FileFormatError, InputError, SkeletonError
 from posefix.io.coco import image_name, replace_keypoints
+from posefix.io.posetrack import read_posetrack, write_posetrack
 from posefix.keypoints.skeleton import COCO, CROWDPOSE, POSETRACK18, Skeleton
 
 
@@ -194,6 +195,119 @@ def test_normalised_openpose(rng: np.random.Generator, tmp_path: Path) -> None:
     np.testing.assert_allclose(opened.entries[0]["keypoints"][:2], pose[0, :2] * [200, 100])
     with pytest.raises(FileFormatError, match="pass the one image"):
         read_any(tmp_path / "a_keypoints.json")
+
+
+@pytest.mark.parametrize("own_keypoints", [False, True])
+@pytest.mark.parametrize("name", ["posetrack", "posetrack unscored", "openpose frame"])
+def test_a_file_is_the_same_alone_and_in_a_folder(
+    name: str, own_keypoints: bool, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    """Every format of ``FORMATS`` of which a folder may hold files; the others refuse folders."""
+    path, _ = sources(rng, tmp_path)[name]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    alone = folder / "a.json"
+    alone.write_text(path.read_text())
+    one, many = (read_any(p, own_keypoints=own_keypoints) for p in (alone, folder))
+    assert detect_format(folder) == detect_format(alone) == many.format == one.format
+    assert many.entries == one.entries
+    assert many.skeleton == one.skeleton
+    one.write(tmp_path / "one.json", moved(one))
+    many.write(tmp_path / "many", moved(many))
+    assert content(tmp_path / "many") == {"a.json": content(tmp_path / "one.json")}
+    assert set(FORMATS) == {"coco", "alphapose", "openpose", "posetrack"}, "add a new format to this test"
+
+
+@pytest.mark.parametrize("name", ["coco", "alphapose"])
+def test_formats_of_one_file_refuse_folders(name: str, rng: np.random.Generator, tmp_path: Path) -> None:
+    path, _ = sources(rng, tmp_path)[name]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.json").write_text(path.read_text())
+    with pytest.raises(FileFormatError, match=f"got {name} files"):
+        read_any(tmp_path / "folder")
+    with pytest.raises(FileFormatError, match=f"got {name} files"):
+        detect_format(tmp_path / "folder")
+
+
+def test_sequences_number_their_frames_for_themselves(rng: np.random.Generator, tmp_path: Path) -> None:
+    """Two sequences whose frames have the same ids: people stay with the images of their own."""
+    (tmp_path / "folder").mkdir()
+    for sequence in "ab":
+        data = posetrack(rng)
+        for image in data["images"]:
+            image["file_name"] = f"{sequence}/{image['id']}.jpg"
+        (tmp_path / "folder" / f"{sequence}.json").write_text(json.dumps(data))
+    names = [e["file_name"] for e in read_any(tmp_path / "folder").entries]
+    assert names == ["a/8.jpg", "a/7.jpg", "a/7.jpg", "b/8.jpg", "b/7.jpg", "b/7.jpg"]
+    entries = read_posetrack(tmp_path / "folder").entries()
+    with pytest.raises(FileFormatError, match=r"frame 7 is in a\.json and in b\.json"):
+        write_posetrack(tmp_path / "out", read_posetrack(tmp_path / "folder"), entries)
+
+
+def annotations(**person: Any) -> dict[str, Any]:
+    data = annotation_file(np.random.default_rng(0))
+    data["annotations"] = [p | person for p in data["annotations"]]
+    return data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        annotations(),
+        annotations(track_id=1),
+        annotations(track_id=1, scores=[]),
+        annotations()["annotations"],
+        posetrack(np.random.default_rng(0))
+        | {"annotations": [{"image_id": 7, "track_id": 0, "scores": [], "keypoints": [5.0, 6.0, 1] * 17}]},
+    ],
+    ids=["coco", "coco with tracks", "with empty scores", "only the list", "posetrack"],
+)
+@pytest.mark.parametrize("format_", ["auto", "posetrack", "coco"])
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_annotations_are_refused(data: Any, format_: str, in_folder: bool, tmp_path: Path) -> None:
+    """Refined, their visibilities would become confidences and what nobody labelled would be filled."""
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(FileFormatError):
+        read_any(tmp_path if in_folder else path, format=format_)
+
+
+def test_people_that_are_no_pose_pass_through(rng: np.random.Generator, tmp_path: Path) -> None:
+    """In every format; the others are read and written as without them."""
+    odd: list[Any] = [[None] * 51, ["text"] * 51, [1.0, 2.0], "text", 7, None, {"a": 1}, [[1.0] * 51], [True] * 50]
+    for name, (path, _) in sources(rng, tmp_path).items():
+        data = content(path)
+        if not data or path.is_dir():
+            continue
+        for value in odd:
+            new = copy.deepcopy(data)
+            people = new if isinstance(new, list) else new["people"] if "people" in new else new["annotations"]
+            field = "pose_keypoints_2d" if "people" in new else "keypoints"
+            if name.startswith("posetrack") and not isinstance(value, list):
+                continue  # read_posetrack refuses those before any work
+            people[1][field] = value
+            (tmp_path / "odd.json").write_text(json.dumps(new))
+            opened = read_any(tmp_path / "odd.json")
+            opened.write(tmp_path / "out.json", copy.deepcopy(opened.entries))
+            assert content(tmp_path / "out.json") == new, (name, value)
+
+
+def test_an_image_with_two_endings_is_ambiguous(rng: np.random.Generator, tmp_path: Path) -> None:
+    path, _ = sources(rng, tmp_path)["openpose 25"]
+    for ending in ("png", "jpg"):
+        cv2.imwrite(str(tmp_path / f"video_000000000002.{ending}"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(FileFormatError, match=r"may be video_000000000002\.jpg or video_000000000002\.png"):
+        read_any(path, images=tmp_path)
+
+
+def test_what_the_file_does_not_hold_is_not_filled(rng: np.random.Generator, tmp_path: Path) -> None:
+    """So that reports do not count what cannot be written."""
+    found = sources(rng, tmp_path)
+    skeleton = read_any(found["posetrack"][0]).skeleton
+    assert skeleton.unannotated == {"left_eye", "right_eye", "left_ear", "right_ear"}
+    assert read_any(found["posetrack"][0], own_keypoints=True).skeleton == POSETRACK18
+    assert read_any(found["openpose 25"][0]).skeleton == COCO
+    assert read_any(found["alphapose 26"][0]).skeleton == COCO
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from factories import FOUR, annotation_file, random_poses, results_of
+from posefix.evaluation.coco_ap import evaluate
 from posefix.exceptions import FileFormatError, InputError, SkeletonError
 from posefix.io.coco import (
     Annotations,
@@ -27,6 +28,7 @@ from posefix.io.coco import (
 )
 from posefix.io.json import read_json, write_json
 from posefix.keypoints.skeleton import COCO
+from posefix.pose_errors.diagnosis import diagnose_results
 
 
 @pytest.fixture
@@ -353,3 +355,33 @@ def test_image_names(data: dict[str, Any], entry: dict[str, Any], known: str, pl
     people: Annotations = annotations_of(data, COCO)
     assert image_name(entry, people) == known
     assert image_name(entry) == plain
+
+
+def test_names_that_several_images_have_are_an_error() -> None:
+    data = annotation_file(np.random.default_rng(0), images=4)
+    for image, name in zip(data["images"], ("a/1.jpg", "b/1.jpg", "b/2.jpg", "2.jpg"), strict=True):
+        image["file_name"] = name
+    annotations = annotations_of(data)
+    for spelling, expected in (("a/1.jpg", 1), ("b/2.jpg", 3), ("2.jpg", 4), ("2", 2), (3, 3)):
+        found = annotations.find(spelling)
+        assert found is not None
+        assert found.id == expected
+    assert annotations.find("c.jpg") is None
+    with pytest.raises(FileFormatError, match=r"image '1\.jpg' may be any of 2 images \('a/1\.jpg', 'b/1\.jpg'\)"):
+        annotations.find("1.jpg")
+    results = [{"image_id": "1.jpg", "category_id": 1, "score": 1.0, "keypoints": [1.0] * 51}]
+    for use in (evaluate, diagnose_results):
+        with pytest.raises(FileFormatError, match="may be any of 2 images"):
+            use(annotations, results)  # type: ignore[operator]
+    data["images"][1]["file_name"] = "a/1.jpg"
+    with pytest.raises(FileFormatError, match="may be any of 2 images"):
+        annotations_of(data).find("a/1.jpg")
+
+
+def test_one_id_for_two_images_is_an_error() -> None:
+    data = annotation_file(np.random.default_rng(0))
+    data["images"].append(dict(data["images"][0]))  # the same image twice, as merged files have
+    assert len(annotations_of(data).images) == 4
+    data["images"].append(data["images"][0] | {"file_name": "other.jpg"})
+    with pytest.raises(FileFormatError, match=r"image 5: id 1 is also that of '001\.jpg'"):
+        annotations_of(data)

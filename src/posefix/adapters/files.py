@@ -20,7 +20,7 @@ from posefix.adapters import openpose
 from posefix.adapters.base import put_back_numbers
 from posefix.exceptions import FileFormatError, InputError, PosefixError
 from posefix.io.atomic import finish, write_files
-from posefix.io.coco import Entry, check_entries, write_results
+from posefix.io.coco import Entry, check_entries
 from posefix.io.json import PathLike, json_text, kind_of, read_json, write_json
 from posefix.io.posetrack import read_posetrack, write_sequences
 from posefix.keypoints.layouts import columns
@@ -181,7 +181,7 @@ def _read_list(data: Any, skeleton: Skeleton, source: str, name: str) -> Opened:
     # One odd entry among many does not stop the others; whoever refines them names it.
     sizes = [len(p["keypoints"]) for p in people if isinstance(p.get("keypoints"), list)]
     if not sizes or (name == "coco" and 3 * len(skeleton) in sizes):
-        return Opened(name, people, write_results, skeleton)
+        return Opened(name, people, lambda path, refined: write_json(path, list(refined)), skeleton)
     size = Counter(sizes).most_common(1)[0][0]
     try:
         index = columns(None, size // 3, skeleton)
@@ -198,7 +198,8 @@ def _read_list(data: Any, skeleton: Skeleton, source: str, name: str) -> Opened:
 
     def write(path: PathLike, refined: Sequence[Entry]) -> None:
         _check_count(refined, len(people))
-        write_results(path, [_person(*each, index) for each in zip(people, entries, refined, strict=True)])
+        # Who is no pose is written as it was read, whatever it holds: nothing is refused after the work.
+        write_json(path, [_person(*each, index) for each in zip(people, entries, refined, strict=True)])
 
     return Opened(name, entries, write, _narrowed(skeleton, index))
 
@@ -247,10 +248,13 @@ def _openpose(frames: Mapping[Path, Any], skeleton: Skeleton, images: PathLike |
     for path, data in frames.items():
         if not openpose.recognise(data):
             raise FileFormatError(f"{path}: expected an OpenPose frame, an object with a list 'people'")
+    posed = [p for data in frames.values() for p in data["people"] if openpose.numbers_of(p) is not None]
+    mixed = any(map(openpose.is_usable, posed))  # else the adapter tells what is wrong with all of them
+    for path, data in frames.items():
         image = _image_of(path, images)
         size_from = [Path(images) / image] if images is not None else None
         # Who is no pose stays in the file, and is an entry for whoever refines them to name.
-        odd[path] = {i: p for i, p in enumerate(data["people"]) if not openpose.is_usable(p)}
+        odd[path] = {i: p for i, p in enumerate(data["people"]) if mixed and not openpose.is_usable(p)}
         usable = {**data, "people": [{} if i in odd[path] else p for i, p in enumerate(data["people"])]}
         try:
             found[path] = openpose.extract(usable, size_from, skeleton)

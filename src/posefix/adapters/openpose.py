@@ -31,11 +31,11 @@ def numbers_of(person: Any) -> Any:
 
 
 def is_usable(person: Any) -> bool:
-    """Whether a person's body keypoints are numbers, or there are none; null counts as a number that is missing."""
+    """Whether a person has no body keypoints, or those of a known set; null counts as a number that is missing."""
     flat = numbers_of(person)
     if flat is None:
         return isinstance(person, dict)
-    return isinstance(flat, list) and all(isinstance(v, (int, float, type(None))) for v in flat)
+    return isinstance(flat, list) and len(flat) in _NAMES and all(isinstance(v, (int, float, type(None))) for v in flat)
 
 
 def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:

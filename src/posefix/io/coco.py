@@ -254,11 +254,13 @@ def rounded_keypoints(keypoints: Doubles) -> Doubles:
 def write_results(path: PathLike, entries: Sequence[Entry]) -> None:
     """Write a results file, whole or not at all; numbers as they are (``replace_keypoints`` rounds).
 
-    People who are no pose are written as they were read; nothing is refused after the work.
-
     Raises:
-        InputError: the file cannot be written; what was there before is unchanged.
+        InputError: keypoints that are no list of finite numbers, or the file cannot be written; what was there before
+            is unchanged.
     """
+    for index, entry in enumerate(entries):
+        if not all(map(is_number, np.ravel(entry["keypoints"]).tolist())):
+            raise InputError(f"entries: expected finite keypoints, got NaN or infinity or no number in entry {index}")
     write_json(path, list(entries))
 
 
