@@ -18,7 +18,7 @@ from factories import random_poses
 from posefix.adapters.files import read_any
 from posefix.adapters.registry import adapt
 from posefix.drawing import draw as drawing
-from posefix.drawing.movements import movements
+from posefix.drawing.ranking import likely_gains
 from posefix.inference.rescoring import duplicates
 from posefix.io.coco import replace_keypoints
 from posefix.keypoints.layouts import BODY_25
@@ -158,7 +158,7 @@ def test_drawing_ranking_and_movement_follow_it() -> None:
     np.testing.assert_allclose(duplicates(both, np.array([0.9, 0.8]), ["a", "a"], sigmas), expected)
     moved = values.copy()
     moved[0, : len(THERE)][~THERE, :2] += 300  # what was missing does not count as moved
-    assert movements([entry()], [entry(keypoints=moved.reshape(-1).tolist())], COCO) == [0.0]
+    assert likely_gains([entry()], [entry(keypoints=moved.reshape(-1).tolist())], COCO) == [0.0]
 
 
 def test_nothing_that_is_there_is_written_as_missing() -> None:

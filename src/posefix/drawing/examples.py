@@ -12,12 +12,13 @@ import numpy.typing as npt
 
 from posefix.drawing.draw import cut_out, draw_comparison, write_image
 from posefix.drawing.legend import add_legend
-from posefix.drawing.ranking import likely_gains, pose_of, there
+from posefix.drawing.ranking import likely_gains, pose_of
 from posefix.exceptions import ImageError, InputError
 from posefix.geometry import Doubles
 from posefix.io.coco import Annotations, Entry, image_name
 from posefix.io.images import Image, load_image
 from posefix.io.json import PathLike
+from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ def _panels(image: Image, before: Entry, after: Entry, skeleton: Skeleton, gain:
     if old is None or new is None:
         return None
     everything = np.concatenate([old, new])
-    crop, scale, corner = cut_out(image, everything[there(everything)])
+    crop, scale, corner = cut_out(image, everything[present(everything)])
     shown = [np.concatenate([(p[:, :2] - corner) * scale, p[:, 2:]], axis=-1)[None] for p in (old, new)]
     both = draw_comparison(crop, shown[0], shown[1], skeleton=skeleton, labels=("before", "after"))
     return add_legend(both, _facts(before, after, new, gain))
@@ -119,8 +120,8 @@ def _facts(before: Entry, after: Entry, pose: Doubles, gain: float | None) -> li
     scores = [entry.get("score") for entry in (before, after)]
     if all(isinstance(s, int | float) and not isinstance(s, bool) for s in scores):
         facts.append(f"score {scores[0]:.2f} -> {scores[1]:.2f}")
-    if there(pose).any():
-        facts.append(f"confidence {pose[there(pose), 2].mean():.2f}")
+    if present(pose).any():
+        facts.append(f"confidence {pose[present(pose), 2].mean():.2f}")
     if gain is not None and np.isfinite(gain):
         facts.append(f"OKS {gain:+.2f}")
     return facts

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from posefix.exceptions import InputError
-from posefix.geometry import Bools, Doubles, box_area, boxes_around_points
+from posefix.geometry import Doubles, box_area, boxes_around_points
 from posefix.io.coco import Entry
 from posefix.keypoints.oks import AREA_PER_BOX, keypoint_similarity
+from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
 
 #: Nobody counts as smaller than this, px: a person of a single keypoint has no size.
@@ -26,11 +27,6 @@ def pose_of(entry: Entry, skeleton: Skeleton) -> Doubles | None:
         return np.array(values, np.float64).reshape(-1, 3)
     except (TypeError, ValueError):
         return None
-
-
-def there(pose: Doubles) -> Bools:
-    """(…, K) which keypoints of (…, K, 3) are there: finite, with a score above 0."""
-    return np.asarray(np.isfinite(pose).all(-1) & (pose[..., 2] > 0))
 
 
 def likely_gains(before: Sequence[Entry], after: Sequence[Entry], skeleton: Skeleton) -> Doubles:
@@ -60,12 +56,12 @@ def likely_gains(before: Sequence[Entry], after: Sequence[Entry], skeleton: Skel
     if not rows:
         return gains
     old, new = (np.array([pairs[i][side] for i in rows], np.float64) for side in (0, 1))
-    both = there(old) & there(new)
-    size = np.maximum(box_area(boxes_around_points(new[..., :2], there(new))), _SMALLEST**2)
+    both = present(old) & present(new)
+    size = np.maximum(box_area(boxes_around_points(new[..., :2], present(new))), _SMALLEST**2)
     sigmas = np.maximum(np.array(skeleton.sigmas), 1e-3)  # some sets list keypoints without one
     points = [np.where(both[..., None], pose[..., :2], 0.0) for pose in (old, new)]
     similarity = keypoint_similarity(points[0], points[1], AREA_PER_BOX * np.nan_to_num(size, nan=1.0), sigmas)
-    confidence = np.clip(np.where(there(new), np.nan_to_num(new[..., 2]), 0.0), 0.0, 1.0)
+    confidence = np.clip(np.where(present(new), np.nan_to_num(new[..., 2]), 0.0), 0.0, 1.0)
     gain = (both * confidence * (1.0 - similarity)).sum(-1) / np.maximum(both.sum(-1), 1)
     certain = (both * confidence).sum(-1) / np.maximum(both.sum(-1), 1)
     scores = np.array([score_of(after[i]) for i in rows])

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from posefix.drawing.ranking import pose_of, there
+from posefix.drawing.ranking import pose_of
 from posefix.geometry import Doubles
 from posefix.html_report.people import Source
+from posefix.keypoints.poses import present
 from posefix.pose_errors.diagnosis import KINDS
 from posefix.pose_errors.synthesis import PoseError
 
@@ -54,7 +55,7 @@ def _moves(source: Source) -> dict[str, Any] | None:
     keypoints = len(source.skeleton)
     old = np.array([pair[0] for pair in found], np.float64).reshape(-1, keypoints, 3)
     new = np.array([pair[1] for pair in found], np.float64).reshape(-1, keypoints, 3)
-    both, filled = there(old) & there(new), ~there(old) & there(new)
+    both, filled = present(old) & present(new), ~present(old) & present(new)
     distance = np.linalg.norm(np.where(both[..., None], new[..., :2] - old[..., :2], 0.0), axis=-1)
     share = 100 * distance / _sizes(new)[:, None]
     changed = both & (distance > 0)
@@ -70,13 +71,13 @@ def _moves(source: Source) -> dict[str, Any] | None:
         "bounds": list(_DISTANCES),
         "histogram": histogram,
         "by_keypoint": [[name, int(total), int(moves), int(fills)] for name, total, moves, fills in named],
-        "confidence": np.histogram(np.clip(new[there(new), 2], 0, 1), bins=10, range=(0, 1))[0].tolist(),
+        "confidence": np.histogram(np.clip(new[present(new), 2], 0, 1), bins=10, range=(0, 1))[0].tolist(),
     }
 
 
 def _sizes(poses: Doubles) -> Doubles:
     """(N,) px, the longer side of the extent of the keypoints that are there, at least 20."""
-    valid = there(poses)[..., None]
+    valid = present(poses)[..., None]
     low = np.where(valid, poses[..., :2], np.inf).min(1, initial=np.inf)
     high = np.where(valid, poses[..., :2], -np.inf).max(1, initial=-np.inf)
     extent = np.where(valid.any(1), high - low, 0.0).max(-1, initial=0.0)

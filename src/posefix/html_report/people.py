@@ -13,11 +13,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from posefix.drawing.ranking import likely_gains, pose_of, score_of, there
+from posefix.drawing.ranking import likely_gains, pose_of, score_of
 from posefix.exceptions import ImageError
 from posefix.geometry import Doubles
 from posefix.io.coco import Annotations, Entry, image_name
 from posefix.io.images import Image, load_image
+from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
 from posefix.pose_errors.report import Report
 
@@ -117,7 +118,7 @@ def _person(source: Source, index: int, name: str, image: Image | None, row: int
     truth = source.diagnosis.before.ground_truth[row] if source.diagnosis is not None and row is not None else None
     poses = [pose for pose in (old, new, truth) if pose is not None]
     everything = np.concatenate(poses)
-    corner, scale, size = _frame(everything[there(everything), :2], image)
+    corner, scale, size = _frame(everything[present(everything), :2], image)
     data: dict[str, Any] = {
         "entry": index,
         "image": name,
@@ -135,7 +136,7 @@ def _person(source: Source, index: int, name: str, image: Image | None, row: int
     if source.after is not None and new is not None:
         data["score"][1] = _number(source.after[index].get("score"))
         data["moved"] = np.round(np.linalg.norm(np.nan_to_num(new[:, :2] - old[:, :2]), axis=-1), 1).tolist()
-        shown = there(new)
+        shown = present(new)
         data["confidence"] = round(float(new[shown, 2].mean()), 3) if shown.any() else None
     if source.diagnosis is not None and row is not None:
         both = [d for d in (source.diagnosis.before, source.diagnosis.after) if d is not None]
@@ -177,7 +178,7 @@ def _points(pose: Doubles, corner: Doubles, scale: float) -> list[list[float] | 
     """[x, y, score] in the shown image; None for a keypoint that is missing."""
     # Pixel centres are integers: the image's edge lies half a pixel before the first centre.
     moved = (pose[:, :2] - corner + 0.5) * scale
-    valid = there(pose)
+    valid = present(pose)
     return [
         [round(float(np.clip(x, -1e6, 1e6)), 1), round(float(np.clip(y, -1e6, 1e6)), 1), round(float(score), 3)]
         if use
