@@ -17,7 +17,7 @@ from posefix.inference.batching import ahead
 from posefix.inference.crops import Prepared, prepare
 from posefix.inference.track_observation import Memory, Observed, Observer, observe
 from posefix.keypoints.mapping import share_keypoints
-from posefix.keypoints.poses import read_poses
+from posefix.keypoints.poses import present, read_poses
 from posefix.video.left_right import exchange_sides
 from posefix.video.options import VideoOptions
 from posefix.video.smoothing import Paths, Places, find_paths, keep_settled, measure_jerk
@@ -85,14 +85,14 @@ def _observe_all(
     total, people = tracks.valid.shape[:2]
     size = 1 if options.online else max(_BLOCK // max(people, 1), 1)
     memory = Memory()
-    present = tracks.poses[..., 2] > 0
+    there = present(tracks.poses)
 
     def boxes(start: int, stop: int) -> Doubles:
         low = max(start - (2 * REACH if options.online else REACH), 0)
         high = stop if options.online else min(stop + REACH, total)
         around = boxes_around_points(
-            tracks.poses[low:high, ..., :2].reshape(-1, present.shape[2], 2),
-            present[low:high].reshape(-1, present.shape[2]),
+            tracks.poses[low:high, ..., :2].reshape(-1, there.shape[2], 2),
+            there[low:high].reshape(-1, there.shape[2]),
         )
         steady = steady_boxes(around.reshape(high - low, people, 4), causal=options.online)
         return steady[start - low : stop - low]
