@@ -25,6 +25,8 @@ ROOMS = (
     "video",
     "inference",
     "batch",
+    "shards",
+    "distributed",
     "pose_errors",
     "html_report",
     "training",

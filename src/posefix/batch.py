@@ -258,7 +258,7 @@ class BatchRefiner:
             return Reliability()
         poses, is_pose = pose_array(table.column("keypoints"), len(self._shared.source))
         names, image_of_row = image_of_rows(table)
-        scores = np.nan_to_num(_score_array(table))
+        scores = np.nan_to_num(score_array(table))
         groups = {}
         for image, rows in _grouped(image_of_row, is_pose):
             best = np.argsort(-scores[rows], kind="stable")[:MEASURED_PER_IMAGE]
@@ -311,7 +311,7 @@ class BatchRefiner:
     ) -> Doubles:
         """(N,) new person scores, NaN where the old one stays."""
         settings, new = self.settings, np.full(len(after), np.nan)
-        old = _score_array(table)
+        old = score_array(table)
         usable = done & (np.isfinite(old) & (old >= 0) if settings.ranking != "confidence" else True)
         rows = np.flatnonzero(usable)
         own = after[rows][:, self._shared.from_source]
@@ -383,7 +383,8 @@ def _grouped(
             yield int(image_of_row[part[0]]), part
 
 
-def _score_array(table: Any) -> Doubles:
+def score_array(table: Any) -> Doubles:
+    """(N,) the column ``score``; NaN where a row has none."""
     import pyarrow as pa
 
     if "score" not in table.column_names:

@@ -10,6 +10,7 @@ from posefix.cli.convert_results import convert_results
 from posefix.cli.demo import demo
 from posefix.cli.diagnose import diagnose
 from posefix.cli.evaluate import evaluate
+from posefix.cli.merge_results import merge_results
 from posefix.cli.refine import refine
 from posefix.cli.train import train
 from posefix.cli.weights import weights
@@ -34,5 +35,5 @@ def main() -> None:
     """
 
 
-for _command in (convert, convert_results, demo, diagnose, evaluate, refine, train, weights):
+for _command in (convert, convert_results, demo, diagnose, evaluate, merge_results, refine, train, weights):
     main.add_command(_command)

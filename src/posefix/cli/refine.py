@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from posefix.adapters.files import FORMATS, read_any
+from posefix.batch import BatchSettings
 from posefix.cli.options import (
     RenamedOption,
     check_output,
@@ -17,10 +19,12 @@ from posefix.cli.options import (
     load_refiner,
     report_errors,
     skeleton_named,
+    split_revision,
     weights_option,
 )
+from posefix.cli.refine_parts import PartOptions, everywhere, part_options, refine_in_parts
 from posefix.cli.showing import report_option, report_people_option, show
-from posefix.exceptions import ImageError
+from posefix.exceptions import ImageError, InputError
 from posefix.inference.options import make_options
 from posefix.inference.rescoring import RANKINGS
 from posefix.inference.results import refine_entries
@@ -44,7 +48,12 @@ class Ranking(click.Choice[str]):
 
 @click.command()
 @click.argument("results", type=click.Path())
-@click.option("--images", required=True, type=click.Path(file_okay=False), help="Folder of the images.")
+@click.option(
+    "--images",
+    required=True,
+    type=click.Path(),
+    help="Folder of the images; also tar shards ('train-*.tar') or a URI (s3://bucket/images), see docs/scale.md.",
+)
 @click.option("--out", required=True, type=click.Path(), help="Where the refined results go.")
 @click.option(
     "--annotations",
@@ -119,6 +128,7 @@ class Ranking(click.Choice[str]):
 @click.option("--draw-count", type=click.IntRange(min=1), default=20, show_default=True, help="How many, for --draw.")
 @report_option
 @report_people_option
+@part_options
 @click.option("--strict", is_flag=True, help="Exit status 1 if anybody could not be refined.")
 @report_errors
 def refine(
@@ -143,6 +153,7 @@ def refine(
     draw_count: int,
     report_path: str | None,
     report_people: int,
+    spread: PartOptions,
     strict: bool,
 ) -> None:
     """Refine a results file: COCO, AlphaPose, PoseTrack 2018, or a folder of OpenPose frames.
@@ -158,10 +169,40 @@ def refine(
       posefix refine openpose_json/ --images frames/ --out refined_json/
       posefix refine crowdpose.json --skeleton crowdpose --images images/ --out refined.json
       posefix refine sequences/ --skeleton posetrack18 --images posetrack/ --out refined/
+      posefix refine people.parquet --images images/ --out run/ --shard 3/40 --resume
+      posefix refine people.parquet --images s3://bucket/images --out s3://bucket/run --engine ray
     """
     options = make_options(
         policy=policy, flip_test=flip_test, fill_missing=fill_missing, batch_size=batch_size, prior_weight=prior_weight
     )
+    if spread.wanted(results, images):
+        if draw or report_path or file_format not in ("auto", "coco", "alphapose"):
+            raise InputError(
+                "--draw, --report and formats other than COCO and AlphaPose do not go with --shard, --resume, "
+                "--engine ray, Parquet files, or images in tar shards or object stores"
+            )
+        where, revision = split_revision(weights) if weights else (None, None)
+        settings = BatchSettings(
+            images=everywhere(images),
+            weights=everywhere(where) if where and Path(where).exists() else where,
+            revision=revision,
+            skeleton=skeleton_name,
+            device=device,
+            ranking=ranking,
+            soft_nms=soft_nms,
+            use_boxes=use_boxes,
+            workers=workers,
+            **asdict(options),
+        )
+        refiner = load_refiner(weights, device)
+        chosen = skeleton_named(skeleton_name) if skeleton_name else refiner.skeleton
+        named = read_annotations(annotations, chosen) if annotations else None
+        tally = refine_in_parts(
+            results, out, settings, refiner, spread, annotations=named, progress=sys.stderr.isatty()
+        )
+        if strict and tally.refined < tally.people:
+            raise click.ClickException(f"{tally.people - tally.refined} of {tally.people} people could not be refined")
+        return
     skeleton = skeleton_named(skeleton_name) if skeleton_name else None
     check_output(out, folder=Path(results).is_dir())
     if draw:

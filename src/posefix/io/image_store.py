@@ -136,5 +136,10 @@ class ImageStore:
             return found
 
 
+def is_folder(where: str) -> bool:
+    """Whether a place of images is written as a folder of this machine, not as tar shards or a URI."""
+    return not is_uri(where) and not where.endswith(".tar")
+
+
 def _plain(name: str) -> str:
     return name.removeprefix("./")

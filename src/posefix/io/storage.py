@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -140,8 +141,11 @@ class Storage:
         elif name in self.names():
             filesystem(self.where)[0].delete_file(self.path(name))
 
-    def remove_unfinished(self) -> None:
-        """Delete what killed processes left half written. No other process may be writing here."""
-        if self.is_local:
-            for path in Path(self.where).glob(".*.part"):
+    def remove_unfinished(self, names: Iterable[str]) -> None:
+        """Delete what killed processes left half written of some files. Nobody else may be writing these."""
+        if not self.is_local:
+            return
+        wanted = set(names)
+        for path in Path(self.where).glob(".*.part"):
+            if path.name[1:].rsplit(".", 2)[0] in wanted:
                 path.unlink(missing_ok=True)
