@@ -13,6 +13,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+import posefix
 from posefix.batch import BatchRefiner, BatchSettings
 from posefix.distributed import refine_parts_on_ray
 from posefix.exceptions import InputError
@@ -131,7 +132,7 @@ def refine_in_parts(
         skeleton = SKELETONS[settings.skeleton] if settings.skeleton else refiner.skeleton
         source = table_of_json(results, Storage(folder), skeleton, annotations)
     worker = BatchRefiner(settings, refiner=refiner)
-    run = open_run(source, folder, settings, worker, part_size=options.part_size)
+    run = open_run(source, folder, settings, worker, part_size=options.part_size, version=posefix.__version__)
     if run.plan.scattered:
         click.echo(
             f"warning: the people of {run.plan.scattered} images do not stand together; sort the file by image, or "

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-import posefix
 from posefix.batch import BatchRefiner, BatchSettings, settings_from
 from posefix.exceptions import FileFormatError, InputError
 from posefix.inference.predictor import Reliability
@@ -77,7 +76,13 @@ class Run:
 
 
 def open_run(
-    source: str, out: str, settings: BatchSettings, worker: BatchRefiner, *, part_size: int = PART_SIZE
+    source: str,
+    out: str,
+    settings: BatchSettings,
+    worker: BatchRefiner,
+    *,
+    part_size: int = PART_SIZE,
+    version: str = "",
 ) -> Run:
     """Begin a run, or join the one that is in the folder.
 
@@ -90,6 +95,7 @@ def open_run(
         settings: how to refine; a ``prior_weight`` of None is measured.
         worker: of these settings.
         part_size: see ``plan_parts``.
+        version: of the code; parts of several versions do not mix.
 
     Raises:
         InputError: the folder holds a run of another input or with other settings.
@@ -103,7 +109,7 @@ def open_run(
     storage.create()
     skeleton = SKELETONS[settings.skeleton] if settings.skeleton else worker.refiner.skeleton
     wanted = {
-        "posefix": posefix.__version__,
+        "posefix": version,
         "weights": weights_hash(worker),
         "skeleton": skeleton.name,
         "keypoints": list(skeleton.keypoints),
