@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from posefix.deprecation import warn_renamed
 from posefix.exceptions import InputError
 from posefix.keypoints.codec import DECODERS
 from posefix.weights.calibration import POLICIES
+
+Policy = Literal["safe", "always"]
+Decoder = Literal["expected_similarity", "soft_argmax"]
+Color = Literal["rgb", "bgr"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,8 @@ class Options:
             a prior ignore it.
     """
 
-    policy: str | None = None
-    decoder: str | None = None
+    policy: Policy | None = None
+    decoder: Decoder | None = None
     flip_test: bool = False
     fill_missing: bool = True
     batch_size: int = 32
@@ -52,17 +56,33 @@ class Options:
             )
 
 
-def make_options(**options: Any) -> Options:
-    """``Options`` from keyword arguments.
+def choose_options(options: Options | None = None, *, trust: float | None = None, **given: Any) -> Options:
+    """``options`` (default ``Options()``) with the keywords that differ from the defaults.
+
+    >>> choose_options(Options(batch_size=8), flip_test=True).batch_size
+    8
+
+    Args:
+        options: where to start.
+        trust: old name of ``prior_weight``.
+        **given: fields of ``Options``.
 
     Raises:
-        InputError: an unknown name or value.
+        InputError: options of another type, or an unknown name or value.
     """
-    if "trust" in options and "prior_weight" not in options:
+    if options is not None and not isinstance(options, Options):
+        raise InputError(f"options: expected posefix.Options, got {type(options).__name__}")
+    if trust is not None:
         warn_renamed("option 'trust'", "'prior_weight'", stacklevel=4)
-        options["prior_weight"] = options.pop("trust")
-    unknown = sorted(set(options) - {f.name for f in fields(Options)})
+        given.setdefault("prior_weight", trust)
+        given["prior_weight"] = trust if given["prior_weight"] is None else given["prior_weight"]
+    defaults = {f.name: f.default for f in fields(Options)}
+    unknown = sorted(set(given) - set(defaults))
     if unknown:
-        known = ", ".join(f.name for f in fields(Options))
-        raise InputError(f"unknown option {unknown[0]!r}; known are {known}")
-    return replace(Options(), **options)
+        raise InputError(f"unknown option {unknown[0]!r}; known are {', '.join(defaults)}")
+    return replace(options or Options(), **{k: v for k, v in given.items() if v is not defaults[k]})
+
+
+def make_options(**options: Any) -> Options:
+    """``Options`` from keyword arguments, as ``choose_options`` does."""
+    return choose_options(None, **options)

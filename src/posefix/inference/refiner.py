@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,166 +13,41 @@ from tqdm import tqdm
 
 from posefix.adapters.registry import Extract, adapt
 from posefix.deprecation import warn_renamed
-from posefix.exceptions import InputError
-from posefix.inference.crops import Prediction, Prepared, Refined, paste_back, prepare
-from posefix.inference.forward import forward_batches
-from posefix.inference.options import Options, make_options
-from posefix.inference.predictor import (
-    Outputs,
-    Reliability,
-    can_measure_reliability,
-    decode,
-    measure_reliability,
-    predict,
-)
+from posefix.inference.crops import Prepared
+from posefix.inference.engine import Engine
+from posefix.inference.options import Color, Decoder, Options, Policy, choose_options
+from posefix.inference.refined_poses import RefinedPoses, make_refined_poses
+from posefix.inference.stream import as_given, prepare_images, prepare_output, put_together, stream
 from posefix.inference.track_observation import Observer
 from posefix.inference.track_refinement import RefinedFrames, refine_tracks
-from posefix.io.images import load_image
-from posefix.keypoints.mapping import SharedKeypoints, share_keypoints
-from posefix.keypoints.poses import read_poses
 from posefix.keypoints.skeleton import Skeleton
-from posefix.network.config import ModelConfig
-from posefix.network.devices import autocast_dtype, pick_device
-from posefix.network.inputs import NetworkInput
 from posefix.video.frames import read_frames
 from posefix.video.options import make_video_options
 from posefix.video.tracks import read_tracks
-from posefix.weights.hub import upload
-from posefix.weights.model_card import CARD_NAME, model_card, save_with_card
-from posefix.weights.weights import Weights, fold_batch_norm, load_weights, weights_files
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
+    pass
 
 Floats = npt.NDArray[np.floating]
 
+logger = logging.getLogger(__name__)
 
-class Refiner:
+#: Below so many clearly visible keypoints, measured reliability says little.
+FEW_CONFIDENT = 100
+
+
+class Refiner(Engine):
     """Refines the keypoints of any 2D pose estimator.
 
     Attributes:
         weights: what it was made from: model, skeleton, calibration, origin.
         network: on its device, in the precision it computes in.
         device: where it computes.
+
+    Example:
+        >>> refiner = Refiner.from_pretrained()  # doctest: +SKIP
+        >>> refined = refiner.refine(image, keypoints)  # doctest: +SKIP
     """
-
-    def __init__(self, weights: Weights, *, device: str | torch.device = "auto", precision: str = "auto") -> None:
-        """Build from weights.
-
-        Args:
-            weights: from ``load_weights``.
-            device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
-            precision: ``"auto"`` computes in bfloat16 where the device is fast at it, ``"float32"`` never.
-
-        Raises:
-            InputError: no such device or precision.
-            WeightsError: weights that do not fit their configuration.
-        """
-        if precision not in ("auto", "float32", "bfloat16"):
-            raise InputError(f"precision: expected 'auto', 'float32' or 'bfloat16', got {precision!r}")
-        self.weights = weights
-        self.device = pick_device(device)
-        choice = {"auto": "auto", "float32": "off", "bfloat16": "on"}[precision]
-        network = weights.build()
-        fold_batch_norm(network)
-        network = network.to(self.device, autocast_dtype(self.device, choice) or torch.float32)
-        if network.prior is not None:
-            network.prior.float()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path | None = None,
-        *,
-        device: str | torch.device = "auto",
-        precision: str = "auto",
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-        force_download: bool = False,
-    ) -> Refiner:
-        """Load a refiner.
-
-        Args:
-            source: None for the weights in the package (no network access), a folder, or a repository
-                ``user/name`` on the Hugging Face hub.
-            device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
-            precision: ``"auto"`` computes in bfloat16 where the device is fast at it, ``"float32"`` never.
-            revision: branch, tag or commit on the hub.
-            cache_dir: of downloads.
-            token: for private repositories.
-            local_files_only: do not ask the network.
-            force_download: do not use the cache.
-
-        Raises:
-            WeightsError: weights that cannot be found, read or do not fit.
-            InputError: no such device or precision.
-        """
-        weights = load_weights(
-            source,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            force_download=force_download,
-        )
-        return cls(weights, device=device, precision=precision)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``model.safetensors``, ``config.json`` and a model card into a folder for ``from_pretrained``.
-
-        A ``README.md`` that posefix did not write stays as it is.
-        """
-        save_with_card(folder, self.weights)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool = False,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        commit_message: str = "Upload posefix weights",
-        create_pr: bool = False,
-    ) -> CommitInfo:
-        """Publish on the Hugging Face hub: weights, configuration and model card, as one commit.
-
-        Args:
-            repo_id: ``user/name``, made where it does not exist.
-            private: only where the repository is made.
-            token: with the right to write; default the stored one.
-            revision: branch, which must exist; default ``main``.
-            commit_message: of the commit.
-            create_pr: as a pull request instead.
-
-        Returns:
-            the commit's URL, a ``str`` with ``oid`` (for ``revision=``) and ``pr_url``.
-
-        Raises:
-            WeightsError: no permission, no such branch, or the hub cannot be reached.
-        """
-        files = {**weights_files(self.weights), CARD_NAME: model_card(self.weights, repo_id).encode()}
-        return upload(
-            files,
-            repo_id,
-            private=private,
-            token=token,
-            revision=revision,
-            commit_message=commit_message,
-            create_pr=create_pr,
-        )
-
-    @property
-    def skeleton(self) -> Skeleton:
-        """The keypoint set that this refiner reads and writes."""
-        return self.weights.skeleton
-
-    @property
-    def config(self) -> ModelConfig:
-        """The network's configuration."""
-        return self.weights.config
 
     def __repr__(self) -> str:
         height, width = self.config.input_hw
@@ -182,31 +57,71 @@ class Refiner:
         )
 
     def refine(
-        self, image: Any, keypoints: Any, *, boxes_xyxy: Any = None, color: str = "rgb", **options: Any
-    ) -> Floats:
+        self,
+        image: Any,
+        keypoints: Any,
+        *,
+        boxes_xyxy: Any = None,
+        color: Color = "rgb",
+        skeleton: Skeleton | str | None = None,
+        policy: Policy | None = None,
+        decoder: Decoder | None = None,
+        flip_test: bool = False,
+        fill_missing: bool = True,
+        batch_size: int = 32,
+        prior_weight: float | None = None,
+        options: Options | None = None,
+        trust: float | None = None,
+    ) -> Any:
         """Refine the people of one image.
 
         Args:
-            image: (H, W, 3) uint8 array or anything ``posefix.load_image`` takes: path, PIL image, tensor.
+            image: (H, W, 3) uint8 array or anything ``posefix.load_image`` takes: path, bytes, PIL image, tensor.
             keypoints: (N, K, 3) [x, y, score] or (N, K, 2), pixels of the image, pixel centre = integer.
-                Missing are: score ≤ 0, NaN, and (0, 0) where no scores are given. Scores tell which to doubt; each is
-                compared with the person's best, so their unit does not matter.
+                Missing are: score ≤ 0, NaN, and (0, 0). Scores tell which to doubt; each is compared with the
+                person's best, so their unit does not matter.
             boxes_xyxy: (N, 4) person boxes; default the keypoints' extent × 1.2. NaN rows take the default.
             color: channel order of an array: ``"rgb"`` or ``"bgr"``.
-            **options: the fields of ``Options``: ``policy``, ``decoder``, ``flip_test``, ``fill_missing``,
-                ``batch_size``, ``prior_weight``.
+            skeleton: the keypoints' set where it is not the refiner's: a ``Skeleton`` or the name of a built-in one.
+                Keypoints that both have by name are refined, the others stay.
+            policy: ``"safe"`` leaves a keypoint exactly where it is unless the image clearly contradicts it,
+                ``"always"`` takes the network's output; None is what the weights recommend.
+            decoder: ``"expected_similarity"`` or the paper's ``"soft_argmax"``; None is what the weights recommend.
+            flip_test: also run the network on the mirrored image and average; twice the time.
+            fill_missing: give missing keypoints a place where the image supports one; else they stay missing.
+            batch_size: people per pass through the network.
+            prior_weight: weight of the given pose against the image, below 1 for weak estimators, above 1 for strong
+                ones; None measures it on this image's people.
+            options: all of the above from ``policy`` on in one object; keywords that differ from their default win.
+            trust: old name of ``prior_weight``.
 
         Returns:
-            a new float32 array (float64 for float64 input), same people, same order: (N, K, 3)
-            [x, y, confidence] where the confidence is the expected keypoint similarity in [0, 1]; (N, K, 2) for
+            a new float32 array (float64 for float64 input; a tensor for a tensor), same people, same order: (N, K, 3)
+            [x, y, confidence] where the confidence is the expected keypoint similarity in (0, 1]; (N, K, 2) for
             (N, K, 2). People without box and without a valid keypoint come back as they were.
 
         Raises:
             InputError: shapes or options that do not fit.
+            SkeletonError: a keypoint set that shares no keypoint with the refiner's.
             ImageError: the image cannot be read.
+
+        Example:
+            >>> refined = refiner.refine("street.jpg", keypoints)  # doctest: +SKIP
         """
         boxes = None if boxes_xyxy is None else [boxes_xyxy]
-        return self.refine_batch([image], [keypoints], boxes_xyxy=boxes, color=color, **options)[0]
+        chosen = choose_options(
+            options,
+            policy=policy,
+            decoder=decoder,
+            flip_test=flip_test,
+            fill_missing=fill_missing,
+            batch_size=batch_size,
+            prior_weight=prior_weight,
+            trust=trust,
+        )
+        return self.refine_batch(
+            [image], [keypoints], boxes_xyxy=boxes, color=color, skeleton=skeleton, options=chosen
+        )[0]
 
     def refine_batch(
         self,
@@ -214,17 +129,27 @@ class Refiner:
         keypoints: Sequence[Any],
         *,
         boxes_xyxy: Sequence[Any] | None = None,
-        color: str = "rgb",
-        **options: Any,
-    ) -> list[Floats]:
+        color: Color = "rgb",
+        skeleton: Skeleton | str | None = None,
+        policy: Policy | None = None,
+        decoder: Decoder | None = None,
+        flip_test: bool = False,
+        fill_missing: bool = True,
+        batch_size: int = 32,
+        prior_weight: float | None = None,
+        options: Options | None = None,
+        trust: float | None = None,
+    ) -> list[Any]:
         """Refine the people of several images; people are batched across images.
+
+        Keywords that are not listed here are those of ``refine``.
 
         Args:
             images: images, as for ``refine``.
             keypoints: one array per image.
             boxes_xyxy: one (N, 4) array or None per image.
-            color: as for ``refine``.
-            **options: as for ``refine``.
+            prior_weight: a number for all images; None measures it on each image's people.
+            trust: old name of ``prior_weight``.
 
         Returns:
             one array per image, as ``refine`` gives.
@@ -233,25 +158,88 @@ class Refiner:
             InputError: shapes, lengths or options that do not fit.
             ImageError: an image cannot be read.
         """
-        chosen = make_options(**options)
-        prepared = self._prepared(images, keypoints, boxes_xyxy, color)
-        return [r.keypoints for r in self.refine_images(prepared, chosen)]
+        chosen = choose_options(
+            options,
+            policy=policy,
+            decoder=decoder,
+            flip_test=flip_test,
+            fill_missing=fill_missing,
+            batch_size=batch_size,
+            prior_weight=prior_weight,
+            trust=trust,
+        )
+        prepared = prepare_images(self, images, keypoints, boxes_xyxy, color, skeleton)
+        refined = (r.keypoints for r in self.refine_images(prepared, chosen))
+        return [as_given(one, own) for one, own in zip(refined, keypoints, strict=True)]
 
-    def __call__(self, image: Any, output: Any, **options: Any) -> Any:
-        """``refine_output``: the line after any estimator."""
-        return self.refine_output(image, output, **options)
+    def predict(
+        self,
+        image: Any,
+        keypoints: Any,
+        *,
+        boxes_xyxy: Any = None,
+        person_scores: Any = None,
+        color: Color = "rgb",
+        skeleton: Skeleton | str | None = None,
+        policy: Policy | None = None,
+        decoder: Decoder | None = None,
+        flip_test: bool = False,
+        fill_missing: bool = True,
+        batch_size: int = 32,
+        prior_weight: float | None = None,
+        options: Options | None = None,
+    ) -> RefinedPoses:
+        """Refine the people of one image, and tell what happened to them.
+
+        Keywords that are not listed here are those of ``refine``.
+
+        Args:
+            image: as for ``refine``.
+            keypoints: as for ``refine``.
+            boxes_xyxy: as for ``refine``.
+            person_scores: (N,) the estimator's score of each person; default the mean of their keypoints' scores.
+
+        Returns:
+            refined keypoints with confidence, what moved and how far, what was filled, and person scores as
+            ``posefix refine`` writes them.
+
+        Raises:
+            InputError, SkeletonError, ImageError: as ``refine``.
+        """
+        chosen = choose_options(
+            options,
+            policy=policy,
+            decoder=decoder,
+            flip_test=flip_test,
+            fill_missing=fill_missing,
+            batch_size=batch_size,
+            prior_weight=prior_weight,
+        )
+        prepared = self.prepare(image, keypoints, boxes_xyxy, color=color, shared=self.shared(skeleton))
+        (refined,) = self.refine_prepared([prepared], chosen)
+        return make_refined_poses(prepared, refined, person_scores)
 
     def refine_output(
         self,
         image: Any,
         output: Any,
         *,
-        color: str = "rgb",
         use_boxes: bool = False,
         adapter: Extract | None = None,
-        **options: Any,
+        color: Color = "rgb",
+        skeleton: Skeleton | str | None = None,
+        policy: Policy | None = None,
+        decoder: Decoder | None = None,
+        flip_test: bool = False,
+        fill_missing: bool = True,
+        batch_size: int = 32,
+        prior_weight: float | None = None,
+        options: Options | None = None,
+        trust: float | None = None,
     ) -> Any:
-        """Refine what an estimator hands over, in its own format.
+        """Refine what an estimator hands over, in its own format: the line after any estimator.
+
+        Keywords that are not listed here are those of ``refine``.
 
         Args:
             image: the image, as for ``refine``; a list of images for a list of outputs; a dict by image id for
@@ -259,10 +247,9 @@ class Refiner:
             output: of supervision, ultralytics, torchvision, transformers, mmpose, detectron2, rtmlib, MediaPipe,
                 OpenPose, AlphaPose, DeepLabCut, SLEAP, COCO results, an array or tensor, or a list of one of these
                 with one element per image. See ``docs/adapters.md``.
-            color: as for ``refine``.
             use_boxes: crop around the output's person boxes where it has them, not around the keypoints.
             adapter: a function that takes another kind of output apart; default ``posefix.adapters.ADAPTERS``.
-            **options: as for ``refine``.
+            trust: old name of ``prior_weight``.
 
         Returns:
             a new object of the same kind with refined keypoints and their confidence, all else as it was; what did
@@ -273,22 +260,20 @@ class Refiner:
             SkeletonError: an output without the refiner's keypoints.
             ImageError: an image cannot be read.
         """
-        chosen = make_options(**options)
-        found = adapt(output, self.skeleton, image, adapter)
-        busy = [i for i, poses in enumerate(found.keypoints) if len(poses)]
-        prepared = (
-            self.prepare(
-                _loaded((found.images or ())[i]),
-                found.keypoints[i],
-                found.boxes[i] if use_boxes and found.boxes is not None else None,
-                color="rgb" if image is None else color,
-            )
-            for i in busy
+        chosen = choose_options(
+            options,
+            policy=policy,
+            decoder=decoder,
+            flip_test=flip_test,
+            fill_missing=fill_missing,
+            batch_size=batch_size,
+            prior_weight=prior_weight,
+            trust=trust,
         )
-        refined: list[Floats] = list(found.keypoints)
-        for i, result in zip(busy, self.refine_images(prepared, chosen), strict=True):
-            refined[i] = result.keypoints
-        return found.rebuild(refined)
+        found = adapt(output, self.shared(skeleton).source, image, adapter)
+        order = "rgb" if image is None else color
+        prepared = prepare_output(self, found, use_boxes=use_boxes, color=order, skeleton=skeleton)
+        return put_together(found, self.refine_images(prepared, chosen))
 
     def refine_video(
         self,
@@ -347,66 +332,64 @@ class Refiner:
                 bar.update(len(part))
                 yield part
 
-    def prepare(
+    __call__ = refine_output
+
+    def refine_stream(
         self,
-        image: Any,
-        keypoints: Any,
-        boxes_xyxy: Any = None,
+        pairs: Iterable[Any],
         *,
-        color: str = "rgb",
-        shared: SharedKeypoints | None = None,
-    ) -> Prepared:
-        """Load one image, check its people and cut their crops: the part that needs no network (thread-safe).
+        use_boxes: bool = False,
+        adapter: Extract | None = None,
+        workers: int = 2,
+        color: Color = "rgb",
+        skeleton: Skeleton | str | None = None,
+        policy: Policy | None = None,
+        decoder: Decoder | None = None,
+        flip_test: bool = False,
+        fill_missing: bool = True,
+        batch_size: int = 32,
+        prior_weight: float | None = None,
+        options: Options | None = None,
+    ) -> Iterator[Any]:
+        """Refine an endless sequence, image by image, with memory that does not grow.
+
+        Keywords that are not listed here are those of ``refine``.
 
         Args:
-            image: as for ``refine``.
-            keypoints: as for ``refine``.
-            boxes_xyxy: as for ``refine``.
-            color: as for ``refine``.
-            shared: where the keypoints are of another set, what it has in common with the refiner's.
+            pairs: (image, keypoints or an estimator's output) one after another, or outputs that bring their own
+                image, as ultralytics' ``stream=True`` gives. Consumed a little ahead of what comes out.
+            use_boxes: as for ``refine_output``.
+            adapter: as for ``refine_output``.
+            workers: threads that read images and cut crops while the network computes.
+            batch_size: people per pass, who are batched across images.
+            prior_weight: None measures it on the first 256 people, and keeps it.
+
+        Yields:
+            one refined array or output per pair, in order, as ``refine_output`` gives.
+
+        Raises:
+            InputError, SkeletonError, ImageError: as ``refine_output``, when their turn comes.
+
+        Example:
+            >>> for refined in refiner.refine_stream(zip(frames, poses)):  # doctest: +SKIP
+            ...     show(refined)
         """
-        shared = shared or share_keypoints(self.skeleton, self.skeleton)
-        poses = read_poses(keypoints, shared.source)  # before the image: a mistake costs no reading
-        return prepare(load_image(image, color=color), poses, boxes_xyxy, shared, self.config)
+        chosen = choose_options(
+            options,
+            policy=policy,
+            decoder=decoder,
+            flip_test=flip_test,
+            fill_missing=fill_missing,
+            batch_size=batch_size,
+            prior_weight=prior_weight,
+        )
+        return stream(
+            self, pairs, chosen, use_boxes=use_boxes, adapter=adapter, color=color, skeleton=skeleton, workers=workers
+        )
 
-    def refine_images(self, prepared: Iterable[Prepared], options: Options) -> Iterator[Refined]:
-        """Refine images from ``prepare`` as they come, people batched across them; one result per image, in order."""
-        waiting: list[Prepared] = []
-        people = 0
-        for one in prepared:
-            waiting.append(one)
-            people += len(one.rows)
-            if people >= options.batch_size:
-                yield from self.refine_prepared(waiting, options)
-                waiting, people = [], 0
-        yield from self.refine_prepared(waiting, options)
-
-    def refine_prepared(self, prepared: Sequence[Prepared], options: Options) -> list[Refined]:
-        """Network, decoding and the way back for images from ``prepare``."""
-        if not prepared:
-            return []
-        inputs = NetworkInput.join([p.inputs for p in prepared])
-        counts = [len(p.rows) for p in prepared]
-        image_index = np.repeat(np.arange(len(prepared)), counts)
-        calibration, flips = self.weights.calibration, self.skeleton.flip_indices
-        prediction = predict(self.network, calibration, flips, inputs, options, image_index)
-        return self.paste_back(prepared, prediction, options)
-
-    def paste_back(self, prepared: Sequence[Prepared], prediction: Prediction, options: Options) -> list[Refined]:
-        """A prediction for the people of several images, put back into each."""
-        calibration = self.weights.calibration
-        margin = np.array(calibration.margin or (0.0,)) if (options.policy or calibration.policy) == "safe" else None
-        ends = np.cumsum([len(p.rows) for p in prepared]).tolist()
-        return [
-            paste_back(
-                one,
-                prediction.take(slice(end - len(one.rows), end)),
-                margin,
-                fill_missing=options.fill_missing,
-                fill_threshold=calibration.fill_threshold,
-            )
-            for one, end in zip(prepared, ends, strict=True)
-        ]
+    def to(self, device: str | torch.device) -> Refiner:
+        """The same weights on another device."""
+        return Refiner(self.weights, device=device, precision=self.precision)
 
     def measure_reliability(
         self,
@@ -414,74 +397,61 @@ class Refiner:
         keypoints: Sequence[Any],
         *,
         boxes_xyxy: Sequence[Any] | None = None,
-        color: str = "rgb",
+        color: Color = "rgb",
+        skeleton: Skeleton | str | None = None,
         batch_size: int = 32,
     ) -> float:
-        """How far an estimator deserves to be trusted, measured on some of its results: give it as ``prior_weight``.
+        """An estimator's reliability, from arrays as ``refine_batch`` takes them; else as ``measure``."""
+        prepared = list(prepare_images(self, images, keypoints, boxes_xyxy, color, skeleton))
+        return self._reliability(prepared, Options(batch_size=batch_size))
+
+    def measure(
+        self,
+        images: Any,
+        outputs: Any,
+        *,
+        color: Color = "rgb",
+        use_boxes: bool = False,
+        adapter: Extract | None = None,
+        skeleton: Skeleton | str | None = None,
+        batch_size: int = 32,
+    ) -> float:
+        """An estimator's reliability, from what ``refine_output`` takes: give it as ``prior_weight`` ever after.
 
         One image's people tell less than two hundred people of many images, and an estimator does not change from
-        one image to the next. ``posefix refine`` measures by itself.
+        one image to the next. ``posefix refine`` and ``refine_stream`` measure by themselves.
 
         Args:
-            images: images, as for ``refine``.
-            keypoints: one array per image.
-            boxes_xyxy: one (N, 4) array or None per image.
+            images: as for ``refine_output``.
+            outputs: as for ``refine_output``; about 200 people tell enough. Fewer are shrunk towards 1, with a
+                warning in the log.
             color: as for ``refine``.
+            use_boxes: as for ``refine_output``.
+            adapter: as for ``refine_output``.
+            skeleton: as for ``refine``.
             batch_size: people per pass through the network.
 
         Returns:
             about 0.5 for weak estimators, 1.5 for strong ones; 1 for nobody, and for weights that cannot tell.
 
         Raises:
-            InputError, ImageError: as ``refine_batch``.
+            InputError, SkeletonError, ImageError: as ``refine_output``.
         """
-        chosen = make_options(batch_size=batch_size)
-        prepared = list(self._prepared(images, keypoints, boxes_xyxy, color))
-        return self.forward(prepared, chosen)[1].prior_weight
+        found = adapt(outputs, self.shared(skeleton).source, images, adapter)
+        order = "rgb" if images is None else color
+        prepared = list(prepare_output(self, found, use_boxes=use_boxes, color=order, skeleton=skeleton))
+        return self._reliability(prepared, Options(batch_size=batch_size))
+
+    def _reliability(self, prepared: Sequence[Prepared], options: Options) -> float:
+        reliability = self.forward(prepared, options)[1]
+        if self.measures_reliability and reliability.confident < FEW_CONFIDENT:
+            logger.warning(
+                "reliability measured on %d clearly visible keypoints only, so it stays near 1; give more people",
+                reliability.confident,
+            )
+        return reliability.prior_weight
 
     def measure_trust(self, *args: Any, **kwargs: Any) -> float:
         """Old name of ``measure_reliability``."""
         warn_renamed("Refiner.measure_trust", "measure_reliability")
         return self.measure_reliability(*args, **kwargs)
-
-    @property
-    def measures_reliability(self) -> bool:
-        """Whether the weights know how to measure it."""
-        return can_measure_reliability(self.network, self.weights.calibration)
-
-    def forward(self, prepared: Sequence[Prepared], options: Options) -> tuple[list[Outputs], Reliability]:
-        """People of images from ``prepare`` through the network: outputs for ``decode``, and their reliability."""
-        if not prepared:
-            return [], Reliability()
-        inputs = NetworkInput.join([p.inputs for p in prepared])
-        flips = torch.from_numpy(self.skeleton.flip_indices).to(self.device) if options.flip_test else None
-        outputs = list(forward_batches(self.network, inputs, options.batch_size, flips))
-        return outputs, measure_reliability([o[0] for o in outputs], self.network, self.weights.calibration)
-
-    def decode(self, prepared: Sequence[Prepared], outputs: Sequence[Outputs], options: Options) -> list[Refined]:
-        """Outputs of ``forward`` → the people of each image, with ``options.prior_weight``."""
-        assert options.prior_weight is not None, "it is measured or given by now"
-        weight = np.full(sum(len(p.rows) for p in prepared), options.prior_weight)
-        order = torch.from_numpy(self.skeleton.flip_indices).to(self.device)
-        prediction = decode(outputs, weight, self.weights.calibration, self.config, order, options)
-        return self.paste_back(prepared, prediction, options)
-
-    def _prepared(
-        self, images: Sequence[Any], keypoints: Sequence[Any], boxes_xyxy: Sequence[Any] | None, color: str
-    ) -> Iterator[Prepared]:
-        if isinstance(images, np.ndarray | str | Path) or len(images) != len(keypoints):
-            one = "one array" if isinstance(images, np.ndarray) else "one path"
-            got = one if isinstance(images, np.ndarray | str | Path) else len(images)
-            raise InputError(f"expected as many images as arrays of keypoints, got {got} and {len(keypoints)}")
-        boxes = [None] * len(images) if boxes_xyxy is None else list(boxes_xyxy)
-        if len(boxes) != len(images):
-            raise InputError(f"boxes_xyxy: expected one array or None per image, got {len(boxes)}")
-        return (
-            self.prepare(image, pose, box, color=color)
-            for image, pose, box in zip(images, keypoints, boxes, strict=True)
-        )
-
-
-def _loaded(image: Any) -> Any:
-    """An adapter's image, which may be a function that loads it."""
-    return image() if callable(image) else image

@@ -278,3 +278,22 @@ CROWDPOSE = Skeleton(
 
 #: The built-in keypoint sets by name.
 SKELETONS = {s.name: s for s in (COCO, CROWDPOSE, MPII, POSETRACK18)}
+
+
+def skeleton_of(skeleton: Skeleton | str) -> Skeleton:
+    """A keypoint set, or the built-in one of that name.
+
+    >>> skeleton_of("mpii") is MPII
+    True
+
+    Raises:
+        SkeletonError: there is none of that name.
+    """
+    if isinstance(skeleton, Skeleton):
+        return skeleton
+    try:
+        return SKELETONS[skeleton]
+    except (KeyError, TypeError):
+        raise SkeletonError(
+            f"skeleton: expected a Skeleton or one of {', '.join(SKELETONS)}, got {skeleton!r}"
+        ) from None
