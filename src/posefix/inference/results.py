@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 MEASURED, MEASURED_PER_IMAGE = 256, 3
 
 
-def refine_entries(
+def refine_results(
     refiner: Refiner,
     entries: Sequence[Entry],
     images: str | os.PathLike[str],
@@ -125,6 +125,10 @@ def refine_entries(
     return output, replace(
         report, prior_weight=prior_weight, confident=reliability.confident, outliers=reliability.outliers
     )
+
+
+#: Old name.
+refine_entries = refine_results
 
 
 def refine_mapped(
