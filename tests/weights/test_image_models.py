@@ -16,7 +16,6 @@ from posefix.network.image_model import ALIGNMENTS
 from posefix.weights.image_models import describe_image_model
 
 PLACES = [(48.3, 60.8), (96.0, 128.0), (140.7, 201.1)]
-CPU = torch.device("cpu")
 #: So that a spot's height 255 is a heatmap's 1.
 SIMPLE = Normalisation("rgb", (0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
 
@@ -24,7 +23,7 @@ SIMPLE = Normalisation("rgb", (0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
 def places_of(path: Path, **changes: object) -> torch.Tensor:
     """Where the file's network finds the spots, in pixels of the crop."""
     file = describe_image_model(path, normalisation=SIMPLE, **changes)
-    model = file.load(CPU)
+    model = file.load()
     hw = file.config.input_hw
     crops = torch.from_numpy(np.stack([spot(p, hw) for p in PLACES]))
     logs = file.config.sharpness * model.log_maps(crops)
@@ -129,7 +128,7 @@ def test_real_tinypose() -> None:
     assert file.config.input_hw == (256, 192)
     with np.load(folder / "golden.npz") as golden:
         crops, heatmaps = golden["crops"], golden["heatmaps"]
-    logs = file.load(CPU).log_maps(torch.from_numpy(crops))
+    logs = file.load().log_maps(torch.from_numpy(crops))
     assert logs.shape == (4, 17, 64, 48)
     # Where each map is highest, as the golden heatmaps say in their own frame, read independently.
     peak = heatmaps.reshape(4, 17, -1).argmax(-1)

@@ -132,7 +132,7 @@ def prepare(
     boxes = _person_boxes(around, boxes_xyxy)
     rows = np.flatnonzero(np.isfinite(boxes).all(-1))
     input_hw = config.input_hw
-    affine = crop_affine(crop_rectangles(boxes[rows], input_hw), input_hw)
+    affine = crop_affine(crop_rectangles(boxes[rows], input_hw, config.crop_margin), input_hw)
     crops = [warp_crop(image, matrix, input_hw, antialias=config.antialias) for matrix in affine]
     area = AREA_PER_BOX * box_area(boxes[rows]) * affine[:, 0, 0] * affine[:, 1, 1]
     inputs = NetworkInput(

@@ -30,7 +30,14 @@ from posefix.network.devices import autocast_dtype, pick_device
 from posefix.network.inputs import NetworkInput
 from posefix.weights.hub import upload
 from posefix.weights.model_card import CARD_NAME, model_card, save_with_card
-from posefix.weights.weights import Weights, fold_batch_norm, load_weights, weights_files
+from posefix.weights.weights import (
+    ImageModelLike,
+    Weights,
+    fold_batch_norm,
+    load_weights,
+    weights_files,
+    with_image_model,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -46,11 +53,21 @@ class Engine:
         device: where it computes.
     """
 
-    def __init__(self, weights: Weights, *, device: str | torch.device = "auto", precision: str = "auto") -> None:
+    def __init__(
+        self,
+        weights: Weights | None = None,
+        *,
+        image_model: ImageModelLike | None = None,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+    ) -> None:
         """Build from weights.
 
         Args:
-            weights: from ``load_weights``.
+            weights: from ``load_weights``; None takes those in the package.
+            image_model: another top-down network that sees the crops too: an ``ImageModel``, or a function of
+                (B, 256, 192, 3) uint8 RGB crops that gives (B, 17, h, w) heatmaps, about 1 where COCO's keypoint is
+                surely seen. See ``docs/image-models.md``.
             device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
             precision: ``"auto"`` computes in bfloat16 where the device is fast at it, ``"float32"`` never.
 
@@ -60,11 +77,12 @@ class Engine:
         """
         if precision not in ("auto", "float32", "bfloat16"):
             raise InputError(f"precision: expected 'auto', 'float32' or 'bfloat16', got {precision!r}")
-        self.weights = weights
+        weights = load_weights() if weights is None else weights
+        self.weights = weights if image_model is None else with_image_model(weights, image_model)
         self.precision = precision
         self.device = pick_device(device)
         choice = {"auto": "auto", "float32": "off", "bfloat16": "on"}[precision]
-        network = weights.build()
+        network = self.weights.build()
         fold_batch_norm(network)
         network = network.to(self.device, autocast_dtype(self.device, choice) or torch.float32)
         if network.prior is not None:
@@ -76,6 +94,7 @@ class Engine:
         cls,
         source: str | Path | None = None,
         *,
+        family: str | None = None,
         device: str | torch.device = "auto",
         precision: str = "auto",
         revision: str | None = None,
@@ -88,7 +107,9 @@ class Engine:
 
         Args:
             source: None for the weights in the package (no network access), a folder, or a repository
-                ``user/name`` on the Hugging Face hub.
+                ``user/name`` on the Hugging Face hub. Also another network for the package's weights to see with: an
+                ``.onnx`` or ``.xml`` file, or a ViTPose of the transformers library as a folder or repository.
+            family: of such a file where it does not tell: ``"vitpose"``, ``"rtmpose"``, ``"tinypose"``, ``"hrnet"``.
             device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
             precision: ``"auto"`` computes in bfloat16 where the device is fast at it, ``"float32"`` never.
             revision: branch, tag or commit on the hub.
@@ -103,6 +124,7 @@ class Engine:
         """
         weights = load_weights(
             source,
+            family=family,
             revision=revision,
             cache_dir=cache_dir,
             token=token,

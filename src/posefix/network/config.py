@@ -7,6 +7,7 @@ from typing import Any
 
 from posefix.deprecation import rename_keys
 from posefix.exceptions import WeightsError
+from posefix.geometry import CROP_MARGIN
 from posefix.keypoints.codec import HeatmapCodec
 from posefix.typed import check_fields, check_ranges, refuse_unknown
 
@@ -60,6 +61,7 @@ class ModelConfig:
         uses_scores: whether adaptive prior and correction also see the estimator's scores.
         heatmap_offset: crop pixel of heatmap pixel c is 4 · c + heatmap_offset.
         antialias: whether crops that shrink the image average its pixels.
+        crop_margin: growth of a person's box to the crop.
         normalisation: of the crop.
 
     Raises:
@@ -79,6 +81,7 @@ class ModelConfig:
     uses_scores: bool = False
     heatmap_offset: float = 1.5
     antialias: bool = True
+    crop_margin: float = CROP_MARGIN
     normalisation: Normalisation = field(default_factory=Normalisation)
 
     def __post_init__(self) -> None:
@@ -98,6 +101,7 @@ class ModelConfig:
             num_keypoints=(1, 1024),
             heatmap_std=(0.1, 256.0),
             heatmap_scale=(1e-6, 1e6),
+            crop_margin=(0.5, 4.0),
         )
         if self.pose_entry not in ("input", "correction", "none"):
             raise WeightsError(f"model: pose_entry must be 'input', 'correction' or 'none', got {self.pose_entry!r}")

@@ -62,7 +62,7 @@ class ImageModelConfig:
     keypoints: tuple[str, ...] = COCO.keypoints
     crop_margin: float = 1.25
     sharpness: float = 4.0
-    own_weight: float = 0.5
+    own_weight: float = 1.0
     floor: float = 0.01
 
     def __post_init__(self) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from posefix.keypoints.heatmaps import draw_gaussians
 from posefix.network.config import ModelConfig
 from posefix.network.correction import Correction
+from posefix.network.image_model import ImageModel, fuse
 from posefix.network.inputs import NetworkInput
 from posefix.network.mobilenet import FEATURES, Head, MobileNetFpn
 from posefix.network.prior import PosePrior
@@ -43,6 +46,9 @@ class RefinementNetwork(nn.Module):
             if config.pose_prior
             else None
         )
+        #: Another network that sees the crop too, and which of its keypoints each of ours is.
+        self.image_model: ImageModel | None = None
+        self._image_model_rows = torch.zeros(0, dtype=torch.long)
         #: Set by the trainer: trunk and head keep their weights and build no graph.
         self.frozen = False
 
@@ -72,8 +78,17 @@ class RefinementNetwork(nn.Module):
             out: Tensor = self.prior(image_logits, points, inputs.valid, std, scores)
             return out
 
+    def use_image_model(self, model: ImageModel, rows: npt.NDArray[np.int64]) -> None:
+        """From now on see the image with another network's eyes as well.
+
+        Args:
+            model: of the same crop size.
+            rows: (K,) from ``rows_in_skeleton``.
+        """
+        self.image_model, self._image_model_rows = model, torch.from_numpy(rows)
+
     def image_logits(self, inputs: NetworkInput) -> Tensor:
-        """(B, K, H/4, W/4) float32 logits before the prior."""
+        """(B, K, H/4, W/4) float32 logits before the prior: this network's, or with an image model both together."""
         return self.image_logits_and_peaks(inputs)[0]
 
     def image_logits_and_peaks(self, inputs: NetworkInput) -> tuple[Tensor, Tensor | None]:
@@ -83,6 +98,16 @@ class RefinementNetwork(nn.Module):
             (B, K, H/4, W/4) float32, and (B, K) the greatest logit of each map before the correction: a logit of how
             likely the crop shows such a keypoint at all. None for networks whose logits have no such scale.
         """
+        model = self.image_model
+        if model is None:
+            return self._own_logits_and_peaks(inputs)
+        rows = self._image_model_rows.to(inputs.crops.device)
+        alone = model.config.own_weight == 0 and bool((self._image_model_rows >= 0).all())
+        own, peaks = (None, None) if alone else self._own_logits_and_peaks(inputs)
+        return fuse(own, model.log_maps(inputs.crops), model.config, rows), peaks
+
+    def _own_logits_and_peaks(self, inputs: NetworkInput) -> tuple[Tensor, Tensor | None]:
+        """``image_logits_and_peaks`` of this network alone."""
         config = self.config
         weight = next(self.parameters())
         images = inputs.crops.permute(0, 3, 1, 2).to(weight.dtype)

@@ -6,21 +6,30 @@ What a file does not say of itself is taken from the known family that its outpu
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
 from posefix.keypoints.skeleton import COCO
 from posefix.network.image_model import ImageModel, ImageModelConfig, normalise
+from posefix.weights.calibration import Calibration
 
+#: Measured with PP-TinyPose and the package's network on COCO val2017 images, see docs/image-models.md.
+FUSED_TEMPERATURE, FUSED_PRIOR_WEIGHT, FUSED_OUTLIER_RATE = 2.0, 1.2, 0.01
 #: Kinds of file by suffix.
 SUFFIXES = (".onnx", ".xml")
+#: What belongs to such a file.
+_BESIDE = {".xml": ".bin", ".safetensors": ".json"}
 #: Known families. Crop, normalisation and alignment are those of the family's training.
 FAMILIES = {
     "rtmpose": ImageModelConfig(family="rtmpose", output="simcc", alignment="corner"),
@@ -50,30 +59,32 @@ class ImageModelFile:
 
     Attributes:
         config: what posefix knows of it.
-        path: an ``.onnx`` or ``.xml`` file, or the folder of a transformers model.
+        path: an ``.onnx`` or ``.xml`` file, or a transformers model's ``.safetensors`` with its configuration beside.
     """
 
     config: ImageModelConfig
     path: Path
 
+    def names(self) -> tuple[str, ...]:
+        """The files that it needs in a weights folder."""
+        file = Path(self.config.file)
+        second = _BESIDE.get(file.suffix)
+        return (file.name, str(file.with_suffix(second))) if second else (file.name,)
+
     def files(self) -> dict[str, bytes]:
-        """What a weights folder must hold: file names in it and their content.
+        """``names`` and what they hold.
 
         Raises:
             WeightsError: a file cannot be read.
         """
-        paths = [self.path]
-        if self.path.is_dir():
-            paths = [self.path / "config.json", self.path / "model.safetensors"]
-        elif self.path.suffix == ".xml":
-            paths.append(self.path.with_suffix(".bin"))
-        prefix = f"{self.config.file}/" if self.path.is_dir() else ""
+        first, *second = self.names()
+        places = {first: self.path, **{name: _beside(self.path) for name in second}}
         try:
-            return {prefix + p.name: p.read_bytes() for p in paths}
+            return {name: place.read_bytes() for name, place in places.items()}
         except OSError as error:
             raise WeightsError(f"image model: cannot read {error.filename}: {error.strerror}") from error
 
-    def load(self, device: torch.device) -> ImageModel:
+    def load(self) -> ImageModel:
         """The network, ready to run.
 
         Raises:
@@ -81,9 +92,9 @@ class ImageModelFile:
             MissingDependencyError: what runs it is not installed.
         """
         if not self.path.exists():
-            raise WeightsError(f"image model: no such file or folder {self.path}")
-        if self.path.is_dir():
-            run = _transformers_network(self.path, device)
+            raise WeightsError(f"image model: no such file {self.path}")
+        if self.path.suffix == ".safetensors":
+            run = _transformers_network(self.path)
         else:
             run = (_onnx_session if self.path.suffix == ".onnx" else _openvino_network)(self.path)[1]
         config = self.config
@@ -92,6 +103,33 @@ class ImageModelFile:
             return run(normalise(crops, config.normalisation))
 
         return ImageModel(answer, config, str(self.path))
+
+
+def fused_calibration(own: Calibration, config: ImageModelConfig, rows: npt.NDArray[np.int64]) -> Calibration:
+    """How package and image model together are read, until ``posefix calibrate`` has measured it.
+
+    Args:
+        own: of the package's weights.
+        config: of the image model.
+        rows: (K,) from ``rows_in_skeleton``; what the image model does not know keeps its own temperature.
+    """
+    stored = own.temperature or (1.0,) * len(rows)
+    temperature = tuple(FUSED_TEMPERATURE if row >= 0 else t for row, t in zip(rows.tolist(), stored, strict=True))
+    return replace(
+        own,
+        temperature=temperature,
+        prior_weight=FUSED_PRIOR_WEIGHT,
+        reference_outlier_rate=FUSED_OUTLIER_RATE if own.reference_outlier_rate else 0.0,
+    )
+
+
+def is_vitpose_config(content: bytes) -> bool:
+    """Whether a config.json is that of a ViTPose of transformers."""
+    try:
+        stored = json.loads(content)
+    except ValueError:
+        return False
+    return isinstance(stored, dict) and stored.get("model_type") == "vitpose"
 
 
 @dataclass(frozen=True)
@@ -153,36 +191,43 @@ def _keypoints_of(shapes: _Shapes, path: Path) -> tuple[str, ...]:
 
 
 def _describe_transformers(folder: Path, changes: dict[str, Any]) -> ImageModelFile:
-    import json
-
     try:
-        stored = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"image model: cannot read config.json of {folder}: {error}") from error
-    if not isinstance(stored, dict) or stored.get("model_type") != "vitpose":
+        content = (folder / "config.json").read_bytes()
+    except OSError as error:
+        raise WeightsError(f"image model: cannot read config.json of {folder}: {error.strerror}") from error
+    if not is_vitpose_config(content):
         raise WeightsError(f"image model: {folder} is no ViTPose of transformers (model_type 'vitpose' in config.json)")
-    backbone = stored.get("backbone_config") or {}
-    size = backbone.get("image_size", (256, 192))
-    fields = {"input_hw": tuple(size), "file": folder.name, **changes}
-    return ImageModelFile(replace(FAMILIES["vitpose"], **fields), folder)
+    backbone = json.loads(content).get("backbone_config") or {}
+    fields = {"input_hw": tuple(backbone.get("image_size", (256, 192))), "file": "vitpose.safetensors", **changes}
+    return ImageModelFile(replace(FAMILIES["vitpose"], **fields), folder / "model.safetensors")
 
 
-def _transformers_network(folder: Path, device: torch.device) -> Callable[[Tensor], Any]:
+def _beside(path: Path) -> Path:
+    """The file that belongs to an image model's."""
+    return path.with_name("config.json") if path.name == "model.safetensors" else path.with_suffix(_BESIDE[path.suffix])
+
+
+def _transformers_network(path: Path) -> Callable[[Tensor], Any]:
     transformers = _optional("transformers", "transformers")
     try:
+        config = transformers.VitPoseConfig.from_dict(json.loads(_beside(path).read_bytes()))
         # Strictly from these two files: no hub, no pickle, nobody's code.
-        network = transformers.VitPoseForPoseEstimation.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True
+        network, report = transformers.VitPoseForPoseEstimation.from_pretrained(
+            None, config=config, state_dict=load_file(path), output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"image model: {folder} cannot be loaded as ViTPose: {error}") from error
-    network = network.to(device).eval()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise WeightsError(f"image model: {path} cannot be loaded as ViTPose: {error}") from error
+    wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
+    if wrong:
+        raise WeightsError(f"image model: {path} does not fit its configuration, first at {wrong[0]}")
+    network.eval()
     experts = getattr(network.config.backbone_config, "num_experts", 1) > 1
 
     @torch.inference_mode()
     def run(images: Tensor) -> Any:
+        network.to(images.device)
         # ViTPose++ has an expert per data set; COCO's is the first.
-        index = torch.zeros(len(images), dtype=torch.long, device=device) if experts else None
+        index = torch.zeros(len(images), dtype=torch.long, device=images.device) if experts else None
         return network(pixel_values=images, **({"dataset_index": index} if experts else {})).heatmaps
 
     return run

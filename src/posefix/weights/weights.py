@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -21,14 +21,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from posefix.exceptions import SkeletonError, WeightsError
+from posefix.exceptions import InputError, SkeletonError, WeightsError
 from posefix.io.atomic import read_file, write_files
 from posefix.keypoints.skeleton import Skeleton
 from posefix.network.config import ModelConfig
+from posefix.network.image_model import HEATMAP_OFFSET, ImageModel, ImageModelConfig, rows_in_skeleton
 from posefix.network.model import RefinementNetwork
 from posefix.network.resnet import ResNetUp
 from posefix.weights.calibration import Calibration
 from posefix.weights.hub import HubSource, Snapshot, download, refuse_damaged
+from posefix.weights.image_models import (
+    SUFFIXES,
+    ImageModelFile,
+    describe_image_model,
+    fused_calibration,
+    is_vitpose_config,
+)
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -48,6 +56,7 @@ class Weights:
         state: its parameters and buffers.
         about: data, recipe, licence and results, as written by whoever trained it.
         origin: where it was loaded from; with the commit, where that is known.
+        image_model: another network that sees the crop too; see ``with_image_model``.
     """
 
     config: ModelConfig
@@ -56,6 +65,7 @@ class Weights:
     state: dict[str, Tensor]
     about: dict[str, Any] = field(default_factory=dict)
     origin: str = ""
+    image_model: ImageModel | ImageModelFile | None = None
 
     def __post_init__(self) -> None:
         count = len(self.skeleton)
@@ -67,6 +77,8 @@ class Weights:
         for name in ("temperature", "margin"):
             if len(getattr(self.calibration, name)) not in (0, count):
                 raise WeightsError(f"weights: calibration.{name} must have {count} values or none")
+        if self.image_model is not None:
+            _refuse_other_frame(self.config, self.image_model.config)
 
     def build(self) -> RefinementNetwork:
         """The network with these weights, float32, in evaluation mode.
@@ -91,11 +103,59 @@ class Weights:
         check_finite(self.state, f"weights {self.origin}".strip())
         network = RefinementNetwork(self.config)
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in self.state.items()})
+        if self.image_model is not None:
+            model = self.image_model.load() if isinstance(self.image_model, ImageModelFile) else self.image_model
+            network.use_image_model(model, rows_in_skeleton(model.config, self.skeleton))
         return network.eval()
 
 
+#: An image model: read from a file, ready to run, or a plain function of crops.
+ImageModelLike = ImageModel | ImageModelFile | Callable[[Tensor], Any]
+
+
+def with_image_model(weights: Weights, model: ImageModelLike, calibration: Calibration | None = None) -> Weights:
+    """Weights whose network sees the crop together with another one.
+
+    Args:
+        weights: of the package's own kind of network, which takes crops of any size.
+        model: the other network; crops become of its size. A function takes (B, 256, 192, 3) uint8 RGB crops and
+            gives (B, 17, h, w) heatmaps, about 1 where COCO's keypoint is surely seen, corner to corner (UDP).
+        calibration: of both together; None takes the default for its kind of output.
+
+    Raises:
+        InputError: ``model`` is none.
+        WeightsError: the two share no keypoint, or the weights' heatmaps lie otherwise than posefix's own.
+    """
+    if not isinstance(model, ImageModel | ImageModelFile):
+        if not callable(model):
+            raise InputError(f"image_model: expected a function or an ImageModel, got {type(model).__name__}")
+        model = ImageModel(model)
+    config = replace(weights.config, input_hw=model.config.input_hw, crop_margin=model.config.crop_margin)
+    rows = rows_in_skeleton(model.config, weights.skeleton)
+    if calibration is None:
+        calibration = fused_calibration(weights.calibration, model.config, rows)
+    origin = getattr(model, "origin", "") or str(getattr(model, "path", ""))
+    about = {**weights.about, "image_model": {"family": model.config.family, "file": model.config.file}}
+    return replace(
+        weights, config=config, calibration=calibration, image_model=model, about=about, origin=origin or weights.origin
+    )
+
+
+def _refuse_other_frame(config: ModelConfig, other: ImageModelConfig) -> None:
+    if config.codec.offset != HEATMAP_OFFSET:
+        raise WeightsError(
+            f"weights: an image model needs weights whose heatmap_offset is {HEATMAP_OFFSET}, as the package's are; "
+            f"these have {config.codec.offset}"
+        )
+    if (config.input_hw, config.crop_margin) != (other.input_hw, other.crop_margin):
+        raise WeightsError(
+            f"weights: expected the image model's input_hw {other.input_hw} and crop_margin {other.crop_margin}, got "
+            f"{config.input_hw} and {config.crop_margin}"
+        )
+
+
 def weights_files(weights: Weights, *, half: bool = False) -> dict[str, bytes]:
-    """The files of a weights folder: ``model.safetensors``, and ``config.json`` with the other one's SHA-256.
+    """The files of a weights folder: ``model.safetensors``, ``config.json`` with its SHA-256, and an image model's.
 
     Args:
         weights: what to write.
@@ -110,6 +170,9 @@ def weights_files(weights: Weights, *, half: bool = False) -> dict[str, bytes]:
     }
     check_finite(state, f"weights {weights.origin}".strip())
     content = save(state)
+    model = weights.image_model
+    if isinstance(model, ImageModel):
+        raise WeightsError("weights: an image model that is a function cannot be stored; export it as ONNX")
     config = {
         "format": _FORMAT,
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -117,8 +180,10 @@ def weights_files(weights: Weights, *, half: bool = False) -> dict[str, bytes]:
         "skeleton": weights.skeleton.to_dict(),
         "calibration": weights.calibration.to_dict(),
         "about": weights.about,
+        **({"image_model": model.config.to_dict()} if model else {}),
     }
-    return {WEIGHTS_NAME: content, CONFIG_NAME: (json.dumps(config, indent=2) + "\n").encode()}
+    others = model.files() if model else {}
+    return {**others, WEIGHTS_NAME: content, CONFIG_NAME: (json.dumps(config, indent=2) + "\n").encode()}
 
 
 def save_weights(folder: str | Path, weights: Weights, *, half: bool = False) -> None:
@@ -139,6 +204,7 @@ def save_weights(folder: str | Path, weights: Weights, *, half: bool = False) ->
 def load_weights(
     source: str | Path | None = None,
     *,
+    family: str | None = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
@@ -148,7 +214,10 @@ def load_weights(
     """Load weights.
 
     Args:
-        source: None for those in the package, a folder, or a hub repository ``user/name``.
+        source: None for those in the package; a folder or a hub repository ``user/name`` with weights of posefix; or
+            an image model for the package's weights: an ``.onnx`` or ``.xml`` file, or a ViTPose of the transformers
+            library as a folder or hub repository.
+        family: of an image model's file that does not tell (``FAMILIES``).
         revision: branch, tag or commit on the hub.
         cache_dir: of downloads; default the hub's (``HF_HOME``).
         token: for private repositories.
@@ -163,11 +232,18 @@ def load_weights(
         config, tensors = (_read((folder / n).read_bytes, n, "the package") for n in (CONFIG_NAME, WEIGHTS_NAME))
         return _parse(config, tensors, "embedded")
     path = Path(source).expanduser()
+    if path.suffix in SUFFIXES and (path.is_file() or len(path.parts) != 2):
+        return with_image_model(load_weights(), describe_image_model(path, family))
     if path.is_dir():
+        if is_vitpose_config(_read(partial(read_file, path, CONFIG_NAME), CONFIG_NAME, str(path))):
+            return with_image_model(load_weights(), describe_image_model(path, family))
         config, tensors = _read_folder(path)
-        return _parse(config, tensors, str(path))
+        return _parse(config, tensors, str(path), path)
     if path.exists():
-        raise WeightsError(f"weights: expected a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, got the file {path}")
+        raise WeightsError(
+            f"weights: expected a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, or an image model's file "
+            f"({' or '.join(SUFFIXES)}), got the file {path}"
+        )
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
         name, at, rest = str(source).partition("@")
         hint = f"; pass a revision as from_pretrained({name!r}, revision={rest!r})" if at else ""
@@ -217,14 +293,31 @@ def _load_from_hub(source: HubSource) -> Weights:
         # Another library's repository is refused before its weights, which may be large, are fetched.
         content = _read((snapshot.folder / CONFIG_NAME).read_bytes, CONFIG_NAME, snapshot.origin)
         refuse_damaged(snapshot.folder / CONFIG_NAME, content)
-        _parse_config(content, snapshot.origin)
+        if not is_vitpose_config(content):
+            _parse_config(content, snapshot.origin)
 
     snapshot = download(source, (CONFIG_NAME, WEIGHTS_NAME), accept)
     contents = []
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         contents.append(_read((snapshot.folder / name).read_bytes, name, snapshot.origin))
         refuse_damaged(snapshot.folder / name, contents[-1])
-    return _parse(contents[0], contents[1], snapshot.origin)
+    if is_vitpose_config(contents[0]):
+        loaded = with_image_model(load_weights(), describe_image_model(snapshot.folder))
+        return replace(loaded, origin=snapshot.origin)
+    model = _image_model_of(_parse_config(contents[0], snapshot.origin), snapshot.folder)
+    for name in model.names() if model else ():
+        download(replace(source, revision=snapshot.commit, force_download=False), (CONFIG_NAME, name))
+        refuse_damaged(snapshot.folder / name, _read((snapshot.folder / name).read_bytes, name, snapshot.origin))
+    return _parse(contents[0], contents[1], snapshot.origin, snapshot.folder)
+
+
+def _image_model_of(data: dict[str, Any], folder: Path | None) -> ImageModelFile | None:
+    if "image_model" not in data:
+        return None
+    config = ImageModelConfig.from_dict(data["image_model"])
+    if folder is None or not re.fullmatch(r"\w[\w.-]*", config.file):
+        raise WeightsError(f"weights: image_model.file must be a name in the weights' folder, got {config.file!r}")
+    return ImageModelFile(config, folder / config.file)
 
 
 def _read(read: Callable[[], bytes], name: str, where: str) -> bytes:
@@ -270,7 +363,7 @@ def _parse_config(content: bytes, origin: str) -> dict[str, Any]:
     return data
 
 
-def _parse(config_bytes: bytes, weights_bytes: bytes, origin: str) -> Weights:
+def _parse(config_bytes: bytes, weights_bytes: bytes, origin: str, folder: Path | None = None) -> Weights:
     data = _parse_config(config_bytes, origin)
     try:
         state = load(weights_bytes)
@@ -295,6 +388,7 @@ def _parse(config_bytes: bytes, weights_bytes: bytes, origin: str) -> Weights:
             state=state,
             about=dict(data.get("about", {})),
             origin=origin,
+            image_model=_image_model_of(data, folder),
         )
     except KeyError as error:
         raise WeightsError(f"weights {origin}: {CONFIG_NAME} lacks the key {error}") from error
