@@ -223,7 +223,7 @@ def test_formats_of_one_file_refuse_folders(name: str, rng: np.random.Generator,
     path, _ = sources(rng, tmp_path)[name]
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.json").write_text(path.read_text())
-    with pytest.raises(FileFormatError, match=f"got {name} files"):
+    with pytest.raises(FileFormatError, match=r"a list of people for each image; a\.json is none of these"):
         read_any(tmp_path / "folder")
     with pytest.raises(FileFormatError, match=f"got {name} files"):
         detect_format(tmp_path / "folder")

@@ -18,10 +18,12 @@ import numpy.typing as npt
 
 from posefix.adapters import openpose
 from posefix.adapters.base import put_back_numbers
+from posefix.adapters.containers import Container, unwrap
 from posefix.exceptions import FileFormatError, InputError, PosefixError
 from posefix.io.atomic import finish, write_files
 from posefix.io.coco import Entry, check_entries
 from posefix.io.json import PathLike, json_text, kind_of, read_json, write_json
+from posefix.io.packed import STANDARD, read_packed, write_packed
 from posefix.io.posetrack import read_posetrack, write_sequences
 from posefix.keypoints.layouts import columns
 from posefix.keypoints.skeleton import COCO, POSETRACK18, SKELETONS, Skeleton
@@ -44,12 +46,14 @@ class Opened:
         write: ``(path, refined entries)`` → writes the same format there.
         skeleton: the entries' keypoint set, for ``refine_entries``; what the file does not hold, and so cannot be
             written, is among its ``unannotated``.
+        people: refined entries → the file's people with their numbers.
     """
 
     format: str
     entries: list[Entry]
     write: Callable[[PathLike, Sequence[Entry]], None]
     skeleton: Skeleton = COCO
+    people: Callable[[Sequence[Entry]], list[Entry]] = list
 
 
 def detect_format(path: PathLike) -> str:
@@ -87,11 +91,19 @@ def read_any(
     """
     if format not in ("auto", *FORMATS):
         raise InputError(f"format: expected auto, {', '.join(FORMATS)}, got {format!r}")
+    if os.fspath(path) == STANDARD:
+        return _read_data(path, *read_packed(path), skeleton, images, format)
     in_folder = Path(path).is_dir()
     if in_folder and format not in ("auto", *_IN_FOLDERS):
         raise FileFormatError(f"{os.fspath(path)}: expected a {format} file, got a folder")
     files = _files(Path(path))
-    data, source = read_json(files[0]), os.fspath(files[0])
+    source = os.fspath(files[0])
+    data, lines = (read_json(files[0]), False) if in_folder else read_packed(files[0])
+    if in_folder and isinstance(data, list) and format == "auto":
+        return _read_frames(files, skeleton, images)
+    listed = lines or isinstance(data, list) or unwrap(data, "") is not None
+    if listed and not in_folder and format in ("auto", "coco", "alphapose"):
+        return _read_data(path, data, lines, skeleton, images, format)
     found = _format_of(data, source) if format == "auto" else format
     if in_folder:
         _of_folder(found, path)
@@ -101,6 +113,57 @@ def read_any(
         frames = {files[0]: data} | {f: read_json(f) for f in files[1:]}
         return _openpose(frames, skeleton, images, in_folder)
     return _read_list(data, skeleton, source, found)
+
+
+def _read_data(
+    path: PathLike,
+    data: Any,
+    lines: bool,
+    skeleton: Skeleton,
+    images: PathLike | None,
+    form: str,
+) -> Opened:
+    """One file of people, plain or wrapped; written back in the same form, packed as the target's name says."""
+    image = _image_of(Path(path), images)
+    container = unwrap(data, image)
+    if container is not None and container.of_one_image and not (images and (Path(images) / image).is_file()):
+        container = None  # people without image_id, and no image of the file's name: an error below
+    people = data if container is None else container.entries
+    source = "standard input" if os.fspath(path) == STANDARD else os.fspath(path)
+    found = _format_of(people, source) if form == "auto" else form
+    opened = _read_list(people, skeleton, source, found)
+
+    def write(target: PathLike, refined: Sequence[Entry]) -> None:
+        new = opened.people(refined)
+        write_packed(target, new if container is None else container.rebuild(new), lines=lines)
+
+    return replace(opened, write=write)
+
+
+def _read_frames(files: Sequence[Path], skeleton: Skeleton, images: PathLike | None) -> Opened:
+    """A folder of a list for each image, as OpenPifPaf and MMPose write them."""
+    containers: dict[Path, Container] = {}
+    for file in files:
+        data = read_json(file)
+        container = unwrap(data, _image_of(file, images)) if data != [] else Container("", [], lambda new: new)
+        if container is None:
+            raise FileFormatError(
+                f"{file.parent}: expected OpenPose's frames, PoseTrack's sequences, or a list of people for each "
+                f"image; {file.name} is none of these"
+            )
+        containers[file] = container
+    people = [e for c in containers.values() for e in c.entries]
+    opened = _read_list(people, skeleton, os.fspath(files[0].parent), "coco")
+
+    def write(target: PathLike, refined: Sequence[Entry]) -> None:
+        new, contents, start = opened.people(refined), {}, 0
+        for file, container in containers.items():
+            own = new[start : start + len(container.entries)]
+            start += len(own)
+            contents[file.name] = json_text(container.rebuild(own)).encode()
+        write_files(target, contents)
+
+    return replace(opened, write=write)
 
 
 #: Formats of which a folder may hold many files.
@@ -181,7 +244,7 @@ def _read_list(data: Any, skeleton: Skeleton, source: str, name: str) -> Opened:
     # One odd entry among many does not stop the others; whoever refines them names it.
     sizes = [len(p["keypoints"]) for p in people if isinstance(p.get("keypoints"), list)]
     if not sizes or (name == "coco" and 3 * len(skeleton) in sizes):
-        return Opened(name, people, lambda path, refined: write_json(path, list(refined)), skeleton)
+        return Opened(name, people, lambda path, refined: write_packed(path, list(refined)), skeleton, list)
     size = Counter(sizes).most_common(1)[0][0]
     try:
         index = columns(None, size // 3, skeleton)
@@ -196,12 +259,13 @@ def _read_list(data: Any, skeleton: Skeleton, source: str, name: str) -> Opened:
     ]
     entries = [{**e, "bbox": e["box"]} if "box" in e and "bbox" not in e else e for e in entries]
 
-    def write(path: PathLike, refined: Sequence[Entry]) -> None:
+    def merged(refined: Sequence[Entry]) -> list[Entry]:
         _check_count(refined, len(people))
         # Who is no pose is written as it was read, whatever it holds: nothing is refused after the work.
-        write_json(path, [_person(*each, index) for each in zip(people, entries, refined, strict=True)])
+        return [_person(*each, index) for each in zip(people, entries, refined, strict=True)]
 
-    return Opened(name, entries, write, _narrowed(skeleton, index))
+    narrowed = _narrowed(skeleton, index)
+    return Opened(name, entries, lambda path, refined: write_packed(path, merged(refined)), narrowed, merged)
 
 
 def _person(person: Entry, entry: Entry, refined: Entry, index: npt.NDArray[np.int64]) -> Entry:
@@ -296,7 +360,9 @@ def _image_of(path: Path, images: PathLike | None) -> str:
     Raises:
         FileFormatError: several images of that name, with different endings.
     """
-    stem = path.stem.removesuffix(_SUFFIX)
+    stem = path.name.removesuffix(".json").removesuffix(".predictions").removesuffix(_SUFFIX)
+    if stem.lower().endswith(_IMAGES):
+        return stem
     if images is None:
         return f"{stem}.jpg"
     spelled = [f"{stem}{e}" for ending in _IMAGES for e in (ending, ending.upper())]

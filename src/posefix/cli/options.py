@@ -13,6 +13,7 @@ import click
 import torch
 
 from posefix.exceptions import InputError, PosefixError, SkeletonError
+from posefix.io.packed import STANDARD
 from posefix.keypoints.skeleton import COCO, SKELETONS, Skeleton
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -99,12 +100,14 @@ def check_output(path: str, *, folder: bool = False) -> None:
     """Tell that an output cannot be written before the work, not after it.
 
     Args:
-        path: where it goes.
+        path: where it goes; ``-`` is standard output.
         folder: whether it is a folder, which is made where it does not exist.
 
     Raises:
         InputError: its folder does not exist or cannot be written to, or something else is there.
     """
+    if path == STANDARD:
+        return
     target = Path(os.path.realpath(path))
     if folder:
         if target.exists() and not target.is_dir():

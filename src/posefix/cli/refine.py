@@ -29,6 +29,7 @@ from posefix.inference.options import make_options
 from posefix.inference.rescoring import RANKINGS
 from posefix.inference.results import refine_entries
 from posefix.io.coco import read_annotations
+from posefix.io.packed import STANDARD
 from posefix.keypoints.skeleton import SKELETONS
 
 
@@ -156,7 +157,11 @@ def refine(
     spread: PartOptions,
     strict: bool,
 ) -> None:
-    """Refine a results file: COCO, AlphaPose, PoseTrack 2018, or a folder of OpenPose frames.
+    """Refine a results file of any common format.
+
+    Read are COCO results (also wrapped in an object, with nested keypoints, one person a line, .gz, .zip or - for
+    standard input), AlphaPose's three forms and PoseFlow, PoseTrack 2018, and folders of OpenPose, OpenPifPaf or
+    MMPose files. They are written back in the form in which they came.
 
     Same entries, order, ids and other fields out; the third value of each keypoint becomes the refiner's
     confidence. People whose image cannot be read pass through unchanged and are named at the end.
@@ -233,8 +238,9 @@ def refine(
         why = next(iter(report.unread.values()))
         raise ImageError(f"none of the {len(report.unread)} images can be read, nothing is written; the first: {why}")
     opened.write(out, refined)
-    click.echo(report.summary())
-    click.echo(f"{out} written: {seconds:.1f} s, {report.refined / max(seconds, 1e-9):.0f} people/s")
+    aside = out == STANDARD  # where the results go to standard output, nothing else does
+    click.echo(report.summary(), err=aside)
+    click.echo(f"{out} written: {seconds:.1f} s, {report.refined / max(seconds, 1e-9):.0f} people/s", err=aside)
     show(
         opened.entries,
         refined,

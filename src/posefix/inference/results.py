@@ -26,6 +26,7 @@ from posefix.inference.refiner import Refiner
 from posefix.inference.report import Report
 from posefix.inference.rescoring import RANKINGS, rescore
 from posefix.io.coco import Annotations, Entry, image_name, replace_keypoints
+from posefix.io.image_names import find_images
 from posefix.io.images import load_image
 from posefix.keypoints.mapping import SharedKeypoints, share_keypoints
 from posefix.keypoints.poses import Floats, present
@@ -87,6 +88,8 @@ def refine_results(
         raise InputError(f"images: no such folder {str(images)!r}")
     shared = share_keypoints(skeleton or refiner.skeleton, refiner.skeleton)
     people = _read(entries, annotations, shared, use_boxes=use_boxes)
+    found = find_images(images, people.image_of.values())
+    people = replace(people, image_of={i: found[name] for i, name in people.image_of.items()})
     chosen = options or Options()
     done = _Done(len(entries))
 

@@ -1,0 +1,94 @@
+"""JSON as people have it: plain, gzipped, zipped, one object a line, or through standard input and output."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import sys
+import zipfile
+import zlib
+from typing import Any
+
+from posefix.exceptions import FileFormatError
+from posefix.io.atomic import write_file
+from posefix.io.json import MAX_BYTES, PathLike, json_text, parse_json, read_bytes
+
+#: A path that means standard input or output.
+STANDARD = "-"
+
+
+def read_packed(path: PathLike, *, max_bytes: int = MAX_BYTES) -> tuple[Any, bool]:
+    """The content of a JSON file that may be packed.
+
+    Args:
+        path: ``.gz`` and ``.zip`` (of one JSON file) are unpacked; ``-`` is standard input.
+        max_bytes: larger files, or what they unpack to, are refused.
+
+    Returns:
+        the data, and whether it stood as one JSON value a line, which then is a list of these.
+
+    Raises:
+        FileFormatError: as ``read_json``, or an archive that is damaged or holds several files.
+    """
+    source = os.fspath(path)
+    if source == STANDARD:
+        raw, source = sys.stdin.buffer.read(max_bytes), "standard input"
+    else:
+        raw = _unpacked(read_bytes(path, max_bytes=max_bytes), source, max_bytes)
+    first, _, rest = raw.lstrip().partition(b"\n")
+    if first.startswith(b"{") and rest.lstrip().startswith(b"{"):
+        try:
+            lines = [line for line in raw.splitlines() if line.strip()]
+            return [parse_json(line, source=f"{source}, line {i}") for i, line in enumerate(lines, 1)], True
+        except FileFormatError:
+            pass  # one object over several lines, or no JSON at all: the next line says which
+    return parse_json(raw, source=source), False
+
+
+def write_packed(path: PathLike, data: Any, *, lines: bool = False) -> None:
+    """Write JSON, whole or not at all, packed as the name's ending says.
+
+    Args:
+        path: ``.gz`` and ``.zip`` are packed; ``-`` is standard output.
+        data: plain data.
+        lines: one element of a list a line.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    source = os.fspath(path)
+    text = "".join(json_text(each).rstrip("\n") + "\n" for each in data) if lines else json_text(data)
+    if source == STANDARD:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+        return
+    content = text.encode()
+    if source.lower().endswith(".gz"):
+        content = gzip.compress(content, mtime=0)
+    elif source.lower().endswith(".zip"):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            stem = os.path.basename(source)[: -len(".zip")].removesuffix(".json")
+            archive.writestr(zipfile.ZipInfo(f"{stem or 'results'}.json"), content)
+        content = packed.getvalue()
+    write_file(path, content)
+
+
+def _unpacked(raw: bytes, source: str, max_bytes: int) -> bytes:
+    try:
+        if raw.startswith(b"\x1f\x8b"):
+            with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
+                raw = stream.read(max_bytes + 1)
+        elif raw.startswith(b"PK\x03\x04"):
+            with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+                names = [n for n in archive.namelist() if n.lower().endswith((".json", ".ndjson", ".jsonl"))]
+                if len(names) != 1:
+                    raise FileFormatError(f"{source}: expected an archive of one JSON file, got {len(names)}")
+                with archive.open(names[0]) as member:
+                    raw = member.read(max_bytes + 1)
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise FileFormatError(f"{source}: the archive is damaged: {error}") from None
+    if len(raw) > max_bytes:
+        raise FileFormatError(f"{source}: expected at most {max_bytes / 1e9:g} GB unpacked; split the file")
+    return raw
