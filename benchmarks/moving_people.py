@@ -4,21 +4,29 @@ The whole photograph moves by a smooth path of shifts, turns and scales, and eac
 own that fades out around it; where every keypoint is in every frame is known exactly. The estimator's errors are the
 library's own (``pose_errors.synthesize``), each held for some frames, with noise on top; left and right are exchanged
 for single frames, stretches or the whole track, and stretches are missing.
+
+    python benchmarks/moving_people.py ../shared/data/coco/val.json ../shared/data/coco/val
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import click
 import cv2
 import numpy as np
 import numpy.typing as npt
+from multiview import median_savgol
 
+from posefix import Refiner
 from posefix.keypoints.oks import keypoint_std
 from posefix.keypoints.skeleton import COCO
 from posefix.pose_errors.synthesis import PoseError, synthesize
+from posefix.video.left_right import side_groups
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -177,3 +185,130 @@ def people(annotations: Any, least: int = 15, smallest: float = 150.0) -> list[t
         if (pose[:, 2] > 0).sum() >= least and max(box[2:]) >= smallest and not entry.get("iscrowd"):
             chosen.append((entry["image_id"], pose, float(entry["area"])))
     return chosen
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One person's video and estimates.
+
+    Attributes:
+        frames: T frames, BGR.
+        truth: (T, 17, 3) px and v.
+        area: (T,) px².
+        estimates: (T, 17, 3) px and score.
+        pace: of the motion; 0 is a still person.
+    """
+
+    frames: list[npt.NDArray[np.uint8]]
+    truth: Floats
+    area: Floats
+    estimates: Floats
+    pace: float
+
+
+def make_scenes(annotations: Path, images: Path, frames: int, every: int) -> Iterator[Scene]:
+    """Every so-manieth person, with paces of 0.3, 1, 0.6 and 0 in turn."""
+    data = json.loads(annotations.read_text(encoding="utf-8"))
+    names = {image["id"]: image["file_name"] for image in data["images"]}
+    for number, (image_id, pose, area) in enumerate(people(data)[::every]):
+        rng = np.random.default_rng(number)
+        pace = (0.3, 1.0, 0.6, 0.0)[number % 4]
+        motion = make_motion(pose, frames, rng, pace=pace)
+        points = motion.points(pose[:, :2])
+        areas = area * np.linalg.det(motion.affine[:, :, :2])
+        truth = np.concatenate([points, np.repeat(pose[None, :, 2:], frames, 0)], -1)
+        photograph = cv2.imread(str(images / names[image_id]))
+        estimates, _ = estimate(truth, areas, rng)
+        yield Scene(list(motion.frames(photograph)), truth, areas, estimates, pace)
+
+
+def errors(scene: Scene, track: Floats) -> tuple[Floats, Floats, Floats]:
+    """Of annotated keypoints: error, true speed and error of the acceleration, in length scales of similarity."""
+    std = keypoint_std(scene.area, COCO.sigmas)
+    known = scene.truth[..., 2] > 0
+    error = np.linalg.norm(track[..., :2] - scene.truth[..., :2], axis=-1) / std
+    speed = np.linalg.norm(np.gradient(scene.truth[..., :2], axis=0), axis=-1) / std
+    bend = np.diff(track[..., :2] - scene.truth[..., :2], 2, axis=0)
+    return error[known], speed[known], (np.linalg.norm(bend, axis=-1) / std[1:-1])[known[1:-1]]
+
+
+def summary(name: str, scenes: list[Scene], tracks: list[Floats]) -> str:
+    """A line of the table."""
+    error, speed, bend = (np.concatenate(x) for x in zip(*map(errors, scenes, tracks), strict=True))
+    fast = error[speed >= np.percentile(speed, 95)]
+    still = [np.concatenate([errors(s, t)[2] for s, t in zip(scenes, tracks, strict=True) if s.pace == 0])]
+    return (
+        f"| {name} | {np.median(error):.3f} / {error.mean():.3f} / {np.percentile(error, 90):.3f} "
+        f"| {100 * (error > 1).mean():.1f} % | {fast.mean():.3f} "
+        f"| {np.median(bend):.3f} / {np.percentile(bend, 90):.3f} | {np.median(still):.4f} |"
+    )
+
+
+def repaired(refiner: Refiner, scenes: list[Scene], kind: str) -> str:
+    """Exchanges of one kind in one group of each track: how many are repaired, and how many right frames changed."""
+    found = wanted = wrong = right = 0
+    for number, scene in enumerate(scenes):
+        rng, frames = np.random.default_rng(number), len(scene.frames)
+        group = number % 2
+        name = ("arms", "legs")[group]
+        rows = {
+            "single frames": np.sort(rng.choice(np.arange(1, frames - 1), 3, replace=False)),
+            "stretches": np.arange(12) + rng.integers(0, frames - 12),
+            "whole tracks": np.arange(frames),
+        }[kind]
+        given = exchange(scene.estimates, name, rows)
+        if (scene.truth[0, side_groups(COCO)[group], 2] > 0).sum() < 2:
+            continue
+        parts = list(refiner.refine_tracks(scene.frames, given[:, None], color="bgr"))
+        exchanged = np.concatenate([p.exchanged for p in parts])[:, 0]
+        was = np.zeros_like(exchanged)
+        was[rows, group] = True
+        found, wanted = found + int((exchanged & was).sum()), wanted + int(was.sum())
+        wrong, right = wrong + int((exchanged & ~was).sum()), right + int((~was).sum())
+    return (
+        f"| {kind} | {found} of {wanted} ({100 * found / wanted:.1f} %) "
+        f"| {wrong} of {right} ({100 * wrong / max(right, 1):.2f} %) |"
+    )
+
+
+@click.command()
+@click.argument("annotations", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("images", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--frames", default=40, show_default=True)
+@click.option("--every", default=1, show_default=True, help="Only every so-manieth person.")
+@click.option("--sides/--no-sides", default=True, help="Also exchange left and right.")
+def main(annotations: Path, images: Path, frames: int, every: int, sides: bool) -> None:
+    """Print tables for the annotated people of ANNOTATIONS in IMAGES, moved."""
+    scenes = list(make_scenes(annotations, images, frames, every))
+    refiner = Refiner.from_pretrained()
+    raw = [s.estimates for s in scenes]
+    weight = refiner.measure_reliability(
+        [f for s in scenes for f in s.frames[::8]], [e[None] for s in scenes for e in s.estimates[::8]], color="bgr"
+    )
+    single = [
+        np.stack(refiner.refine_batch(s.frames, list(s.estimates[:, None]), color="bgr", prior_weight=weight))[:, 0]
+        for s in scenes
+    ]
+    joint = [refiner.refine_video(s.frames, s.estimates[:, None], color="bgr")[:, 0] for s in scenes]
+    click.echo(
+        f"{len(scenes)} people, {frames} frames each\n\n"
+        "| | error: median / mean / p90 | > 1 | error of the fastest twentieth "
+        "| error of the acceleration: median / p90 | of still people |\n|---|---|---|---|---|---|"
+    )
+    filtered = {
+        "estimates": raw,
+        "estimates + median 5 + SavGol (7, 2)": [median_savgol(t[None])[0] for t in raw],
+        "posefix frame by frame": single,
+        "posefix, then median 5 + SavGol (7, 2)": [median_savgol(t[None])[0] for t in single],
+        "refine_video": joint,
+    }
+    for name, tracks in filtered.items():
+        click.echo(summary(name, scenes, tracks))
+    if sides:
+        click.echo("\n| exchanged | repaired | right ones changed |\n|---|---|---|")
+        for kind in ("single frames", "stretches", "whole tracks"):
+            click.echo(repaired(refiner, scenes, kind))
+
+
+if __name__ == "__main__":
+    main()
