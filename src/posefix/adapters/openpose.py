@@ -1,4 +1,6 @@
-"""OpenPose JSON, one frame: BODY_25 or COCO-18, (0, 0, 0) is missing; pixels, or normalised by ``--keypoint_scale``.
+"""OpenPose JSON, one frame: BODY_25, COCO-18 or Pose2Sim's 26; (0, 0, 0) is missing.
+
+Pixels, or normalised by ``--keypoint_scale``.
 
 All coordinates within [0, 1] are read as scale 3, x / (width − 1); within [−1, 1] as scale 4. Hands and faces stay.
 """
@@ -11,11 +13,11 @@ import numpy as np
 
 from posefix.adapters.base import Extracted, Floats, Images, put_back_numbers, single_size
 from posefix.exceptions import InputError
-from posefix.keypoints.layouts import BODY_25, OPENPOSE_18
+from posefix.keypoints.layouts import BODY_25, HALPE_26, OPENPOSE_18
 from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
 
-_NAMES = {3 * len(names): names for names in (BODY_25, OPENPOSE_18)}
+_NAMES = {3 * len(names): names for names in (BODY_25, OPENPOSE_18, HALPE_26)}
 #: The field's name, and what OpenPose before 1.3 called it.
 _FIELDS = ("pose_keypoints_2d", "pose_keypoints")
 
@@ -51,7 +53,8 @@ def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     lengths = {len(flat) for flat in lists}
     if not lengths <= set(_NAMES) or len(lengths) > 1:
         raise InputError(
-            "OpenPose: expected 75 numbers (BODY_25) or 54 (COCO) in pose_keypoints_2d of every person, "
+            "OpenPose: expected 75 numbers (BODY_25), 54 (COCO) or 78 (Halpe's 26, of Pose2Sim) in pose_keypoints_2d "
+            "of every person, "
             f"got {', '.join(map(str, sorted(lengths)))}"
         )
     names = _NAMES[lengths.pop()] if lengths else None

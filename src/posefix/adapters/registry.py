@@ -107,6 +107,11 @@ def adapt(output: Any, skeleton: Skeleton, image: Any = None, adapter: Extract |
     return replace(found, images=images)
 
 
+def restricted_output(output: Any, skeleton: Skeleton) -> Extracted:
+    """As ``adapt``, for outputs whose images come later: ``images`` is what the output brings itself, or None."""
+    return _restricted(_extract(output, None, skeleton, None), skeleton)
+
+
 def _images(image: Any) -> Images:
     if image is None or isinstance(image, Mapping):
         return image

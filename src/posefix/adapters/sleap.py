@@ -57,7 +57,8 @@ def _from_table(table: Any) -> Extracted:
     return Extracted([before[r] for r in frames.values()], rebuild, names=tuple(nodes), ids=list(frames))
 
 
-def _predicted(labels: Any) -> list[list[Any]]:
+def predicted(labels: Any) -> list[list[Any]]:
+    """The predicted instances of each labelled frame."""
     return [[i for i in f.instances if is_a(i, "sleap_io", "PredictedInstance")] for f in labels.labeled_frames]
 
 
@@ -65,7 +66,7 @@ def _from_labels(labels: Any) -> Extracted:
     names = tuple(node.name for node in labels.skeletons[0].nodes) if labels.skeletons else None
     count = len(names or ())
     before = []
-    for frame in _predicted(labels):
+    for frame in predicted(labels):
         rows = [np.column_stack([i.points["xy"], i.points["score"] * i.points["visible"]]) for i in frame]
         poses = np.array(rows, np.float64).reshape(len(rows), count, 3)
         poses[..., 2] = np.nan_to_num(poses[..., 2]) * np.isfinite(poses[..., :2]).all(-1)
@@ -73,7 +74,7 @@ def _from_labels(labels: Any) -> Extracted:
 
     def rebuild(refined: list[Floats]) -> Any:
         new = labels.copy()
-        for frame, old, after in zip(_predicted(new), before, refined, strict=True):
+        for frame, old, after in zip(predicted(new), before, refined, strict=True):
             for instance, was, pose in zip(frame, old, after, strict=True):
                 changed = ~unchanged(was, pose)
                 moved = changed[:, :2].any(-1)

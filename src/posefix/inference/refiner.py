@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from posefix.adapters.registry import Extract, adapt
+from posefix.adapters.tracked import is_numbers, tracked_output
 from posefix.deprecation import warn_renamed
 from posefix.inference.crops import Prepared
 from posefix.inference.engine import Engine
@@ -283,7 +284,7 @@ class Refiner(Engine):
         color: str = "rgb",
         progress: bool = False,
         **options: Any,
-    ) -> Floats:
+    ) -> Any:
         """Refine the tracks of a video: each keypoint is pulled to the right place and calmed at once.
 
         The network's distribution over where a keypoint is in each frame meets a model of its motion, so that the
@@ -299,20 +300,26 @@ class Refiner(Engine):
         Args:
             frames: path of a video or of a folder of images, array (T, H, W, 3), or an iterable of images; read once.
             tracks: (T, N, K, 3) [x, y, score] or (T, N, K, 2): N people over T frames, each in its own column, NaN
-                where a person or a keypoint is not there.
+                where a person or a keypoint is not there. Or any other output with one element per frame
+                (``adapters.tracked.tracked_output``): a list of supervision ``KeyPoints`` or ultralytics ``Results``
+                with track ids, mmpose's people with ``track_id``, a DeepLabCut table.
             color: channel order of array frames: ``"rgb"`` or ``"bgr"``.
             progress: show a bar on standard error.
             **options: the fields of ``VideoOptions``: ``online``, ``delay``, ``max_gap``, ``repair_sides``,
                 ``fill_missing``, ``prior_weight``, ``batch_size``, ``workers``.
 
         Returns:
-            a new array as ``tracks``; where nobody could look it is what it was. Keypoints in gaps of at most
-            ``max_gap`` frames are filled, with half their confidence.
+            a new array as ``tracks`` (a new object of its kind); where nobody could look it is what it was. Keypoints
+            in gaps of at most ``max_gap`` frames are filled, with half their confidence.
 
         Raises:
             InputError: shapes or options that do not fit, or fewer frames than the tracks have.
             ImageError: a frame cannot be read.
         """
+        if not is_numbers(tracks):
+            found = tracked_output(tracks, self.skeleton)
+            refined = self.refine_video(frames, found.tracks, color=color, progress=progress, **options)
+            return found.rebuild(refined)
         parts = list(self.refine_tracks(frames, tracks, color=color, progress=progress, **options))
         return np.concatenate([p.keypoints for p in parts]) if parts else np.array(tracks)
 

@@ -61,8 +61,9 @@ BY_COUNT = {
 
 
 def plain_name(name: str) -> str:
-    """A keypoint's name as skeletons spell it: ``LeftEye``, ``left-eye``, ``L_eye``, ``eye left`` → ``left_eye``."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
+    """A keypoint's name as skeletons spell it: ``LeftEye``, ``left-eye``, ``L_eye``, ``LEye``, ``eye left`` →
+    ``left_eye``."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=^[LR])(?=[A-Z][a-z])", "_", name.strip())
     words = [w for w in re.split(r"[\s_.\-]+", spaced.lower()) if w]
     words = [{"l": "left", "r": "right"}.get(w, w) for w in words]
     if len(words) > 1 and words[-1] in ("left", "right"):

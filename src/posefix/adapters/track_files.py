@@ -1,0 +1,215 @@
+"""Files of tracks: read into (T, N, K, 3), written back in the same format, all else in them as it was."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from posefix.adapters import mmpose
+from posefix.adapters.base import Doubles, Floats
+from posefix.adapters.files import read_any
+from posefix.adapters.track_tables import read_analysis_h5, read_dlc_csv, read_dlc_h5, read_slp, read_trc
+from posefix.adapters.tracked import Tracked, arrange, track_id_of
+from posefix.exceptions import FileFormatError, InputError
+from posefix.io.coco import Entry
+from posefix.io.json import PathLike, kind_of, read_json, write_json
+from posefix.keypoints.layouts import columns
+from posefix.keypoints.skeleton import COCO, Skeleton
+
+#: What ``read_track_file`` reads.
+TRACK_FORMATS = (
+    *("coco", "alphapose", "openpose", "posetrack", "mmpose"),
+    *("deeplabcut-csv", "deeplabcut-h5", "sleap-slp", "sleap-h5", "trc"),
+)
+_TABLES: dict[str, Callable[[Path, Skeleton], Tracked]] = {
+    "deeplabcut-csv": read_dlc_csv,
+    "deeplabcut-h5": read_dlc_h5,
+    "sleap-slp": read_slp,
+    "sleap-h5": read_analysis_h5,
+    "trc": read_trc,
+}
+_H5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+@dataclass(frozen=True, eq=False)
+class TrackFile:
+    """A file or folder of tracks.
+
+    Attributes:
+        format: one of ``TRACK_FORMATS``.
+        tracks: (T, N, K, 3) [x, y, score] of the skeleton, NaN where a person is not there; row t is frame t.
+        ids: of the N people, as the file has them.
+        write: ``(path, refined tracks)`` → writes the same format there.
+        linked: whether the ids are a tracker's and not the file's.
+    """
+
+    format: str
+    tracks: Doubles
+    ids: list[Any]
+    write: Callable[[PathLike, Floats], None]
+    linked: bool = False
+
+
+def read_track_file(
+    path: PathLike,
+    skeleton: Skeleton = COCO,
+    *,
+    format: str = "auto",  # noqa: A002
+    first_frame: int | None = None,
+) -> TrackFile:
+    """Read tracks of any of ``TRACK_FORMATS``.
+
+    Args:
+        path: a file, or a folder of OpenPose's frames.
+        skeleton: whose keypoints are wanted; others in the file stay as they are.
+        format: one of ``TRACK_FORMATS``, or ``"auto"``.
+        first_frame: number that the file gives the video's first frame; None takes 0 where it occurs, else 1 for
+            numbers from 1 on (a file whose first people appear later should say).
+
+    Raises:
+        InputError: an unknown format.
+        FileFormatError: a file that cannot be read or is not what its format requires.
+        SkeletonError: poses without the skeleton's keypoints.
+        MissingDependencyError: a package that the format needs is not installed.
+    """
+    if format not in ("auto", *TRACK_FORMATS):
+        raise InputError(f"format: expected auto, {', '.join(TRACK_FORMATS)}, got {format!r}")
+    source = Path(path)
+    if not source.exists():
+        raise FileFormatError(f"{os.fspath(path)}: no such file or folder")
+    found = _table_format(source) if format == "auto" else format
+    if found in _TABLES:
+        tracked = _TABLES[found](source, skeleton)
+        return TrackFile(found, tracked.tracks, tracked.ids, lambda target, new: tracked.rebuild(new)(target))
+    if found == "mmpose" or (not found and source.is_file() and _is_mmpose(read_json(source))):
+        return _read_mmpose(source, skeleton, first_frame)
+    return _read_entries(source, skeleton, found or "auto", first_frame)
+
+
+def _table_format(path: Path) -> str:
+    """Format of a table by its first bytes and ending; empty for JSON."""
+    if path.is_dir():
+        return ""
+    ending = path.suffix.lower()
+    if ending == ".trc":
+        return "trc"
+    if ending == ".csv":
+        return "deeplabcut-csv"
+    with path.open("rb") as file:
+        if file.read(8) != _H5_SIGNATURE:
+            return ""
+    if ending == ".slp":
+        return "sleap-slp"
+    from posefix.adapters.track_tables import open_h5
+
+    with open_h5(path) as file:
+        return "sleap-h5" if "node_names" in file and "tracks" in file else "deeplabcut-h5"
+
+
+def _read_entries(path: Path, skeleton: Skeleton, format: str, first_frame: int | None) -> TrackFile:  # noqa: A002
+    """COCO, AlphaPose, PoseTrack and OpenPose: people with the image or frame they are in."""
+    opened = read_any(path, skeleton, format=format)
+    size = 3 * len(skeleton)
+    posed = [i for i, e in enumerate(opened.entries) if _is_flat(e.get("keypoints"), size)]
+    entries = [opened.entries[i] for i in posed]
+    poses = np.array([e["keypoints"] for e in entries], np.float64).reshape(len(entries), len(skeleton), 3)
+    frame = _numbered([_frame_number(e, path) for e in entries], first_frame, path)
+    rows = arrange(frame, [track_id_of(e) for e in entries], poses, os.fspath(path))
+
+    def write(target: PathLike, tracks: Floats) -> None:
+        new = [dict(e) for e in opened.entries]
+        for place, pose, before in zip(posed, rows.gather(tracks), poses, strict=True):
+            changed = (pose != before).any(-1)
+            flat = list(new[place]["keypoints"])
+            for k in np.flatnonzero(changed):
+                flat[3 * k : 3 * k + 3] = [round(float(v), 3) for v in pose[k]]
+            new[place]["keypoints"] = flat
+        opened.write(target, new)
+
+    return TrackFile(opened.format, rows.spread(poses), rows.ids, write, rows.linked)
+
+
+def _is_flat(values: Any, size: int) -> bool:
+    return isinstance(values, list) and len(values) == size and all(isinstance(v, (int, float)) for v in values)
+
+
+def _frame_number(entry: Entry, path: Path) -> int:
+    """Number of an entry's frame: ``frame_id``, the last number in its file's name, or ``image_id``."""
+    value = entry.get("frame_id", entry.get("file_name", entry.get("image_id")))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    numbers = re.findall(r"\d+", Path(str(value)).stem)
+    if not numbers:
+        raise FileFormatError(f"{path}: expected a frame number in image_id or file_name, got {value!r}")
+    return int(numbers[-1])
+
+
+def _numbered(numbers: Sequence[int], first_frame: int | None, path: Path) -> Any:
+    """Frame numbers from 0."""
+    frame = np.array(numbers, np.int64)
+    lowest = int(frame.min(initial=0 if not len(frame) else frame[0]))
+    first = min(lowest, 1) if first_frame is None else first_frame
+    if lowest < first:
+        raise InputError(f"{path}: expected no frame before the first, {first}, got {lowest}")
+    frame = frame - first
+    if frame.max(initial=0) > 100 * max(len(frame), 1000):
+        raise FileFormatError(
+            f"{path}: frame numbers up to {frame.max() + first} for {len(frame)} people; they should count a video's "
+            "frames; tell the number of its first frame (--first-frame)"
+        )
+    return frame
+
+
+def _is_mmpose(data: Any) -> bool:
+    frames = data.get("instance_info") if isinstance(data, dict) else data
+    return isinstance(frames, list) and bool(frames) and all(isinstance(f, dict) and "instances" in f for f in frames)
+
+
+def _read_mmpose(path: Path, skeleton: Skeleton, first_frame: int | None) -> TrackFile:
+    """The inferencer's list (``frame_id`` from 0) and the demo's object (``instance_info``, ``frame_id`` from 1)."""
+    data = read_json(path)
+    if not _is_mmpose(data):
+        raise FileFormatError(
+            f"{path}: expected a list of frames with 'instances', or an object with 'instance_info', "
+            f"got {kind_of(data)}"
+        )
+    frames = data["instance_info"] if isinstance(data, dict) else data
+    names = _mmpose_names(data)
+    numbers = [int(f.get("frame_id", t + isinstance(data, dict))) for t, f in enumerate(frames)]
+    start = int(isinstance(data, dict)) if first_frame is None else first_frame
+    numbered = _numbered(numbers, start, path)
+    found = [mmpose.extract(f["instances"], None, skeleton) if f["instances"] else None for f in frames]
+    size = next((f.keypoints[0].shape[1] for f in found if f is not None), len(skeleton))
+    index = columns(names if names and len(names) == size else None, size, skeleton)
+    counts = [0 if f is None else len(f.keypoints[0]) for f in found]
+    full = np.concatenate([np.zeros((0, size, 3)), *(f.keypoints[0] for f in found if f is not None)])
+    poses = np.where((index >= 0)[:, None], full[:, index], 0.0)
+    ids = [track_id_of(p) for f in frames for p in f["instances"]]
+    rows = arrange(np.repeat(numbered, counts), ids, poses, os.fspath(path))
+
+    def write(target: PathLike, tracks: Floats) -> None:
+        after = full.copy()
+        after[:, index[index >= 0]] = rows.gather(tracks)[:, index >= 0]
+        new, start = [], 0
+        for frame, extracted, count in zip(frames, found, counts, strict=True):
+            people = [] if extracted is None else extracted.rebuild([after[start : start + count]])
+            new.append({**frame, "instances": people})
+            start += count
+        write_json(target, {**data, "instance_info": new} if isinstance(data, dict) else new)
+
+    length = int(numbered.max(initial=-1)) + 1
+    return TrackFile("mmpose", rows.spread(poses, length), rows.ids, write, rows.linked)
+
+
+def _mmpose_names(data: Any) -> tuple[str, ...] | None:
+    """Keypoint names of the demo's ``meta_info``."""
+    names = data.get("meta_info", {}).get("keypoint_id2name") if isinstance(data, dict) else None
+    if not isinstance(names, dict) or not all(str(k).isdigit() for k in names):
+        return None
+    return tuple(str(names[k]) for k in sorted(names, key=int))
