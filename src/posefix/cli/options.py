@@ -84,16 +84,30 @@ class RenamedOption(click.Option):
                 click.echo(f"warning: {name} is now called {new}", err=True)
 
 
-def skeleton_named(name: str) -> Skeleton:
-    """A built-in keypoint set.
+def skeleton_named(where: str) -> Skeleton:
+    """A built-in keypoint set, or the one in a file or a weights folder.
+
+    Args:
+        where: a name; a JSON or YAML file of ``Skeleton.to_dict`` or with such a key ``skeleton``, as training
+            configurations are; or a weights folder.
 
     Raises:
-        SkeletonError: there is none of that name.
+        SkeletonError: there is none of that name, or what is there is no keypoint set.
     """
+    if where in SKELETONS:
+        return SKELETONS[where]
+    path = Path(where) / "config.json" if Path(where).is_dir() else Path(where)
+    if not path.is_file():
+        known = ", ".join(SKELETONS)
+        raise SkeletonError(f"skeleton: expected one of {known}, a file or a weights folder, got {where!r}")
+    from posefix.training.config import read_yaml  # JSON is YAML
+
     try:
-        return SKELETONS[name]
-    except KeyError:
-        raise SkeletonError(f"skeleton: expected one of {', '.join(SKELETONS)}, got {name!r}") from None
+        data = read_yaml(path)
+        found = data.get("skeleton", data) if isinstance(data, dict) else data
+        return SKELETONS[found] if isinstance(found, str) and found in SKELETONS else Skeleton.from_dict(found)
+    except PosefixError as error:
+        raise SkeletonError(f"{path}: {error}") from error
 
 
 def check_output(path: str, *, folder: bool = False) -> None:
@@ -124,10 +138,10 @@ def check_output(path: str, *, folder: bool = False) -> None:
 skeleton_option = click.option(
     "--skeleton",
     "skeleton_name",
-    type=click.Choice(sorted(SKELETONS)),
+    metavar="NAME|FILE",
     default=COCO.name,
     show_default=True,
-    help="Keypoint set of the files.",
+    help=f"Keypoint set of the files: {', '.join(sorted(SKELETONS))}, a JSON or YAML file, or a weights folder.",
 )
 weights_option = click.option(
     "--weights",

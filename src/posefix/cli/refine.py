@@ -64,9 +64,9 @@ class Ranking(click.Choice[str]):
 @click.option(
     "--skeleton",
     "skeleton_name",
-    type=click.Choice(sorted(SKELETONS)),
-    help="Keypoint set of the results, default that of the weights. Of another set, the keypoints that both have by "
-    "name are refined, the others stay.",
+    metavar="NAME|FILE",
+    help=f"Keypoint set of the results: {', '.join(sorted(SKELETONS))}, a JSON or YAML file, or a weights folder; "
+    "default that of the weights. Of another set, the keypoints that both have by name are refined, the others stay.",
 )
 @click.option(
     "--format",

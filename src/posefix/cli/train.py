@@ -10,17 +10,24 @@ import click
 
 from posefix.cli.options import device_option, report_errors
 from posefix.training.config import read_config
+from posefix.training.example import write_example
 from posefix.training.trainer import train as run
 from posefix.training.validation import finish, make_validation
 from posefix.weights.weights import save_weights
 
 
 @click.command()
-@click.argument("config", type=click.Path(dir_okay=False))
+@click.argument("config", type=click.Path(dir_okay=False), required=False)
+@click.option(
+    "--example",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Write a small project that trains in a minute (drawn images, five keypoints, configuration) and stop.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in the configuration's 'out' folder.")
 @device_option
 @report_errors
-def train(config: str, resume: bool, device: str) -> None:
+def train(config: str | None, example: str | None, resume: bool, device: str) -> None:
     """Train a refiner from a YAML configuration.
 
     Writes checkpoints, log.jsonl and at the end a weights folder that Refiner.from_pretrained(FOLDER) loads.
@@ -28,9 +35,18 @@ def train(config: str, resume: bool, device: str) -> None:
 
     \b
     Examples:
-      posefix train configs/embedded.yaml
-      posefix train configs/embedded.yaml --resume
+      posefix train --example kites/
+      posefix train kites/kite.yaml
+      posefix train kites/kite.yaml --resume
     """
+    if example:
+        if config:
+            raise click.UsageError("--example writes a configuration, so give none")
+        written = write_example(example)
+        click.echo(f"{example} written. Next:\n  posefix train {written}\nThe other steps are in {example}/README.md.")
+        return
+    if not config:
+        raise click.UsageError("Missing argument 'CONFIG'; a project to start from: posefix train --example DIR")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = read_config(config)
     network = run(settings, resume=resume, device=device, validate=make_validation(settings))

@@ -239,14 +239,39 @@ class Start:
 
 
 @dataclass(frozen=True)
+class About:
+    """What is on record about the weights, and stands in their model card.
+
+    Attributes:
+        title: of the model card.
+        description: what the weights are for.
+        licence: of the weights, as the hub spells it (``"mit"``, ``"cc-by-4.0"``) or in words.
+        data: what they were trained on.
+        limits: what they cannot do.
+        citation: how to cite them.
+    """
+
+    title: str = ""
+    description: str = ""
+    licence: str = ""
+    data: str = ""
+    limits: str = ""
+    citation: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "about", TrainingError)
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """A training run.
 
     Attributes:
         sets: what to train on.
         out: folder for checkpoints, log and final weights.
-        model: the network.
+        model: the network; in a file, ``num_keypoints`` need not be given, it is the skeleton's.
         skeleton: name of a built-in keypoint set, or its data.
+        about: what the model card says of the weights, their licence first of all.
         rates: of the synthetic errors, as ``ErrorRates.to_dict`` writes them; default the reference's.
         seed: of everything random; sample i of step s is the same in every run and after every resume.
         checkpoint_minutes: between two checkpoints.
@@ -265,6 +290,7 @@ class TrainingConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimisation: Optimisation = field(default_factory=Optimisation)
     validation: Validation = field(default_factory=Validation)
+    about: About = field(default_factory=About)
     seed: int = 0
     checkpoint_minutes: float = 5.0
     cache_gb: float = 4.0
@@ -348,11 +374,22 @@ def read_config(path: str | Path) -> TrainingConfig:
         raise TrainingError(f"{path}: expected a mapping with at least the key 'sets'")
     folder = Path(path).resolve().parent
     try:
-        return _build(TrainingConfig, _with_paths(data, folder), "")
+        return _build(TrainingConfig, _with_count(_with_paths(data, folder)), "")
     except TrainingError as error:
         raise TrainingError(f"{path}: {error}") from error
     except PosefixError as error:
         raise TrainingError(f"{path}: {error}") from error
+
+
+def _with_count(data: dict[str, Any]) -> dict[str, Any]:
+    """With ``model.num_keypoints`` as the skeleton has, where it is not given."""
+    skeleton, model = data.get("skeleton", COCO.name), data.get("model") or {}
+    if not isinstance(model, dict) or "num_keypoints" in model:
+        return data
+    names = skeleton.get("keypoints") if isinstance(skeleton, dict) else None
+    known = SKELETONS.get(skeleton) if isinstance(skeleton, str) else None
+    count = len(names) if isinstance(names, list) else len(known) if known else None
+    return data if count is None else {**data, "model": {**model, "num_keypoints": count}}
 
 
 #: Old names of keys.

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from posefix.exceptions import TrainingError
 from posefix.keypoints.codec import HeatmapCodec
@@ -35,6 +34,7 @@ from posefix.training.initial_weights import (
     start_from_weights,
 )
 from posefix.training.losses import coordinate_loss, heatmap_loss
+from posefix.training.progress import Progress
 from posefix.training.schedule import learning_rate
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def train(
         resume: go on from the checkpoint in ``config.out``; the result is the same as without the break.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``…
         validate: called every ``config.validation.every`` steps and at the end.
-        progress: show a bar.
+        progress: show a bar, or without a terminal lines in the log.
 
     Returns:
         the network with averaged weights, in evaluation mode, on the CPU.
@@ -167,8 +167,9 @@ def train(
     dtype = autocast_dtype(target, optimisation.bfloat16)
     network.train()
     saved = time.monotonic()
-    bar = tqdm(total=optimisation.steps, initial=start, unit="step", disable=None if progress and rank == 0 else True)
-    meter = _Meter(optimisation.batch_size * world, target)
+    samples = optimisation.batch_size * world
+    bar = Progress(optimisation.steps, start, samples, shown=progress and rank == 0)
+    meter = _Meter(samples, target)
     for step, batch in enumerate(meter.timed(stream.batches(start, optimisation.steps)), start=start):
         rate = learning_rate(step, optimisation)
         for group in optimiser.param_groups:
@@ -198,11 +199,11 @@ def train(
         _update_average(average, network, min(optimisation.average, (1 + step) / (10 + step)))
 
         meter.add(value, batch, torch.cat(logits), config.model.codec)
-        bar.update()
+        bar.step()
         last = step + 1 == optimisation.steps
         if rank == 0 and ((step + 1) % 50 == 0 or last):
             record = {"step": step + 1, "rate": rate, **meter.take()}
-            bar.set_postfix_str(_describe(record), refresh=False)
+            bar.describe(_describe(record))
             _append(out / "log.jsonl", record)
         every = config.validation.every
         if validate and rank == 0 and (last or (every and (step + 1) % every == 0)):

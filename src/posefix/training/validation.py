@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from posefix.evaluation.coco_ap import evaluate
@@ -20,6 +20,7 @@ def finish(network: RefinementNetwork, config: TrainingConfig) -> Weights:
     """Weights of a trained network with an uncalibrated reading and the recipe on record."""
     calibration = Calibration(policy="always") if config.model.pose_prior else PAPER_CALIBRATION
     recipe = config.to_dict()
+    recipe.pop("about")
     for key in ("sets", "validation", "start", "out"):
         recipe[key] = _file_names(recipe[key])
     return Weights(
@@ -27,7 +28,7 @@ def finish(network: RefinementNetwork, config: TrainingConfig) -> Weights:
         config.skeleton,
         calibration,
         network.state_dict(),
-        about={"recipe": recipe},
+        about={**{k: v for k, v in asdict(config.about).items() if v}, "recipe": recipe},
         origin=str(config.out),
     )
 
