@@ -153,7 +153,7 @@ def test_learning_rates() -> None:
         ("sets: [{annotations: $NOWHERE/a, images: b}]", "environment variable \\$NOWHERE"),
         ("sets: [{annotations: a}]", "images"),
         ("sets: [{annotations: a, images: b}]\nskeleton: dog", "skeleton: expected one of"),
-        ("sets: [{annotations: a, images: b}]\nskeleton: mpii", "num_keypoints is 17"),
+        ("sets: [{annotations: a, images: b}]\nskeleton: mpii\nmodel: {num_keypoints: 17}", "num_keypoints is 17"),
         ("sets: [{annotations: a, images: b}]\nmodel: {input_hw: [100, 100]}", "divisible by 32"),
         ("sets: [", "is not YAML"),
     ],
