@@ -26,7 +26,9 @@ _CHANNELS = (3, 1, 4)
 _ORIENTATION_TAG = 0x0112
 
 
-def load_image(source: Any, *, color: str = "rgb", ignore_orientation: bool = False) -> Image:
+def load_image(
+    source: Any, *, color: str = "rgb", ignore_orientation: bool = False, max_pixels: int | None = None
+) -> Image:
     """Open or convert one image.
 
     Args:
