@@ -13,6 +13,7 @@ ROOMS = (
     "messages",
     "exceptions",
     "typed",
+    "tensors",
     "deprecation",
     "geometry",
     "keypoints",

@@ -8,6 +8,7 @@ normalised images would turn black without a word.
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,14 @@ import numpy.typing as npt
 import torch
 
 from posefix.exceptions import ImageError, InputError
+from posefix.io.image_headers import encoded_size
+from posefix.messages import shown
+from posefix.tensors import plain_tensor
 
 Image = npt.NDArray[np.uint8]
+
+#: Of an encoded image: 16,384 × 16,384, 800 MB when decoded.
+MAX_PIXELS = 2**28
 
 _ACCEPTED = "a path, encoded bytes, a PIL image, a numpy array or a torch tensor"
 _SHAPES = "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
@@ -38,6 +45,8 @@ def load_image(
             A tensor that could be either (three pixels wide) is read as channels last.
         color: channel order of arrays and tensors, ``"rgb"`` or ``"bgr"``; files and PIL images know their own.
         ignore_orientation: do not turn the image as its EXIF data says. COCO's sizes and coordinates do not.
+        max_pixels: files and PIL images that have more are refused by their headers. Default ``MAX_PIXELS``, or what
+            the environment variable ``POSEFIX_MAX_IMAGE_PIXELS`` says.
 
     Returns:
         (H, W, 3) uint8 RGB, C-contiguous; the array itself where it is that already. The input never changes.
@@ -49,36 +58,61 @@ def load_image(
     if color not in ("rgb", "bgr"):
         raise InputError(f"color: expected 'rgb' or 'bgr', got {color!r}")
     if isinstance(source, (str, os.PathLike)):
-        return _from_file(Path(source), ignore_orientation)
+        return _from_file(Path(source), ignore_orientation, _pixel_limit(max_pixels))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(np.frombuffer(source, np.uint8), "image: the encoded bytes", ignore_orientation)
+        data = np.frombuffer(source, np.uint8)
+        return _decode(data, "image: the encoded bytes", ignore_orientation, _pixel_limit(max_pixels))
     if isinstance(source, torch.Tensor):
         return _from_array(_tensor_to_array(source), color)
     if isinstance(source, np.ndarray):
         return _from_array(source, color)
     if hasattr(source, "getbands") and hasattr(source, "convert"):  # PIL, which is not a dependency
-        return _from_pil(source, ignore_orientation)
+        return _from_pil(source, ignore_orientation, _pixel_limit(max_pixels))
     raise ImageError(f"image: expected {_ACCEPTED}, got {type(source).__name__}")
 
 
-def _from_file(path: Path, ignore_orientation: bool) -> Image:
+def _pixel_limit(max_pixels: int | None) -> int:
+    if max_pixels is not None:
+        return max_pixels
+    given = os.environ.get("POSEFIX_MAX_IMAGE_PIXELS", "")
+    if given and not (given.isascii() and given.isdigit()):
+        raise InputError(f"POSEFIX_MAX_IMAGE_PIXELS: expected a number of pixels, got {shown(given)}")
+    return int(given[:18]) if given else MAX_PIXELS
+
+
+def _check_size(size: tuple[int, int] | None, limit: int, what: str) -> None:
+    if size is not None and size[0] * size[1] > limit:
+        raise ImageError(
+            f"{what} has {size[0]} × {size[1]} pixels, expected at most {limit}; if that is right, raise "
+            "POSEFIX_MAX_IMAGE_PIXELS"
+        )
+
+
+def _from_file(path: Path, ignore_orientation: bool, limit: int) -> Image:
     # numpy opens what Python opens; cv2.imread fails on names outside the code page of some systems.
     try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe waits until somebody writes into it
+            raise ImageError(f"image {str(path)!r}: expected an image file, got a pipe, socket or device")
         data = np.fromfile(path, np.uint8)
     except FileNotFoundError:
         raise ImageError(f"image {str(path)!r}: no such file") from None
     except IsADirectoryError:
         raise ImageError(f"image {str(path)!r}: expected an image, got a folder") from None
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:
         raise ImageError(f"image {str(path)!r}: cannot be opened: {error}") from None
-    return _decode(data, f"image {str(path)!r}: the file", ignore_orientation)
+    return _decode(data, f"image {str(path)!r}: the file", ignore_orientation, limit)
 
 
-def _decode(data: npt.NDArray[np.uint8], what: str, ignore_orientation: bool) -> Image:
+def _decode(data: npt.NDArray[np.uint8], what: str, ignore_orientation: bool, limit: int) -> Image:
     if data.size == 0:
         raise ImageError(f"{what} is empty")
     # Decoders of some versions fill what is missing with grey and only print a warning, so look first.
-    if not _is_complete(data.tobytes()):
+    encoded = data.tobytes()
+    _check_size(encoded_size(encoded), limit, what)
+    if not _is_complete(encoded):
         raise ImageError(f"{what} is cut short; copy or download it again")
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if ignore_orientation else 0)
     try:
@@ -102,7 +136,8 @@ def _is_complete(data: bytes) -> bool:
     return True
 
 
-def _from_pil(image: Any, ignore_orientation: bool) -> Image:
+def _from_pil(image: Any, ignore_orientation: bool, limit: int) -> Image:
+    _check_size(image.size, limit, "image: the PIL image")
     try:
         orientation = 1 if ignore_orientation else int(image.getexif().get(_ORIENTATION_TAG, 1))
         if image.mode == "F" or image.mode.startswith("I"):
@@ -134,7 +169,10 @@ def _turn(array: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
 
 
 def _tensor_to_array(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    values = tensor.detach().cpu()
+    try:
+        values = plain_tensor(tensor, "image")
+    except InputError as error:
+        raise ImageError(str(error)) from None
     if values.dtype is torch.bfloat16:  # numpy has no such type
         values = values.float()
     if values.ndim == 3:
