@@ -21,7 +21,7 @@ def recognise(output: Any) -> bool:
 def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     """One array of individuals per row; images by position, or by the table's index."""
     names, places = _places(output.columns)
-    table = output.to_numpy(np.float64)
+    table = output.to_numpy(np.float64, na_value=np.nan)
     cells = np.where(places >= 0, table[:, places], np.nan)  # (rows, N, K, 3)
     scored = places[..., 2] >= 0
     there = np.isfinite(cells[..., :2]).all(-1)
@@ -36,7 +36,9 @@ def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
             changed = ~same[:, person, part, axis]
             if changed.any():
                 column = np.where(changed, after[:, person, part, axis], table[:, place])
-                new.isetitem(place, column.astype(output.dtypes.iloc[place]))
+                # Columns of whole numbers, as of tables without scores, take the new ones as they are.
+                kind = output.dtypes.iloc[place]
+                new.isetitem(place, column.astype(kind) if kind.kind == "f" else column)
         return new
 
     return Extracted(list(cells), rebuild, names=names, ids=list(output.index))

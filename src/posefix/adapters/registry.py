@@ -6,7 +6,10 @@ A new adapter is one function (``extract``), one that recognises its output, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -28,8 +31,8 @@ from posefix.adapters import (
     transformers,
     ultralytics,
 )
-from posefix.adapters.base import Doubles, Extracted, Floats, Images
-from posefix.exceptions import InputError
+from posefix.adapters.base import Doubles, Extracted, Floats, Images, is_array
+from posefix.exceptions import InputError, PosefixError
 from posefix.keypoints.layouts import columns
 from posefix.keypoints.skeleton import Skeleton
 
@@ -80,7 +83,7 @@ def adapt(output: Any, skeleton: Skeleton, image: Any = None, adapter: Extract |
         InputError: an output of no known kind, or images that are not one per element of it.
         SkeletonError: an output without the skeleton's keypoints.
     """
-    given = _images(image)
+    given = _images(image, output)
     found = _restricted(_extract(output, given, skeleton, adapter), skeleton)
     images = found.images
     if not found.keypoints:
@@ -112,21 +115,25 @@ def restricted_output(output: Any, skeleton: Skeleton) -> Extracted:
     return _restricted(_extract(output, None, skeleton, None), skeleton)
 
 
-def _images(image: Any) -> Images:
+def _images(image: Any, output: Any) -> Images:
     if image is None or isinstance(image, Mapping):
         return image
     if isinstance(image, (list, tuple)) or (hasattr(image, "ndim") and image.ndim == 4):
         return list(image)
-    # A generator of frames; images themselves have no __next__.
-    return list(image) if isinstance(image, Iterable) and hasattr(image, "__next__") else [image]
+    if not (isinstance(image, Iterable) and hasattr(image, "__next__")):  # images themselves have no __next__
+        return [image]
+    if not isinstance(output, (list, tuple)):
+        raise InputError("image: expected images for one output, got a generator of frames; pass next(frames)")
+    return list(itertools.islice(image, len(output)))  # a camera never ends: no more frames than there are outputs
 
 
 def _extract(output: Any, images: Images, skeleton: Skeleton, adapter: Extract | None) -> Extracted:
     if adapter is not None:
         return adapter(output, images, skeleton)
     for each in ADAPTERS:
-        if each.recognise(output):
-            return each.extract(output, images, skeleton)
+        with _named(each.name):
+            if each.recognise(output):
+                return _checked(each.extract(output, images, skeleton), output, each.name)
     if isinstance(output, dict) and isinstance(output.get("predictions"), list):  # MMPoseInferencer's result
         inner = _extract(output["predictions"], images, skeleton, None)
         return _mapped(inner, lambda new: _with(output, predictions=new))
@@ -136,6 +143,36 @@ def _extract(output: Any, images: Images, skeleton: Skeleton, adapter: Extract |
         f"output: expected {', '.join(a.name for a in ADAPTERS)}, or a list of these, got {_describe(output)}; "
         "or pass adapter=… (docs/adapters.md)"
     )
+
+
+#: What numpy, torch and plain Python raise at numbers, shapes and fields that are not as they should be.
+_FAULTS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """An output that is nearly of a known kind is the user's mistake: one sentence that says which kind."""
+    try:
+        yield
+    except PosefixError:
+        raise
+    except _FAULTS as error:
+        raise InputError(f"output: not as {name} should be: {type(error).__name__}: {error}") from error
+
+
+def _checked(found: Extracted, output: Any, name: str) -> Extracted:
+    """Arrays of the promised shape, and a frame of nobody comes back as it is, however its package writes that."""
+    for poses in found.keypoints:
+        if poses.ndim != 3 or poses.shape[-1] != 3:
+            raise InputError(f"output: expected (N, K, 3) keypoints of {name}, got {poses.shape}")
+    if found.keypoints and not any(poses.size for poses in found.keypoints) and not is_array(output):
+        return replace(found, rebuild=lambda _: copy.copy(output), boxes=None)
+
+    def rebuild(refined: list[Floats]) -> Any:
+        with _named(name):
+            return found.rebuild(refined)
+
+    return replace(found, rebuild=rebuild)
 
 
 def _joined(outputs: Any, images: Images, skeleton: Skeleton) -> Extracted:
@@ -164,9 +201,9 @@ def _joined(outputs: Any, images: Images, skeleton: Skeleton) -> Extracted:
 
 def _restricted(found: Extracted, skeleton: Skeleton) -> Extracted:
     """The skeleton's keypoints of each pose; the others come back as they were."""
-    sizes = {k.shape[1] for k in found.keypoints if len(k)}
+    sizes = {k.shape[1] for k in found.keypoints if k.size}
     by_size = {size: columns(found.names, size, skeleton) for size in sizes}
-    index = [by_size[k.shape[1]] if len(k) else None for k in found.keypoints]
+    index = [by_size[k.shape[1]] if k.size else None for k in found.keypoints]
 
     def chosen(poses: Doubles, which: Any) -> Doubles:
         if which is None:

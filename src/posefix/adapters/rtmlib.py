@@ -19,6 +19,8 @@ REAL_PERSON = 0.3
 
 def recognise(output: Any) -> bool:
     """Two arrays, (N, K, 2) and (N, K)."""
+    if _is_nobody(output):
+        return True
     return (
         isinstance(output, (tuple, list))
         and len(output) == 2
@@ -29,8 +31,15 @@ def recognise(output: Any) -> bool:
     )
 
 
+def _is_nobody(output: Any) -> bool:
+    """``([], [])``, which detectors hand on where they found nobody; a list of two is two images of nobody."""
+    return isinstance(output, tuple) and len(output) == 2 and all(isinstance(p, list) and not p for p in output)
+
+
 def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     """One image's people."""
+    if _is_nobody(output):
+        return Extracted([np.zeros((0, 0, 3))], lambda _: output)
     keypoints, own_scores = output
     before = with_scores(to_numpy(keypoints), to_numpy(own_scores))
     if before.size:

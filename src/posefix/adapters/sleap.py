@@ -36,7 +36,7 @@ def _from_table(table: Any) -> Extracted:
     before = np.ones((len(table), len(nodes), 3))
     for k, axis in np.ndindex(len(nodes), 3):
         if fields[k][axis] in table.columns:
-            before[:, k, axis] = table[fields[k][axis]].to_numpy(np.float64)
+            before[:, k, axis] = table[fields[k][axis]].to_numpy(np.float64, na_value=np.nan)
     before[..., 2] = np.nan_to_num(before[..., 2]) * np.isfinite(before[..., :2]).all(-1)
     frames: dict[Any, list[int]] = {}
     for row, frame in enumerate(table["frame_idx"].tolist()):
@@ -50,8 +50,9 @@ def _from_table(table: Any) -> Extracted:
         for k, axis in np.ndindex(len(nodes), 3):
             name = fields[k][axis]
             if changed[:, k, axis].any() and name in table.columns:
-                column = np.where(changed[:, k, axis], after[:, k, axis], table[name].to_numpy(np.float64))
-                new[name] = column.astype(table[name].dtype)
+                own = table[name].to_numpy(np.float64, na_value=np.nan)
+                column = np.where(changed[:, k, axis], after[:, k, axis], own)
+                new[name] = column.astype(table[name].dtype) if table[name].dtype.kind == "f" else column
         return new
 
     return Extracted([before[r] for r in frames.values()], rebuild, names=tuple(nodes), ids=list(frames))

@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 
 from posefix.adapters.base import Extracted, Floats, Images, like, put_back, to_numpy
+from posefix.exceptions import InputError
 from posefix.keypoints.layouts import BY_COUNT
 from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
+
+#: Of whole bodies with hands and face, the last is 132.
+_LAST_LABEL = 1023
 
 
 def recognise(output: Any) -> bool:
@@ -28,6 +32,8 @@ def recognise(output: Any) -> bool:
 def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     """One image's people, each keypoint at the place that its label says; scores are heatmap maxima."""
     labels = [np.asarray(to_numpy(p["labels"]), np.int64).reshape(-1) for p in output]
+    if any(label.size and not 0 <= label.min() <= label.max() <= _LAST_LABEL for label in labels):
+        raise InputError(f"transformers: expected labels, the keypoints' places, in 0…{_LAST_LABEL}")
     last = max((int(label.max()) for label in labels if label.size), default=0)
     count = next((c for c in (len(skeleton), *sorted(BY_COUNT)) if c > last), last + 1)
     before = np.zeros((len(output), count, 3))

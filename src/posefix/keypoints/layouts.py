@@ -88,6 +88,10 @@ def columns(names: tuple[str, ...] | None, count: int, skeleton: Skeleton) -> np
     """
     if names is None and count == len(skeleton):
         return np.arange(count)
+    if names is not None and len(names) != count:
+        raise SkeletonError(
+            f"output: expected a pose of {len(names)} keypoints, got {count}; landmarks of hands and faces are no pose"
+        )
     known = BY_COUNT.get(count) if names is None else tuple(plain_name(n) for n in names)
     if known is None:
         raise SkeletonError(
