@@ -91,7 +91,7 @@ def spoiled(data: Any, rng: Rng) -> Any:
             other = where[rng.integers(len(where))]
             place[key] = copy.deepcopy(other) if len(str(other)) < 5000 else None
         elif action == 4 and isinstance(place[key], (int, float)) and not isinstance(place[key], bool):
-            place[key] = place[key] * [-1, 1e3, 1e-3, 1e30][rng.integers(4)]
+            place[key] = -place[key] if abs(place[key]) > 1e18 else place[key] * [-1, 1e3, 1e-3, 1e30][rng.integers(4)]
         else:
             place[key] = copy.deepcopy(NASTY[rng.integers(len(NASTY))])
     return data

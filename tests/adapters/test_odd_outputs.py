@@ -82,7 +82,7 @@ def test_endless_frames_are_not_collected() -> None:
     given = (IMAGE for _ in itertools.count())
     assert len(adapt([POSE, POSE], COCO, given).images or ()) == 2
     with pytest.raises(InputError, match="got a generator of frames"):
-        adapt(POSE, COCO, (IMAGE for _ in itertools.count()))
+        adapt(POSE[0], COCO, (IMAGE for _ in itertools.count()))
 
 
 @pytest.mark.parametrize("count", [21, 468, 478])
@@ -111,7 +111,7 @@ def vitpose(**fields: Any) -> list[dict[str, Any]]:
         ([{"image_id": 1, "keypoints": 5}], "COCO results"),
         ([{"image_id": 1, "keypoints": [10**400] * 51}], "COCO results"),
         ([{"image_id": 1, "keypoints": [1] * 51, "bbox": ["a"] * 4}], "COCO results"),
-        (torch.zeros(1, 17, 3).to("meta"), "meta"),
+        (torch.zeros(1, 17, 3).to("meta"), "keypoints: expected values"),
         (torch.zeros(1, 17, 3, dtype=torch.complex64), "real numbers"),
         (np.array([[["a"] * 3] * 17]), "array or tensor"),
     ],

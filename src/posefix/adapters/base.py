@@ -13,6 +13,7 @@ import torch
 from posefix.exceptions import InputError
 from posefix.io.images import load_image
 from posefix.keypoints.poses import present, round_present
+from posefix.tensors import plain_tensor
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -61,7 +62,7 @@ def is_array(value: Any) -> bool:
 def to_numpy(values: Any) -> Doubles:
     """Array, tensor of any device or nested list → a new float64 array; every float and half is exact in it."""
     if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().double().numpy()
+        values = plain_tensor(values, "keypoints").double().numpy()
     return np.array(values, np.float64)
 
 

@@ -271,7 +271,8 @@ def _read_list(data: Any, skeleton: Skeleton, source: str, name: str) -> Opened:
 def _person(person: Entry, entry: Entry, refined: Entry, index: npt.NDArray[np.int64]) -> Entry:
     """A person of the file with refined numbers; one whose numbers did not change is as it was."""
     new = {**person, **_scored(person, refined)}
-    if refined.get("keypoints") != entry.get("keypoints"):
+    own, given = refined.get("keypoints"), entry.get("keypoints")
+    if own is not given and own != given:  # NaN is not equal to itself
         new["keypoints"] = _merged(person["keypoints"], index, refined["keypoints"])
     return new
 

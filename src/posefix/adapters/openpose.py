@@ -13,9 +13,11 @@ import numpy as np
 
 from posefix.adapters.base import Extracted, Floats, Images, put_back_numbers, single_size
 from posefix.exceptions import InputError
+from posefix.io.json import is_number
 from posefix.keypoints.layouts import BODY_25, HALPE_26, OPENPOSE_18
 from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
+from posefix.messages import shown
 
 _NAMES = {3 * len(names): names for names in (BODY_25, OPENPOSE_18, HALPE_26)}
 #: The field's name, and what OpenPose before 1.3 called it.
@@ -40,6 +42,10 @@ def is_usable(person: Any) -> bool:
     return isinstance(flat, list) and len(flat) in _NAMES and all(isinstance(v, (int, float, type(None))) for v in flat)
 
 
+def _is_value(value: Any) -> bool:
+    return value is None or is_number(value) or (isinstance(value, float) and value != value)
+
+
 def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     """One frame's people; those without body keypoints (hands alone) are left as they are.
 
@@ -50,6 +56,9 @@ def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     fields = [next((f for f in _FIELDS if isinstance(p, dict) and p.get(f)), None) for p in people]
     rows = [i for i, field in enumerate(fields) if field is not None]
     lists = [people[i][fields[i]] for i in rows]
+    wrong = next((v for flat in lists for v in (flat if isinstance(flat, list) else [flat]) if not _is_value(v)), None)
+    if wrong is not None:
+        raise InputError(f"OpenPose: expected lists of numbers in pose_keypoints_2d, got {shown(wrong)}")
     lengths = {len(flat) for flat in lists}
     if not lengths <= set(_NAMES) or len(lengths) > 1:
         raise InputError(

@@ -24,6 +24,7 @@ from posefix.keypoints.oks import AREA_PER_BOX, keypoint_std
 from posefix.keypoints.poses import Poses, read_poses
 from posefix.network.config import ModelConfig
 from posefix.network.inputs import NetworkInput
+from posefix.tensors import plain_tensor
 
 Floats = npt.NDArray[np.floating]
 
@@ -150,7 +151,7 @@ def _person_boxes(around: npt.NDArray[np.float64], boxes_xyxy: Any) -> npt.NDArr
     if boxes_xyxy is None:
         return around
     if hasattr(boxes_xyxy, "detach"):
-        boxes_xyxy = boxes_xyxy.detach().cpu().float()
+        boxes_xyxy = plain_tensor(boxes_xyxy, "boxes_xyxy").double()
     boxes = np.asarray(boxes_xyxy, np.float64)
     if boxes.size == 0 and len(around) == 0:
         return around

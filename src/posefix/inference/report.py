@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from posefix.messages import one_line
+
 
 @dataclass(frozen=True)
 class Report:
@@ -74,5 +76,7 @@ class Report:
 def _listed(title: str, items: dict[str, str], most: int = 10) -> list[str]:
     if not items:
         return []
-    lines = [f"{len(items)} {title}:"] + [f"  {name}: {why}" for name, why in list(items.items())[:most]]
+    lines = [f"{len(items)} {title}:"] + [
+        f"  {one_line(name)}: {one_line(why)}" for name, why in list(items.items())[:most]
+    ]
     return lines + ([f"  … and {len(items) - most} more"] if len(items) > most else [])

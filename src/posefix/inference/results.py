@@ -28,6 +28,7 @@ from posefix.inference.rescoring import RANKINGS, rescore
 from posefix.io.coco import Annotations, Entry, image_name, replace_keypoints
 from posefix.io.image_names import find_images
 from posefix.io.images import load_image
+from posefix.io.json import is_number
 from posefix.keypoints.mapping import SharedKeypoints, share_keypoints
 from posefix.keypoints.poses import Floats, present
 from posefix.keypoints.skeleton import Skeleton
@@ -311,7 +312,7 @@ def _split(entries: Sequence[Entry], count: int) -> tuple[dict[int, npt.NDArray[
             continue
         try:
             poses[index] = np.array(values, np.float64).reshape(count, 3)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             skipped[index] = "keypoints hold something that is no number"
     return poses, skipped
 
@@ -319,7 +320,7 @@ def _split(entries: Sequence[Entry], count: int) -> tuple[dict[int, npt.NDArray[
 def _boxes(entries: Sequence[Entry]) -> npt.NDArray[np.float64]:
     nothing = [np.nan] * 4
     given = [e.get("bbox") for e in entries]
-    rows = [b if isinstance(b, list) and len(b) == 4 else nothing for b in given]
+    rows = [b if isinstance(b, list) and len(b) == 4 and all(map(is_number, b)) else nothing for b in given]
     return np.asarray(boxes_xywh_to_xyxy(np.array(rows, np.float64).reshape(-1, 4)))
 
 

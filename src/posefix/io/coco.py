@@ -22,7 +22,9 @@ from posefix.geometry import Doubles, box_area, boxes_around_points, boxes_xywh_
 from posefix.io.json import (
     PathLike,
     box_field,
+    categories_of,
     check_keypoint_names,
+    is_id,
     is_number,
     keypoint_rows,
     kind_of,
@@ -34,6 +36,7 @@ from posefix.io.json import (
 from posefix.keypoints.oks import AREA_PER_BOX
 from posefix.keypoints.poses import labelled, round_present
 from posefix.keypoints.skeleton import Skeleton
+from posefix.messages import shown
 
 #: One person of a results file, as it stands there.
 Entry = dict[str, Any]
@@ -181,10 +184,13 @@ def check_entries(data: Any, *, source: str = "results", poses: bool = True) -> 
             hint = "; boxes alone are not enough" if "bbox" in entry and "keypoints" not in entry else ""
             raise FileFormatError(f"{source}: entry {index} has no list 'keypoints'{hint}")
         image_id = entry.get("image_id")
-        if not isinstance(image_id, (int, str)) and not (isinstance(image_id, float) and image_id.is_integer()):
+        if not is_id(image_id):
             raise FileFormatError(
-                f"{source}: entry {index}: expected an integer or string 'image_id', got {image_id!r}"
+                f"{source}: entry {index}: expected an integer or string 'image_id', got {shown(image_id)}"
             )
+        if poses and not is_id(entry.get("category_id", 1)):
+            got = shown(entry["category_id"])
+            raise FileFormatError(f"{source}: entry {index}: expected an integer as 'category_id', got {got}")
     return data
 
 
@@ -289,8 +295,7 @@ def annotations_of(data: Any, skeleton: Skeleton | None = None, *, source: str =
         raise FileFormatError(f"{source}: this is a list, as results files are, expected annotations; {_ANNOTATIONS}")
     if not isinstance(data, Mapping) or not all(isinstance(data.get(k), list) for k in ("images", "annotations")):
         raise FileFormatError(f"{source}: expected 'images' and 'annotations', both lists; {_ANNOTATIONS}")
-    listed = [c for c in data.get("categories") or [] if isinstance(c, Mapping)]
-    named = {c["id"]: c["keypoints"] for c in listed if c.get("keypoints") and "id" in c}
+    named = {c["id"]: c["keypoints"] for c in categories_of(data, source) if "id" in c}
     for names in named.values():
         check_keypoint_names(names, skeleton, source)
     images = _images(data["images"], source)
@@ -300,10 +305,15 @@ def annotations_of(data: Any, skeleton: Skeleton | None = None, *, source: str =
     for index, person in enumerate(data["annotations"]):
         if not isinstance(person, Mapping):
             raise FileFormatError(f"{source}: annotation {index}: expected an object, got {kind_of(person)}")
-        if named and person.get("category_id", next(iter(named))) not in named:
+        category = person.get("category_id", next(iter(named), None))
+        if category is not None and not is_id(category):
+            raise FileFormatError(
+                f"{source}: annotation {index}: expected an integer as 'category_id', got {shown(category)}"
+            )
+        if named and category not in named:
             continue
         if spelled_id(person.get("image_id")) not in spelling:
-            got = repr(person.get("image_id"))
+            got = shown(person.get("image_id"))
             raise FileFormatError(f"{source}: annotation {index}: image_id {got} is not among the file's images")
         persons.append(person)
         indices.append(index)

@@ -171,6 +171,40 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def is_id(value: Any) -> bool:
+    """Whether a value can name an image, a category or a person: an integer, also as 139.0, or text."""
+    return isinstance(value, (int, str)) or (isinstance(value, float) and value.is_integer())
+
+
+def listed(data: Mapping[str, Any], key: str, source: str) -> list[Any]:
+    """An optional list of an object; empty where it is missing or null.
+
+    Raises:
+        FileFormatError: something else is there.
+    """
+    value = data.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise FileFormatError(f"{source}: expected a list as {key!r}, got {kind_of(value)}")
+    return value
+
+
+def categories_of(data: Mapping[str, Any], source: str) -> list[Mapping[str, Any]]:
+    """The categories of a file of annotations that list keypoints.
+
+    Raises:
+        FileFormatError: they are no list of objects with ids.
+    """
+    found = [c for c in listed(data, "categories", source) if isinstance(c, Mapping) and c.get("keypoints")]
+    for category in found:
+        if not is_id(category.get("id", 0)):
+            raise FileFormatError(
+                f"{source}: expected an integer or text as a category's 'id', got {shown(category['id'])}"
+            )
+    return found
+
+
 def spelled_id(image_id: Any) -> str:
     """An image id as text: 139, 139.0 (tables make that of it) and "139" are one."""
     return str(int(image_id)) if isinstance(image_id, float) and image_id.is_integer() else str(image_id)

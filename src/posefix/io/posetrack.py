@@ -21,6 +21,7 @@ from posefix.io.atomic import finish, write_files
 from posefix.io.coco import Annotations, Entry, annotations_of
 from posefix.io.json import (
     PathLike,
+    categories_of,
     check_keypoint_names,
     is_number,
     json_text,
@@ -183,9 +184,8 @@ def read_posetrack(path: PathLike, skeleton: Skeleton | None = POSETRACK18) -> P
 
 
 def _check(data: Mapping[str, Any], skeleton: Skeleton | None, source: str) -> None:
-    for category in data.get("categories") or []:
-        if isinstance(category, Mapping) and category.get("keypoints"):
-            check_keypoint_names(category["keypoints"], skeleton, source)
+    for category in categories_of(data, source):
+        check_keypoint_names(category["keypoints"], skeleton, source)
     frames = {spelled_id(i["id"]) for i in data["images"] if isinstance(i, Mapping) and "id" in i}
     if len(frames) != len(data["images"]):
         raise FileFormatError(f"{source}: expected an 'id' of its own for every image")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from posefix.exceptions import InputError
 from posefix.keypoints.skeleton import Skeleton
+from posefix.tensors import plain_tensor
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -105,7 +106,7 @@ def read_poses(keypoints: Any, skeleton: Skeleton) -> Poses:
         InputError: another shape, or no numbers.
     """
     if hasattr(keypoints, "detach"):
-        keypoints = keypoints.detach().cpu()
+        keypoints = plain_tensor(keypoints, "keypoints")
         keypoints = keypoints.float() if keypoints.is_floating_point() else keypoints
     count = len(skeleton)
     try:

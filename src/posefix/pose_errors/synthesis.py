@@ -19,6 +19,7 @@ import numpy.typing as npt
 from posefix.exceptions import InputError
 from posefix.keypoints.oks import similarity_radius
 from posefix.keypoints.skeleton import Skeleton
+from posefix.typed import check_fields
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -53,10 +54,7 @@ class PartRates:
     swap: tuple[float, float]
 
     def __post_init__(self) -> None:
-        for name in ("jitter", "miss", "swap"):  # lists in JSON
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if (len(self.jitter), len(self.miss), len(self.swap)) != (2, 3, 2):
-            raise InputError(f"error rates: expected 2 of jitter, 3 of miss, 2 of swap, got {self}")
+        check_fields(self, "error rates: ", InputError)
         values = (*self.jitter, *self.miss, self.inversion, *self.swap)
         if not all(v >= 0 for v in values) or self.worst > 1 + 1e-9:  # NaN is not ≥ 0
             raise InputError(f"error rates: expected shares ≥ 0 that sum to at most 1, got {self}")

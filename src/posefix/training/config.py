@@ -421,7 +421,10 @@ def _with_paths(value: Any, folder: Path, key: str = "") -> Any:
         if "$" in expanded:
             name = expanded[expanded.index("$") :].split("/")[0]
             raise TrainingError(f"{key}: the environment variable {name} of {value!r} is not set")
-        return str((folder / expanded).resolve())
+        try:
+            return str((folder / expanded).resolve())
+        except (OSError, ValueError, RuntimeError) as error:  # a zero byte, a name too long, links in a circle
+            raise TrainingError(f"{key}: {shown(value)} is no path: {error}") from None
     return value
 
 
