@@ -56,7 +56,7 @@ def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     fields = [next((f for f in _FIELDS if isinstance(p, dict) and p.get(f)), None) for p in people]
     rows = [i for i, field in enumerate(fields) if field is not None]
     lists = [people[i][fields[i]] for i in rows]
-    wrong = next((v for flat in lists for v in (flat if isinstance(flat, list) else [flat]) if not _is_value(v)), None)
+    wrong = next((f for f in lists if not isinstance(f, (list, tuple)) or not all(map(_is_value, f))), None)
     if wrong is not None:
         raise InputError(f"OpenPose: expected lists of numbers in pose_keypoints_2d, got {shown(wrong)}")
     lengths = {len(flat) for flat in lists}
