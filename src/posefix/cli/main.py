@@ -12,6 +12,7 @@ from posefix.cli.diagnose import diagnose
 from posefix.cli.evaluate import evaluate
 from posefix.cli.merge_results import merge_results
 from posefix.cli.refine import refine
+from posefix.cli.refine_video import refine_video
 from posefix.cli.train import train
 from posefix.cli.weights import weights
 
@@ -35,5 +36,16 @@ def main() -> None:
     """
 
 
-for _command in (convert, convert_results, demo, diagnose, evaluate, merge_results, refine, train, weights):
+for _command in (
+    convert,
+    convert_results,
+    demo,
+    diagnose,
+    evaluate,
+    merge_results,
+    refine,
+    refine_video,
+    train,
+    weights,
+):
     main.add_command(_command)

@@ -1,0 +1,145 @@
+"""``posefix refine-video``."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+import numpy as np
+
+from posefix.adapters.track_files import TRACK_FORMATS, read_track_file
+from posefix.cli.options import check_output, device_option, load_refiner, report_errors, weights_option
+from posefix.drawing.tracks import compare_frames, plot_tracks, write_video
+from posefix.keypoints.poses import present
+from posefix.video.frames import frame_rate, read_frames
+from posefix.video.options import VideoOptions
+
+
+@click.command("refine-video")
+@click.argument("video", type=click.Path())
+@click.argument("poses", type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="Where the refined poses go, in the same format.")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["auto", *TRACK_FORMATS]),
+    default="auto",
+    show_default=True,
+    help="Format of POSES.",
+)
+@click.option(
+    "--first-frame",
+    type=int,
+    help="Number that POSES gives the video's first frame; default 0 where it occurs, else 1.",
+)
+@click.option("--online", is_flag=True, help="Look at no later frame but --delay; else the whole video counts.")
+@click.option("--delay", default=8, show_default=True, help="Frames by which results come late when online.")
+@click.option("--max-gap", default=15, show_default=True, help="Longest stretch of missing frames that is filled.")
+@click.option("--repair-sides/--no-repair-sides", default=True, help="Put exchanged left and right right.")
+@click.option("--fill-missing/--no-fill-missing", default=True, help="Give missing keypoints the network's output.")
+@click.option(
+    "--prior-weight",
+    type=click.FloatRange(min=0),
+    show_default="measured on the video",
+    help="Weight of the given poses against the image: 0.5 suits weak estimators, 1 medium, 1.5 strong ones.",
+)
+@click.option("--video", "video_out", type=click.Path(dir_okay=False), help="MP4 of before and after with trails.")
+@click.option("--plot", "plot_out", type=click.Path(dir_okay=False), help="PNG, PDF or SVG: x and y over time.")
+@click.option("--plot-keypoints", default="", help="Their names with commas; default wrists and ankles.")
+@click.option("--plot-person", default=0, show_default=True, help="Which person, 0 the first.")
+@weights_option
+@device_option
+@click.option("--batch-size", default=32, show_default=True, help="People per pass through the network.")
+@click.option("--workers", default=2, show_default=True, help="Threads that cut crops meanwhile.")
+@report_errors
+def refine_video(
+    video: str,
+    poses: str,
+    out: str,
+    file_format: str,
+    first_frame: int | None,
+    online: bool,
+    delay: int,
+    max_gap: int,
+    repair_sides: bool,
+    fill_missing: bool,
+    prior_weight: float | None,
+    video_out: str | None,
+    plot_out: str | None,
+    plot_keypoints: str,
+    plot_person: int,
+    weights: str | None,
+    device: str,
+    batch_size: int,
+    workers: int,
+) -> None:
+    """Refine the tracks of a video: points are pulled to the right place and calmed at once.
+
+    VIDEO is a file that OpenCV reads or a folder of images. POSES are COCO results, AlphaPose, PoseTrack or mmpose
+    JSON, a folder of OpenPose's frames, DeepLabCut csv or h5, SLEAP slp or analysis h5, or TRC in pixels.
+
+    \b
+    Examples:
+      posefix refine-video dance.mp4 results.json --out refined.json
+      posefix refine-video dance.mp4 results.json --out refined.json --video look.mp4 --plot wrists.png
+      posefix refine-video cam1.mp4 pose/cam1_json --out pose/cam1_refined
+      posefix refine-video mouse.avi mouseDLC.h5 --out refined.h5
+    """
+    options = VideoOptions(
+        online=online,
+        delay=delay,
+        max_gap=max_gap,
+        repair_sides=repair_sides,
+        fill_missing=fill_missing,
+        prior_weight=prior_weight,
+        batch_size=batch_size,
+        workers=workers,
+    )
+    for path in (video_out, plot_out):
+        if path:
+            check_output(path)
+    refiner = load_refiner(weights, device)
+    for name in filter(None, plot_keypoints.split(",")):
+        refiner.skeleton.index(name.strip())
+    opened = read_track_file(poses, refiner.skeleton, format=file_format, first_frame=first_frame)
+    check_output(out, folder=opened.format == "openpose")
+    start = time.perf_counter()
+    parts = list(refiner.refine_tracks(video, opened.tracks, progress=sys.stderr.isatty(), **vars(options)))
+    seconds = time.perf_counter() - start
+    before = opened.tracks
+    after = np.concatenate([p.keypoints for p in parts]) if parts else before
+    opened.write(out, after)
+
+    if opened.linked:
+        click.echo(f"people had no ids: {len(opened.ids)} tracks are a tracker's")
+    both = present(before.reshape(-1, *before.shape[2:])) & present(after.reshape(-1, *after.shape[2:]))
+    moved = np.linalg.norm((after - before)[..., :2], axis=-1).reshape(both.shape)[both]
+    click.echo(f"{len(before)} frames, {len(opened.ids)} people ({opened.format}); {both.sum()} keypoints")
+    if len(moved):
+        click.echo(
+            f"moved by {np.median(moved):.1f} px (median); change of speed from frame to frame "
+            f"{_restlessness(before):.2f} → {_restlessness(after):.2f} px (median)"
+        )
+    exchanged = sum(int(p.exchanged.any(-1).sum()) for p in parts)
+    filled = sum(int(p.filled.sum()) for p in parts)
+    click.echo(f"left and right exchanged in {exchanged} poses, {filled} keypoints in gaps filled")
+    click.echo(f"{out} written: {seconds:.1f} s, {len(before) / max(seconds, 1e-9):.1f} frames/s")
+    if video_out:
+        shown = compare_frames(read_frames(video), before, after, skeleton=refiner.skeleton)
+        write_video(video_out, shown, frame_rate(video) or 25.0)
+        click.echo(f"{video_out} written")
+    if plot_out:
+        names = [n.strip() for n in plot_keypoints.split(",") if n.strip()]
+        marks = np.concatenate([p.filled for p in parts]) if parts else None
+        plot_tracks(
+            plot_out, before, after, skeleton=refiner.skeleton, person=plot_person, keypoints=names, filled=marks
+        )
+        click.echo(f"{plot_out} written")
+
+
+def _restlessness(tracks: np.typing.NDArray[np.floating]) -> float:
+    """Median size of the second difference, px per frame²."""
+    points = np.where(tracks[..., 2:] > 0, tracks[..., :2], np.nan)
+    change = np.linalg.norm(np.diff(points, 2, axis=0), axis=-1)
+    return float(np.median(change[np.isfinite(change)])) if np.isfinite(change).any() else 0.0
