@@ -139,7 +139,8 @@ def test_a_results_file_is_trusted_as_one(refiner: Refiner, scenes: tuple[Any, A
     assert report.prior_weight == refiner.measure_reliability(images, best)
     assert report.confident >= report.outliers > 0
     line = (
-        f"prior weight {report.prior_weight:.2f} (1 is usual): {report.outliers} of {report.confident} keypoints that"
+        f"{report.outliers} of {report.confident} keypoints that the image shows clearly are elsewhere in its poses "
+        f"(reliability {report.prior_weight:.2f} of usual)"
     )
     assert line in report.summary()
     again, given = refine_entries(refiner, entries, tmp_path, options=Options(prior_weight=report.prior_weight))
@@ -147,7 +148,7 @@ def test_a_results_file_is_trusted_as_one(refiner: Refiner, scenes: tuple[Any, A
     other, _ = refine_entries(refiner, entries, tmp_path, options=Options(prior_weight=1.0))
     assert other != refined
     assert given.confident == 0
-    assert "(1 is usual)\n" in given.summary()
+    assert "(1 suits a usual estimator)" in given.summary()
     assert refine_entries(refiner, [], tmp_path)[1].prior_weight == 1
 
 

@@ -140,7 +140,7 @@ def test_repeated_people_are_ranked_lower(refiner: Refiner, images: Path) -> Non
     assert 0 <= scores[0] < 0.5 * was[0]
     assert [e["keypoints"] for e in lowered] == [e["keypoints"] for e in plain]
     assert (report.lowered, unlowered.lowered) == (1, 0)
-    assert "1 person repeats a better-scored one: score lowered" in report.summary()
+    assert "1 person repeats a better-scored one, so the score was lowered" in report.summary()
     assert "repeat" not in unlowered.summary()
     left, _ = refine_entries(keep_all, entries, images, ranking="estimator")
     assert [e["score"] for e in left] == [e["score"] for e in entries]

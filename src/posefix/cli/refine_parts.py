@@ -18,6 +18,7 @@ from posefix.batch import BatchRefiner, BatchSettings
 from posefix.distributed import refine_parts_on_ray
 from posefix.exceptions import InputError
 from posefix.inference.refiner import Refiner
+from posefix.inference.report import reliability_line
 from posefix.io.coco import Annotations
 from posefix.io.image_store import is_folder
 from posefix.io.parquet_files import is_parquet
@@ -152,10 +153,8 @@ def refine_in_parts(
     seconds = time.perf_counter() - start
     click.echo(tally.summary())
     if run.reliability.confident:
-        click.echo(
-            f"prior weight {run.reliability.prior_weight:.2f} (1 is usual), for {run.reliability.outliers} of "
-            f"{run.reliability.confident} confident keypoints lie elsewhere"
-        )
+        r = run.reliability
+        click.echo(reliability_line(r.prior_weight, r.confident, r.outliers))
     if single:
         count = merge_parts(folder, out)
         shutil.rmtree(folder)

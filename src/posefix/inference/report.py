@@ -60,17 +60,38 @@ class Report:
         if self.filled:
             lines.append(f"{self.filled} missing keypoints filled")
         if self.prior_weight is not None and self.refined:
-            line = f"prior weight {self.prior_weight:.2f} (1 is usual)"
-            if self.confident:
-                shown = f"{self.outliers} of {self.confident} keypoints that the image shows clearly"
-                line += f": {shown} are elsewhere in the poses"
-            lines.append(line)
+            lines.append(reliability_line(self.prior_weight, self.confident, self.outliers))
         if self.lowered:
-            who = "person repeats" if self.lowered == 1 else "people repeat"
-            lines.append(f"{self.lowered} {who} a better-scored one: score lowered")
+            one = self.lowered == 1
+            who = "1 person repeats" if one else f"{self.lowered} people repeat"
+            whose = "the score was" if one else "their scores were"
+            lines.append(f"{who} a better-scored one, so {whose} lowered (--no-soft-nms keeps scores)")
         lines += _listed("images that could not be read (poses unchanged)", self.unread)
         lines += _listed("entries that are no such pose (unchanged)", {str(k): v for k, v in self.skipped.items()})
         return "\n".join(lines)
+
+
+def reliability_line(prior_weight: float, confident: int, outliers: int) -> str:
+    """What was measured of the estimator, and what follows, in one sentence.
+
+    Args:
+        prior_weight: as measured or given.
+        confident: keypoints on which it was measured; 0 where it was given.
+        outliers: how many of them the estimator has elsewhere.
+    """
+    if not confident:
+        return f"prior weight {prior_weight:.2f} (1 suits a usual estimator)"
+    looks, done = (
+        ("weak", "boldly")
+        if prior_weight < 0.8
+        else ("strong", "with care")
+        if prior_weight > 1.25
+        else ("of usual strength", "as usual")
+    )
+    return (
+        f"this estimator looks {looks}: {outliers} of {confident} keypoints that the image shows clearly are elsewhere "
+        f"in its poses (reliability {prior_weight:.2f} of usual), so they are corrected {done}; --prior-weight sets it"
+    )
 
 
 def _listed(title: str, items: dict[str, str], most: int = 10) -> list[str]:
