@@ -47,6 +47,32 @@ def report_errors(command: _F) -> _F:
     return wrapper  # type: ignore[return-value]
 
 
+class SectionedCommand(click.Command):
+    """A command whose ``--help`` lists the common options first and the rest under headings.
+
+    ``sections`` maps a heading to the names of its parameters; what is in none of them comes last.
+    """
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.sections = dict(sections)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options, section by section."""
+        rows: dict[str, tuple[str, str]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and parameter.name is not None and isinstance(parameter, click.Option):
+                rows[parameter.name] = record
+        listed = {name for names in self.sections.values() for name in names}
+        sections = {**self.sections, "More": [name for name in rows if name not in listed]}
+        for title, names in sections.items():
+            found = [rows[name] for name in names if name in rows]
+            if found:
+                with formatter.section(title):
+                    formatter.write_dl(found)
+
+
 class RenamedOption(click.Option):
     """An option with old names, which work with a warning and are not listed by ``--help``.
 

@@ -14,6 +14,7 @@ from posefix.adapters.files import FORMATS, read_any
 from posefix.batch import BatchSettings
 from posefix.cli.options import (
     RenamedOption,
+    SectionedCommand,
     check_output,
     device_option,
     load_refiner,
@@ -47,7 +48,22 @@ class Ranking(click.Choice[str]):
         return super().convert(value, param, ctx)
 
 
-@click.command()
+#: ``--help`` shows the first ones first.
+_SECTIONS = {
+    "Options": (
+        *("images", "out", "annotations", "skeleton_name", "weights", "device"),
+        *("report_path", "draw", "prior_weight", "strict"),
+    ),
+    "How to refine": (*("policy", "fill_missing", "use_boxes", "ranking", "soft_nms", "flip_test"),),
+    "What is read and shown": ("file_format", "exif", "allow_outside", "draw_count", "report_people"),
+    "Speed and large inputs": (
+        *("backend", "threads", "batch_size", "workers", "shard", "resume", "engine", "part_size", "actors"),
+        "actor_cpus",
+    ),
+}
+
+
+@click.command(cls=SectionedCommand, sections=_SECTIONS)
 @click.argument("results", type=click.Path())
 @click.option(
     "--images",
