@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -17,9 +18,16 @@ import pytest
 from factories import make_weights, random_poses
 from posefix.cli.main import main
 from posefix.inference.refiner import Refiner
+from posefix.training.config import read_config
+from posefix.training.trainer import build_network
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "examples" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 #: Where a placeholder stands, the rest of a line cannot be parsed, only its options looked up.
 _PLACEHOLDER = re.compile(r"…|\.\.\.|\[|\||<")
 
@@ -29,8 +37,10 @@ def name_of(path: Path) -> str:
 
 
 def blocks(path: Path) -> Iterator[tuple[str, str]]:
-    """(language, content) of each fenced block."""
-    yield from re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
+    """(language, content) of each fenced block, those in tabs included."""
+    text = path.read_text(encoding="utf-8")
+    for indent, language, code in re.findall(r"^( *)```(\w*)\n(.*?)^\1```", text, re.M | re.S):
+        yield language, re.sub(rf"^{indent}", "", code, flags=re.M)
 
 
 def python_blocks() -> list[Any]:
@@ -73,7 +83,13 @@ def test_snippets_parse_and_import_what_exists(code: str) -> None:
                 assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+#: What snippets import that the main environment does not have; tests/adapters runs scripts with these.
+_NEEDS_ESTIMATOR = re.compile(
+    r"(import|from) (ultralytics|supervision|mmpose|torchvision|rtmlib|mediapipe)|processor\("
+)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/images.md"])
 def test_snippets_run(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     refiner = Refiner(make_weights(), device="cpu", precision="float32")
     monkeypatch.setattr(Refiner, "from_pretrained", lambda *_, **__: refiner)
@@ -88,11 +104,39 @@ def test_snippets_run(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "list_of_keypoints": [keypoints, keypoints[:1]],
     }
     codes = [code for language, code in blocks(ROOT / page) if language == "python"]
-    assert len(codes) >= 2
+    codes = [code for code in codes if not _NEEDS_ESTIMATOR.search(code)]
+    assert len(codes) >= 1
+    names["refiner"] = refiner
     for code in codes:
         exec(compile(code, page, "exec"), names)
     assert names["refined"].shape == (2, 17, 3)
     assert np.isfinite(names["refined"]).all()
+
+
+def configurations() -> list[Any]:
+    found = [(p, n, code) for p in PAGES for n, (language, code) in enumerate(blocks(p)) if language == "yaml"]
+    return [pytest.param(code, id=f"{name_of(p)}-{n}") for p, n, code in found if "sets:" in code]
+
+
+@pytest.mark.parametrize("code", configurations())
+def test_configurations_can_be_read(code: str, tmp_path: Path) -> None:
+    hand = next(c for _, c in blocks(ROOT / "docs" / "own-keypoints.md") if "HAND = " in c)
+    names: dict[str, Any] = {}
+    exec(compile(hand.split("with open")[0], "own-keypoints.md", "exec"), names)
+    assert len(names["HAND"]) == 21
+    (tmp_path / "hand.json").write_text(json.dumps(names["HAND"].to_dict()), encoding="utf-8")
+    (tmp_path / "run.yaml").write_text(code, encoding="utf-8")
+    config = read_config(tmp_path / "run.yaml")
+    assert build_network(config).config.num_keypoints == len(config.skeleton)
+
+
+def test_the_address_is_the_same_everywhere() -> None:
+    """Of the repository: pyproject.toml names it, the site links it."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    home = re.search(r'^Homepage = "(.*)"', text, re.M)
+    assert home is not None
+    assert f"repo_url: {home[1]}\n" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r"https://github\.com/[\w-]+/[\w-]+", text)) == {home[1]}
 
 
 @pytest.mark.parametrize(("line", "whole"), command_lines())

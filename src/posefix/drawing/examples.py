@@ -16,6 +16,7 @@ from posefix.drawing.ranking import likely_gains, pose_of
 from posefix.exceptions import ImageError, InputError
 from posefix.geometry import Doubles
 from posefix.io.coco import Annotations, Entry, image_name
+from posefix.io.image_names import find_images
 from posefix.io.images import Image, load_image
 from posefix.io.json import PathLike
 from posefix.keypoints.poses import present
@@ -61,7 +62,9 @@ def write_examples(
         InputError: a folder or file cannot be written, or not as many people after as before.
     """
     written: list[Path] = []
-    for prefix, ranked, room in _ranked(before, after, skeleton, gains, most):
+    lists = _ranked(before, after, skeleton, gains, most)
+    files = find_images(images, (image_name(before[i], annotations) for _, ranked, _ in lists for i in ranked))
+    for prefix, ranked, room in lists:
         done = 0
         for index in ranked:
             if done >= room:
@@ -69,7 +72,7 @@ def write_examples(
             name = image_name(before[index], annotations)
             try:
                 # As for refinement: COCO's coordinates ignore the EXIF orientation.
-                image = load_image(Path(images) / name, ignore_orientation=True)
+                image = load_image(Path(images) / files[name], ignore_orientation=True)
             except ImageError as error:
                 logger.warning("%s", error)
                 continue

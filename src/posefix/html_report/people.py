@@ -17,6 +17,7 @@ from posefix.drawing.ranking import likely_gains, pose_of, score_of
 from posefix.exceptions import ImageError
 from posefix.geometry import Doubles
 from posefix.io.coco import Annotations, Entry, image_name
+from posefix.io.image_names import find_images
 from posefix.io.images import Image, load_image
 from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
@@ -78,9 +79,10 @@ def people_of(source: Source, most: int) -> list[dict[str, Any]]:
     order = ranked_people(source, most)
     names = {i: image_name(source.before[i], source.annotations) for i in order}
     rows = _rows(source)
+    files = {} if source.images is None else find_images(source.images, names.values())
     made: dict[int, dict[str, Any]] = {}
     for name, indices in _by_name(order, names):
-        image = _load(source, name)
+        image = _load(source, files.get(name, name))
         for index in indices:
             made[index] = _person(source, index, name, image, rows.get(index))
     return [made[i] for i in order]

@@ -270,7 +270,7 @@ class TrainingConfig:
         sets: what to train on.
         out: folder for checkpoints, log and final weights.
         model: the network; in a file, ``num_keypoints`` need not be given, it is the skeleton's.
-        skeleton: name of a built-in keypoint set, or its data.
+        skeleton: name of a built-in keypoint set, a JSON or YAML file of one, or its data.
         about: what the model card says of the weights, their licence first of all.
         rates: of the synthetic errors, as ``ErrorRates.to_dict`` writes them; default the reference's.
         seed: of everything random; sample i of step s is the same in every run and after every resume.
@@ -374,11 +374,19 @@ def read_config(path: str | Path) -> TrainingConfig:
         raise TrainingError(f"{path}: expected a mapping with at least the key 'sets'")
     folder = Path(path).resolve().parent
     try:
-        return _build(TrainingConfig, _with_count(_with_paths(data, folder)), "")
+        return _build(TrainingConfig, _with_count(_with_skeleton(_with_paths(data, folder), folder)), "")
     except TrainingError as error:
         raise TrainingError(f"{path}: {error}") from error
     except PosefixError as error:
         raise TrainingError(f"{path}: {error}") from error
+
+
+def _with_skeleton(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """With the keypoint set itself, where its file is given."""
+    named = data.get("skeleton")
+    if not isinstance(named, str) or named in SKELETONS or not (folder / named).is_file():
+        return data
+    return {**data, "skeleton": read_yaml(folder / named)}
 
 
 def _with_count(data: dict[str, Any]) -> dict[str, Any]:
