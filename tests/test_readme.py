@@ -135,7 +135,7 @@ def test_the_address_is_the_same_everywhere() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     home = re.search(r'^Homepage = "(.*)"', text, re.M)
     assert home is not None
-    assert f"repo_url: {home[1]}\n" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert f"link: {home[1]}}}" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert set(re.findall(r"https://github\.com/[\w-]+/[\w-]+", text)) == {home[1]}
 
 
