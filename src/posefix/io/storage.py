@@ -55,6 +55,11 @@ def filesystem(where: str) -> tuple[Any, str]:
 
     if not is_uri(where):
         return fs.LocalFileSystem(), os.path.abspath(where)
+    place, _, query = where.partition("?")
+    scheme, _, path = place.partition("://")
+    bucket = path.partition("/")[0]
+    if scheme in ("s3", "gs") and path != bucket:  # one client for a bucket, not one for each of its files
+        return filesystem(f"{scheme}://{bucket}" + f"?{query}" * bool(query))[0], path.rstrip("/")
     try:
         found, path = fs.FileSystem.from_uri(where)
         return found, path.rstrip("/")
@@ -69,6 +74,16 @@ def filesystem(where: str) -> tuple[Any, str]:
         raise MissingDependencyError(f"{where}: {first}; with fsspec: {error}") from None
     except ValueError as error:
         raise InputError(f"{where}: pyarrow: {first}; fsspec: {error}") from None
+
+
+def child(where: str, name: str) -> str:
+    """A file of a folder: path or URI as the folder is, whose query stays at the end.
+
+    >>> child("s3://bucket/run?region=eu-west-1", "run.json")
+    's3://bucket/run/run.json?region=eu-west-1'
+    """
+    place, mark, query = where.partition("?") if is_uri(where) else (where, "", "")
+    return f"{place.rstrip('/')}/{name}{mark}{query}"
 
 
 @dataclass(frozen=True)

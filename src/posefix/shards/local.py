@@ -16,7 +16,7 @@ from posefix.exceptions import FileFormatError
 from posefix.io.coco import Annotations, Entry, image_name
 from posefix.io.parquet import about_of
 from posefix.io.parquet_files import PeopleFiles, json_to_parquet
-from posefix.io.storage import Storage
+from posefix.io.storage import Storage, child
 from posefix.keypoints.skeleton import Skeleton
 from posefix.shards.plan import part_name
 from posefix.shards.run import Run
@@ -54,7 +54,7 @@ def read_part(storage: Storage, part: int) -> Any:
     Raises:
         FileFormatError: it is damaged.
     """
-    files = PeopleFiles(f"{storage.where.rstrip('/')}/{part_name(part)}")
+    files = PeopleFiles(child(storage.where, part_name(part)))
     return files.take(np.arange(len(files)))
 
 

@@ -11,7 +11,7 @@ from posefix.exceptions import FileFormatError, InputError
 from posefix.io.json_stream import write_json_list
 from posefix.io.parquet import about_of, people_schema, table_to_entries
 from posefix.io.parquet_files import PeopleFiles, is_parquet, write_tables
-from posefix.io.storage import Storage
+from posefix.io.storage import Storage, child
 from posefix.shards.plan import part_name
 from posefix.shards.run import RUN, parse_run
 
@@ -66,7 +66,7 @@ def join_parts(out: str) -> tuple[dict[str, Any], Iterator[Any], Any]:
 
 
 def _part(out: str, part: int, run: dict[str, Any]) -> PeopleFiles:
-    where = f"{out.rstrip('/')}/{part_name(part)}"
+    where = child(out, part_name(part))
     files = PeopleFiles(where)
     about = about_of(files.schema)
     if about.get("fingerprint") != run["fingerprint"] or about.get("weights") != run["weights"]:

@@ -113,7 +113,7 @@ def open_run(
         "weights": weights_hash(worker),
         "skeleton": skeleton.name,
         "keypoints": list(skeleton.keypoints),
-        "source": os.path.basename(source.rstrip("/")),
+        "source": os.path.basename(source.partition("?")[0].rstrip("/")),
         "people": len(files),
         "images": len(plan.part_of_image),
         "fingerprint": plan.fingerprint,
