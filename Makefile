@@ -7,9 +7,10 @@ DATA := ../shared/data/coco
 
 ADAPTERS := .venv-adapters
 TENSORFLOW := .venv-tensorflow
+RAY := .venv-ray
 DOCS := .venv-docs
 
-.PHONY: demo test browser test-browser test-adapters test-tensorflow docs check accuracy clean
+.PHONY: demo test browser test-browser test-adapters test-tensorflow test-ray docs check accuracy clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -56,6 +57,15 @@ $(TENSORFLOW)/.installed: pyproject.toml constraints.txt
 
 test-tensorflow: $(TENSORFLOW)/.installed
 	$(TENSORFLOW)/bin/python -m pytest tests/weights/test_tensorflow_checkpoint.py
+
+# Large runs on a real Ray cluster, a real Spark (where there is Java) and a real object store, all on this machine: 2.5 GB.
+$(RAY)/.installed: pyproject.toml constraints.txt tests/requirements-ray.txt
+	test -x $(RAY)/bin/python || $(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python -m pip install --quiet -c constraints.txt -e '.[ray]' 'pytest>=8' -r tests/requirements-ray.txt
+	touch $@
+
+test-ray: $(RAY)/.installed
+	$(RAY)/bin/python -m pytest tests/test_distributed.py tests/test_spark.py tests/io/test_object_store.py tests/test_batch.py
 
 # The site, from docs/ and the docstrings, into site/: about 170 MB.
 $(DOCS)/.installed: docs/requirements.txt

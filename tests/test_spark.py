@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from posefix.io.parquet_files import PeopleFiles, json_to_parquet
 sql = pytest.importorskip("pyspark.sql", reason="needs Spark and Java; make test-ray runs this")
 pytest.importorskip("pyspark.sql.types")
 pytest.importorskip("pandas")
+if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+    pytest.skip("Spark needs Java", allow_module_level=True)
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -34,7 +37,8 @@ def spark(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     session.stop()
 
 
-def test_map_in_pandas(spark: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["mapInPandas", "mapInArrow"])
+def test_partitions_of_a_data_frame(spark: Any, tmp_path: Path, way: str) -> None:
     entries = [e for e in write_input(tmp_path) if len(e["keypoints"]) == 51]
     (tmp_path / "results.json").write_text(json.dumps(entries))
     json_to_parquet(tmp_path / "results.json", tmp_path / "people.parquet")
@@ -51,7 +55,7 @@ def test_map_in_pandas(spark: Any, tmp_path: Path) -> None:
         yield from BatchRefiner(settings).refine_stream(frames)
 
     parted = people.repartition("file_name").sortWithinPartitions("file_name")
-    found = parted.mapInPandas(refine, schema).orderBy("row").collect()
+    found = getattr(parted, way)(refine, schema).orderBy("row").collect()
     table = next(PeopleFiles(str(tmp_path / "people.parquet")).tables(columns))
     expected = BatchRefiner(settings)(table).to_pylist()
     assert [r.row for r in found] == list(range(len(entries)))

@@ -146,12 +146,18 @@ class BatchRefiner:
         if isinstance(batch, pa.Table):
             return self.refine_table(batch)
         if isinstance(batch, pa.RecordBatch):
-            return self.refine_table(pa.Table.from_batches([batch])).combine_chunks().to_batches()[0]
+            table = self.refine_table(pa.Table.from_batches([batch])).combine_chunks()
+            place = table.column_names.index("refined_keypoints")
+            # Spark knows no lists of a fixed size.
+            plain = table.column(place).cast(pa.list_(pa.float64()))
+            return table.set_column(place, "refined_keypoints", plain).combine_chunks().to_batches()[0]
         if isinstance(batch, list):
             return self.refine_rows(batch)
         if hasattr(batch, "to_dict") and hasattr(batch, "columns"):
-            refined = self.refine_table(pa.Table.from_pandas(batch, preserve_index=False))
-            return refined.to_pandas().set_axis(batch.index)
+            frame = self.refine_table(pa.Table.from_pandas(batch, preserve_index=False)).to_pandas()
+            # Spark cannot send text columns of the kind that pandas 3 makes.
+            texts = [name for name in frame.columns if frame[name].dtype == "string"]
+            return frame.astype(dict.fromkeys(texts, object)).set_axis(batch.index)
         raise InputError(f"batch: expected a pyarrow Table, a pandas DataFrame or a list, got {type(batch).__name__}")
 
     def refine_rows(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
