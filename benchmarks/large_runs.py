@@ -2,8 +2,8 @@
 
     python benchmarks/large_runs.py ../shared/data/coco --people 20000 --tiny
 
-Prints one line per run: seconds, people/s, CPU seconds of the process itself and its largest memory. ``--tiny`` takes an
-untrained network of 64 × 64 px, so that reading, cutting and writing show; without it, the weights in the package.
+Prints one line per run: seconds, people/s, CPU seconds of the process itself and its largest memory. ``--tiny`` takes
+an untrained network of 64 × 64 px, so that reading, cutting and writing show; without it, the weights in the package.
 The input is the given results over and over, each time with images of other names (links), so that nothing is merged.
 """
 
