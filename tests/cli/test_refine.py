@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +17,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from factories import make_weights, random_poses
+from posefix.adapters.files import read_any
 from posefix.cli.main import main
 from posefix.drawing.ranking import likely_gains
+from posefix.io import atomic
 from posefix.io.images import load_image
-from posefix.keypoints.skeleton import CROWDPOSE, Skeleton
+from posefix.keypoints.skeleton import COCO, CROWDPOSE, Skeleton
 from posefix.weights.calibration import Calibration
 from posefix.weights.weights import save_weights
 
@@ -150,3 +157,83 @@ def test_a_file_in_place_of_the_folder(tmp_path: Path, images: Path, weights: Pa
     assert result.exit_code == 2  # click knows from the option's type
     assert "is a file" in result.output
     assert not (tmp_path / "refined.json").exists()
+
+
+def test_results_into_a_pipe(tmp_path: Path, images: Path, weights: Path) -> None:
+    """``--out /dev/stdout | …`` gives the results and nothing else; what is told goes to standard error."""
+    results = results_file(tmp_path, people(COCO, 7, 9))
+    command = [sys.executable, "-m", "posefix", "refine", str(results), "--images", str(images), "--device", "cpu"]
+    command += ["--weights", str(weights), "--out", "/dev/stdout"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [e["image_id"] for e in json.loads(done.stdout)] == [7, 9]
+    assert "2 of 2 people refined" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "where", ["/proc/refined.json", "{tmp}/results.json/x", "{tmp}/pictures", "{tmp}/" + "x" * 300]
+)
+def test_what_cannot_be_written_is_told_before_the_work(
+    where: str, tmp_path: Path, images: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = results_file(tmp_path, people(COCO, 7, 9))
+    monkeypatch.setattr("posefix.cli.refine.load_refiner", lambda *_: pytest.fail("the work began"))
+    command = ["refine", str(results), "--images", str(images), "--out", where.format(tmp=tmp_path)]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 1
+    assert where.format(tmp=tmp_path)[:40] in done.output
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file(
+    tmp_path: Path, images: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = results_file(tmp_path, people(COCO, 7, 9))
+    (tmp_path / "refined.json").write_text("old")
+    real = importlib.import_module("posefix.cli.refine").refine_entries
+
+    def then_full(*args: Any, **kwargs: Any) -> Any:
+        done = real(*args, **kwargs)
+        monkeypatch.setattr(atomic.os, "fsync", no_space)
+        return done
+
+    monkeypatch.setattr(importlib.import_module("posefix.cli.refine"), "refine_entries", then_full)
+    done = refine(results, images, weights)
+    assert done.exit_code == 1
+    assert f"{tmp_path / 'refined.json'}: cannot be written: No space left on device" in done.output
+    assert (tmp_path / "refined.json").read_text() == "old"
+
+
+def no_space(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_openpose_frames_in_place_are_all_old_or_all_new(
+    tmp_path: Path, images: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while the refined frames move to their places: the next look finds all of them new."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for name, pose in zip(("000000000007", "000000000009"), random_poses(np.random.default_rng(0), 2), strict=True):
+        body = np.zeros((25, 3))
+        body[:17] = pose
+        (folder / f"{name}_keypoints.json").write_text(
+            json.dumps({"people": [{"pose_keypoints_2d": body.ravel().tolist()}]})
+        )
+    old = {p.name: p.read_text() for p in folder.iterdir()}
+    command = ["refine", str(folder), "--images", str(images), "--out", str(folder), "--weights", str(weights)]
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "finish", die)  # decided, and not one of the files moved
+        with pytest.raises(Killed):
+            CliRunner().invoke(main, [*command, "--device", "cpu"])
+    assert {p.name: p.read_text() for p in folder.glob("*.json")} == old
+    assert (folder / atomic.JOURNAL).is_dir()
+    read_any(folder)
+    new = {p.name: p.read_text() for p in folder.iterdir()}
+    assert set(new) == set(old)
+    assert all(new[name] != old[name] for name in old)

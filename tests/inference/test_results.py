@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from factories import make_weights, random_poses
+from posefix.adapters.files import read_any
 from posefix.exceptions import FileFormatError, InputError
 from posefix.inference.options import Options
 from posefix.inference.refiner import Refiner
@@ -78,9 +80,15 @@ def test_bad_images_and_people_pass_through(refiner: Refiner, images: Path) -> N
     assert refined[0] != entries[0]
     assert set(report.unread) == {"000000000010.jpg", "000000000011.jpg"}
     assert "no such file" in report.unread["000000000010.jpg"]
-    assert set(report.skipped) == {3, 4}
+    assert set(report.skipped) == {3, 4, 5}
     assert not report.complete
-    for part in ("1 of 6 people", "2 images that could not be read", "000000000011.jpg", "expected 51 numbers"):
+    for part in (
+        "1 of 6 people",
+        "2 images that could not be read",
+        "000000000011.jpg",
+        "expected 51 numbers",
+        "entry 5: no keypoint is there",
+    ):
         assert part in report.summary()
 
 
@@ -151,9 +159,18 @@ def test_scores_that_cannot_be_weighed_stay(refiner: Refiner, images: Path, scor
     entries = make_entries([7, 7])
     entries[1]["keypoints"] = list(entries[0]["keypoints"])
     entries[1]["score"] = score
+    entries += make_entries([9, 9, 7])
+    entries[3]["keypoints"] = list(entries[2]["keypoints"])
     refined, report = refine_entries(refiner, entries, images)
-    assert repr([e["score"] for e in refined]) == repr([0.5, score])
-    assert report.lowered == 0
+    expected, _ = refine_entries(refiner, [entries[0], *entries[2:]], images)
+    assert repr(refined[1]["score"]) == repr(score)
+    others = [e["score"] for i, e in enumerate(refined) if i != 1]
+    np.testing.assert_allclose(others, [e["score"] for e in expected], atol=2e-5)
+    assert min(others) < 0.5  # the repeated one of image 9
+    assert report.lowered == 1  # who has no score lowers nobody
+    assert report.odd_scores == {1: repr(score)}
+    assert f"1 people with a score that is no number ≥ 0 (it stays):\n  entry 1: {score!r}" in report.summary()
+    assert refine_entries(refiner, entries, images, ranking="estimator")[1].odd_scores == {}
 
 
 def test_boxes_of_entries(refiner: Refiner, images: Path) -> None:
@@ -163,6 +180,89 @@ def test_boxes_of_entries(refiner: Refiner, images: Path) -> None:
     boxed, _ = refine_entries(refiner, entries, images, use_boxes=True)
     assert boxed[0]["keypoints"] != plain[0]["keypoints"]
     np.testing.assert_allclose(boxed[1]["keypoints"], plain[1]["keypoints"], atol=2e-3)
+
+
+@pytest.mark.parametrize("box", [[10, 10, -5, 20], [10, 10, 0, 0], ["a", 1, 2, 3], [None] * 4, [1, 2], 7, {"a": 1}])
+def test_boxes_that_are_none_are_named(refiner: Refiner, images: Path, box: Any) -> None:
+    entries = make_entries([7, 7, 9])
+    plain, _ = refine_entries(refiner, entries, images)
+    entries[1]["bbox"] = box
+    boxed, report = refine_entries(refiner, entries, images, use_boxes=True)
+    assert [e["keypoints"] for e in boxed] == [e["keypoints"] for e in plain]
+    assert report.odd_boxes == {1: repr(box)}
+    assert "boxes that are no [x, y, width, height]" in report.summary()
+    assert refine_entries(refiner, entries, images)[1].odd_boxes == {}
+
+
+NOBODY: dict[str, Any] = {
+    "NaN": [float("nan")] * 51,
+    "null": [None] * 51,
+    "text": ["here"] * 51,
+    "digits": ["1.5"] * 51,
+    "infinite": [float("inf")] * 51,
+    "huge": [10**400] * 51,
+    "nested": [[1.0]] * 51,
+    "no list": None,
+    "zeros with scores": [0.0, 0.0, 0.9] * 17,
+}
+
+
+@pytest.mark.parametrize("name", NOBODY)
+def test_one_person_without_keypoints_stops_nobody(name: str, refiner: Refiner, images: Path, tmp_path: Path) -> None:
+    """Through the whole command, also where only its image is missing."""
+    for image_id in (7, 8):
+        entries = make_entries([7, image_id, 9])
+        entries[1]["keypoints"] = NOBODY[name]
+        (tmp_path / "results.json").write_text(json.dumps(entries))
+        opened = read_any(tmp_path / "results.json")
+        refined, report = refine_entries(refiner, opened.entries, images)
+        opened.write(tmp_path / "out.json", refined)
+        written = json.loads((tmp_path / "out.json").read_text())
+        assert repr(written[1]) == repr(entries[1])
+        assert (report.refined, report.complete) == (2, False)
+        assert written[0]["keypoints"] != entries[0]["keypoints"]
+        assert "entry 1: " in report.summary() or "000000000008.jpg" in report.summary()
+
+
+def test_single_keypoints_without_numbers_are_missing(refiner: Refiner, images: Path) -> None:
+    entries = make_entries([7, 9])
+    expected = copy.deepcopy(entries)
+    entries[0]["keypoints"][:6] = [None, None, None, float("nan"), 5.0, 0.3]
+    expected[0]["keypoints"][:6] = [0.0] * 6
+    options = Options(fill_missing=False, prior_weight=1.0)
+    refined, report = refine_entries(refiner, entries, images, options=options)
+    plain, _ = refine_entries(refiner, expected, images, options=options)
+    assert repr(refined[0]["keypoints"][:6]) == repr(entries[0]["keypoints"][:6])  # as the file spells it
+    assert refined[0]["keypoints"][6:] == plain[0]["keypoints"][6:]
+    assert report.complete
+
+
+def test_a_stray_keypoint_does_not_stretch_the_crop(refiner: Refiner, images: Path) -> None:
+    """As estimators write what they do not see: a score near 0, 1.7 times the image's height."""
+    options = Options(fill_missing=False, prior_weight=1.0)
+    entries = make_entries([7])
+    missing = copy.deepcopy(entries)
+    missing[0]["keypoints"][48:] = [0.0, 0.0, 0.0]
+    expected, _ = refine_entries(refiner, missing, images, options=options)
+    for stray in ([300.0, 1.7 * 480, 0.0006], [-900.0, -900.0, 0.9]):
+        entries[0]["keypoints"][48:] = stray
+        prepared = refiner.prepare(images / "000000000007.jpg", np.reshape(entries[0]["keypoints"], (1, 17, 3)))
+        without = refiner.prepare(images / "000000000007.jpg", np.reshape(missing[0]["keypoints"], (1, 17, 3)))
+        np.testing.assert_array_equal(prepared.affine, without.affine)
+        refined, _ = refine_entries(refiner, entries, images, options=options)
+        assert 0 < refined[0]["keypoints"][50] <= 1
+    assert expected
+
+
+def test_confidences_are_above_0_and_at_most_1(refiner: Refiner, images: Path) -> None:
+    rng = np.random.default_rng(1)
+    poses = random_poses(rng, 20)
+    poses[10:, :, 2] *= 1000.0
+    poses[5:, 3] = [-3e4, 9e6, 1e-9]
+    for flat in (poses, poses.astype(np.float32)):
+        refined = refiner.refine(images / "000000000007.jpg", flat, fill_missing=False)
+        assert (refined[..., 2] > 0).all()
+        assert (refined[..., 2] <= 1).all()
 
 
 def test_mistakes(refiner: Refiner, images: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import posefix
 from posefix.exceptions import InputError
 from posefix.io import atomic
-from posefix.io.atomic import JOURNAL, finish, new_file, read_file, write_file, write_files, write_first
+from posefix.io.atomic import JOURNAL, check_writable, finish, new_file, read_file, write_file, write_files, write_first
 
 SOURCE = Path(posefix.__file__).parent
 #: Calls of ``os`` by which a write changes what others see; a process may die at each of them.
@@ -180,6 +180,30 @@ def test_links_permissions_and_what_is_no_file(tmp_path: Path) -> None:
     for path, message in ((tmp_path, "got a folder"), (tmp_path / "no" / "a", "create it first"), ("a\0b", "null")):
         with pytest.raises(InputError, match=message):
             write_file(path, "x")
+
+
+def test_what_cannot_be_written_is_told_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    reader, writer = os.pipe()
+    for good, folder in ((tmp_path / "new", False), (tmp_path / "file", False), (f"/dev/fd/{writer}", False),
+                         (tmp_path, True), (tmp_path / "a" / "b", True)):  # fmt: skip
+        check_writable(good, folder=folder)
+    for bad, folder, message in (
+        (tmp_path, False, "got a folder"),
+        (tmp_path / "no" / "a", False, "create it first"),
+        (tmp_path / ("x" * 300), False, "cannot be written"),
+        (tmp_path / "file" / "a", False, "create it first|cannot be written"),
+        (tmp_path / "file", True, "got a file"),
+        (tmp_path / "file" / "a", True, "is a file, expected a folder"),
+        ("/proc/a", False, "cannot be written"),
+        ("/proc/a", True, "cannot be written"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_writable(bad, folder=folder)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+    os.close(reader)
+    os.close(writer)
 
 
 def test_nothing_in_the_package_writes_files_another_way() -> None:

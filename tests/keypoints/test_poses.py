@@ -22,7 +22,7 @@ from posefix.drawing.ranking import likely_gains
 from posefix.inference.rescoring import duplicates
 from posefix.io.coco import replace_keypoints
 from posefix.keypoints.layouts import BODY_25
-from posefix.keypoints.poses import present, read_poses, relative_scores, round_present, scored
+from posefix.keypoints.poses import framing, present, read_poses, relative_scores, round_present, scored
 from posefix.keypoints.skeleton import COCO, POSETRACK18
 
 #: (x, y, score) and whether it is there.
@@ -193,3 +193,15 @@ def test_a_file_and_an_array_give_the_same_keypoints(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([entry()]))
     entries = read_any(tmp_path / "a.json").entries
     np.testing.assert_array_equal(np.reshape(entries[0]["keypoints"], (1, 17, 3)), pose())
+
+
+def test_framing_leaves_out_strays_only() -> None:
+    """Points inside, just outside and far outside an image of 640 × 480, with small and large relative scores."""
+    rows = [(300, 200, 1.0), (300, 200, 1e-4), (300, 500, 1e-4), (300, 530, 1e-4), (300, 530, 0.06), (300, 1000, 1.0)]
+    values = np.zeros((1, 17, 3))
+    values[0, : len(rows)] = rows
+    counts = framing(read_poses(values, COCO), (480, 640))
+    np.testing.assert_array_equal(counts[0, : len(rows)], [True, True, True, False, True, False])
+    alone = np.zeros((1, 17, 3))
+    alone[0, 0] = (300, 5000, 0.5)  # nothing else there
+    assert framing(read_poses(alone, COCO), (480, 640))[0, 0]

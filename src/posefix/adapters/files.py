@@ -21,7 +21,7 @@ from posefix.adapters.base import put_back_numbers
 from posefix.adapters.containers import Container, unwrap
 from posefix.exceptions import FileFormatError, InputError, PosefixError
 from posefix.io.atomic import finish, write_files
-from posefix.io.coco import Entry, check_entries
+from posefix.io.coco import Entry, check_entries, read_pose
 from posefix.io.json import PathLike, json_text, kind_of, read_json, write_json
 from posefix.io.packed import STANDARD, read_packed, write_packed
 from posefix.io.posetrack import read_posetrack, write_sequences
@@ -209,9 +209,7 @@ def _format_of(data: Any, source: str) -> str:
 
 
 def _is_pose(flat: Any, size: int) -> bool:
-    """Whether a list holds ``size`` numbers; NaN and null, which some write for what is missing, are let through."""
-    numbers = (int, float, type(None))
-    return isinstance(flat, list) and len(flat) == size and all(isinstance(v, numbers) for v in flat)
+    return not isinstance(read_pose(flat, size // 3), str)
 
 
 def _narrowed(skeleton: Skeleton, index: npt.NDArray[np.int64], never: frozenset[str] = frozenset()) -> Skeleton:

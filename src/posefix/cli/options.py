@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import click
 import torch
 
-from posefix.exceptions import InputError, PosefixError, SkeletonError
+from posefix.exceptions import PosefixError, SkeletonError
+from posefix.io.atomic import check_writable
 from posefix.io.packed import STANDARD
 from posefix.keypoints.skeleton import COCO, SKELETONS, Skeleton
 
@@ -146,19 +147,8 @@ def check_output(path: str, *, folder: bool = False) -> None:
     Raises:
         InputError: its folder does not exist or cannot be written to, or something else is there.
     """
-    if path == STANDARD:
-        return
-    target = Path(os.path.realpath(path))
-    if folder:
-        if target.exists() and not target.is_dir():
-            raise InputError(f"{path}: expected a folder to write to, got a file")
-        return
-    if target.is_dir():
-        raise InputError(f"{path}: expected a file to write, got a folder")
-    if not target.parent.is_dir():
-        raise InputError(f"{path}: the folder {target.parent} does not exist; create it first")
-    if not os.access(target.parent if target.is_file() or not target.exists() else target, os.W_OK):
-        raise InputError(f"{path}: cannot be written: permission denied")
+    if path != STANDARD:
+        check_writable(path, folder=folder)
 
 
 skeleton_option = click.option(

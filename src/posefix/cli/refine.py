@@ -254,7 +254,8 @@ def refine(
         why = next(iter(report.unread.values()))
         raise ImageError(f"none of the {len(report.unread)} images can be read, nothing is written; the first: {why}")
     opened.write(out, refined)
-    aside = out == STANDARD  # where the results go to standard output, nothing else does
+    # Where the results themselves go to standard output, nothing else does.
+    aside = out == STANDARD or (Path(out).exists() and not (Path(out).is_file() or Path(out).is_dir()))
     click.echo(report.summary(), err=aside)
     click.echo(f"{out} written: {seconds:.1f} s, {report.refined / max(seconds, 1e-9):.0f} people/s", err=aside)
     show(

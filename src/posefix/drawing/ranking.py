@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from posefix.exceptions import InputError
 from posefix.geometry import Doubles, box_area, boxes_around_points
-from posefix.io.coco import Entry
+from posefix.io.coco import Entry, read_pose
 from posefix.keypoints.oks import AREA_PER_BOX, keypoint_similarity
 from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
@@ -20,13 +19,8 @@ _SMALLEST = 20.0
 
 def pose_of(entry: Entry, skeleton: Skeleton) -> Doubles | None:
     """(K, 3) [x, y, score] px of an entry; None for what is no pose of the skeleton."""
-    values: Any = entry.get("keypoints")
-    if not isinstance(values, list) or len(values) != 3 * len(skeleton):
-        return None
-    try:
-        return np.array(values, np.float64).reshape(-1, 3)
-    except (TypeError, ValueError):
-        return None
+    pose = read_pose(entry.get("keypoints"), len(skeleton))
+    return None if isinstance(pose, str) else pose
 
 
 def likely_gains(before: Sequence[Entry], after: Sequence[Entry], skeleton: Skeleton) -> Doubles:

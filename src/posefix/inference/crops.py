@@ -21,7 +21,7 @@ from posefix.geometry import (
 )
 from posefix.keypoints.mapping import SharedKeypoints
 from posefix.keypoints.oks import AREA_PER_BOX, keypoint_std
-from posefix.keypoints.poses import Poses, read_poses
+from posefix.keypoints.poses import Poses, framing, read_poses
 from posefix.network.config import ModelConfig
 from posefix.network.inputs import NetworkInput
 from posefix.tensors import plain_tensor
@@ -129,7 +129,11 @@ def prepare(
         InputError: boxes of another shape.
     """
     poses = own if shared.identical else read_poses(shared.to_target(own.original), shared.target)
-    around = boxes_around_points(poses.points, poses.valid) if shared.identical else shared.boxes(own.original)
+    image_hw = (image.shape[0], image.shape[1])
+    if shared.identical:
+        around = boxes_around_points(poses.points, framing(poses, image_hw))
+    else:
+        around = shared.boxes(own.original, image_hw)
     boxes = _person_boxes(around, boxes_xyxy)
     rows = np.flatnonzero(np.isfinite(boxes).all(-1))
     input_hw = config.input_hw
@@ -143,7 +147,7 @@ def prepare(
         std=keypoint_std(area, shared.target.sigmas).astype(np.float32),
         scores=poses.scores[rows].astype(np.float32),
     )
-    return Prepared(poses, rows, affine, inputs, own.original, shared, (image.shape[0], image.shape[1]))
+    return Prepared(poses, rows, affine, inputs, own.original, shared, image_hw)
 
 
 def _person_boxes(around: npt.NDArray[np.float64], boxes_xyxy: Any) -> npt.NDArray[np.float64]:
@@ -157,7 +161,15 @@ def _person_boxes(around: npt.NDArray[np.float64], boxes_xyxy: Any) -> npt.NDArr
         return around
     if boxes.shape != around.shape:
         raise InputError(f"boxes_xyxy: expected {around.shape}, one box per person, got {boxes.shape}")
-    usable = np.asarray(np.isfinite(boxes).all(-1) & (boxes[:, 2:] > boxes[:, :2]).all(-1))
+    finite = np.isfinite(boxes).all(-1)
+    inverted = np.flatnonzero(finite & (boxes[:, 2:] < boxes[:, :2]).any(-1))
+    if len(inverted):
+        got = ", ".join(f"{v:g}" for v in boxes[inverted[0]])
+        raise InputError(
+            f"boxes_xyxy: expected [left, top, right, bottom] with right > left and bottom > top, got [{got}] for "
+            f"person {inverted[0]}; boxes_xywh_to_xyxy turns [left, top, width, height] into that, NaN is no box"
+        )
+    usable = np.asarray(finite & (boxes[:, 2:] > boxes[:, :2]).all(-1))
     return np.where(usable[:, None], boxes, around)
 
 

@@ -26,7 +26,10 @@ class Report:
         confident: keypoints on which it was measured, those that the image is sure of; 0 where it was not.
         outliers: how many of them the poses had elsewhere.
         unread: images that could not be read, with the reason; their poses are unchanged.
-        skipped: entries that are no pose of this skeleton, with the reason; they are unchanged.
+        skipped: entries that are no pose of this skeleton or of which no keypoint is there, with the reason; they are
+            unchanged.
+        odd_scores: scores that are no number ≥ 0, by entry; they are unchanged, those of the others are not.
+        odd_boxes: boxes that are no [x, y, width, height] with an area, by entry, where boxes were to be used.
     """
 
     people: int
@@ -41,6 +44,8 @@ class Report:
     outliers: int = 0
     unread: dict[str, str] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
+    odd_scores: dict[int, str] = field(default_factory=dict)
+    odd_boxes: dict[int, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -67,7 +72,12 @@ class Report:
             whose = "the score was" if one else "their scores were"
             lines.append(f"{who} a better-scored one, so {whose} lowered (--no-soft-nms keeps scores)")
         lines += _listed("images that could not be read (poses unchanged)", self.unread)
-        lines += _listed("entries that are no such pose (unchanged)", {str(k): v for k, v in self.skipped.items()})
+        for title, entries in (
+            ("entries that are no such pose (unchanged)", self.skipped),
+            ("people with a score that is no number ≥ 0 (it stays)", self.odd_scores),
+            ("boxes that are no [x, y, width, height] (cropped around the keypoints)", self.odd_boxes),
+        ):
+            lines += _listed(title, {f"entry {k}": v for k, v in entries.items()})
         return "\n".join(lines)
 
 

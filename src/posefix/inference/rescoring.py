@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,8 @@ from posefix.keypoints.poses import Floats, present
 RANKINGS = ("pose_consistency", "estimator", "product", "confidence")
 #: OKS from which a pose counts as another's: of 239 labelled people of COCO, one is as near to another.
 DUPLICATE_OKS = 0.5
+#: Scores beyond this are none; times anything, they stay finite.
+_LARGEST = 1e300
 
 
 def person_scores(scores: Sequence[Any], confidence: Floats, pose_consistency: Floats, ranking: str) -> Floats | None:
@@ -31,16 +32,20 @@ def person_scores(scores: Sequence[Any], confidence: Floats, pose_consistency: F
         ranking: one of ``RANKINGS``.
 
     Returns:
-        (N,); None where the estimator's stay: asked for, or of a kind that cannot be weighed (missing, negative,
-        infinite, no numbers).
+        (N,); NaN where the estimator's stays, because it cannot be weighed (missing, negative, not finite, no number);
+        None where all are to stay.
     """
     if ranking == "estimator":
         return None
     if ranking == "confidence":
-        return np.asarray(confidence, np.float64)
-    if not all(isinstance(s, int | float) and not isinstance(s, bool) and 0 <= s < math.inf for s in scores):
-        return None
-    return np.array(scores, np.float64) * (pose_consistency if ranking == "pose_consistency" else confidence)
+        return np.array(confidence, np.float64)
+    own = np.array([float(s) if can_be_weighed(s) else np.nan for s in scores], np.float64)
+    return own * (pose_consistency if ranking == "pose_consistency" else confidence)
+
+
+def can_be_weighed(score: Any) -> bool:
+    """Whether an estimator's score is a finite number ≥ 0."""
+    return isinstance(score, int | float) and not isinstance(score, bool) and 0 <= score < _LARGEST
 
 
 def duplicates(keypoints: Floats, scores: Floats, images: Sequence[Any], sigmas: npt.ArrayLike) -> Floats:
@@ -91,10 +96,13 @@ def rescore(
         soft_nms: lower the scores of ``duplicates``.
 
     Returns:
-        (N,) and a count; None where the estimator's scores stay.
+        (N,) and a count; None where the estimator's scores stay, NaN where one person's does. Who has no score that can
+        be weighed lowers nobody's either.
     """
     new = person_scores(scores, keypoints[..., 2].mean(-1), pose_consistency, ranking)
     if new is None or not soft_nms:
         return new, 0
-    repeated = duplicates(keypoints, new, images, sigmas)
-    return new * (1 - repeated), int((repeated > 0).sum())
+    rows = np.flatnonzero(np.isfinite(new))
+    repeated = duplicates(keypoints[rows], new[rows], [images[i] for i in rows.tolist()], sigmas)
+    new[rows] *= 1 - repeated
+    return new, int((repeated > 0).sum())

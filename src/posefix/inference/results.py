@@ -24,8 +24,8 @@ from posefix.inference.options import Options, make_options
 from posefix.inference.predictor import Reliability
 from posefix.inference.refiner import Refiner
 from posefix.inference.report import Report
-from posefix.inference.rescoring import RANKINGS, rescore
-from posefix.io.coco import Annotations, Entry, image_name, replace_keypoints
+from posefix.inference.rescoring import RANKINGS, can_be_weighed, rescore
+from posefix.io.coco import Annotations, Entry, image_name, read_pose, replace_keypoints
 from posefix.io.image_names import find_images
 from posefix.io.images import load_image
 from posefix.io.json import is_number
@@ -125,9 +125,15 @@ def refine_results(
         )
         output = _write(entries, rows, before, after, scores, shared)
         report = _count(len(entries), before, after, shared, lowered, done.unread, people.skipped)
-    prior_weight = chosen.prior_weight if refiner.network.prior is not None else None
+    odd_scores = {i: repr(entries[i].get("score"))[:80] for i in rows if not can_be_weighed(entries[i].get("score"))}
     return output, replace(
-        report, prior_weight=prior_weight, confident=reliability.confident, outliers=reliability.outliers
+        report,
+        prior_weight=chosen.prior_weight if refiner.network.prior is not None else None,
+        confident=reliability.confident,
+        outliers=reliability.outliers,
+        skipped=people.skipped | _without_keypoints(people, done),
+        odd_scores=odd_scores if ranking in ("pose_consistency", "product") else {},
+        odd_boxes=people.odd_boxes,
     )
 
 
@@ -182,6 +188,7 @@ class _People:
         poses: (K, 3) of each entry that is a pose of the keypoint set.
         skipped: why the others are none.
         boxes: (entries, 4) xyxy; NaN where the keypoints' extent is taken.
+        odd_boxes: what entries have as ``bbox`` that is none.
         image_of: name of each pose's image.
     """
 
@@ -189,6 +196,7 @@ class _People:
     poses: dict[int, npt.NDArray[np.float64]]
     skipped: dict[int, str]
     boxes: npt.NDArray[np.float64]
+    odd_boxes: dict[int, str]
     image_of: dict[int, str]
 
     def units(self, without: Container[int] = ()) -> list[Unit]:
@@ -224,8 +232,14 @@ def _read(
             f"results: no entry is a pose of skeleton {shared.source.name!r} "
             f"(entry 0: {skipped[0]}); the weights are for {len(shared.target)} keypoints"
         )
-    boxes = _boxes(entries) if use_boxes else np.full((len(entries), 4), np.nan)
-    return _People(entries, poses, skipped, boxes, {i: image_name(entries[i], annotations) for i in poses})
+    boxes, odd = _boxes(entries) if use_boxes else (np.full((len(entries), 4), np.nan), {})
+    return _People(entries, poses, skipped, boxes, odd, {i: image_name(entries[i], annotations) for i in poses})
+
+
+def _without_keypoints(people: _People, done: _Done) -> dict[int, str]:
+    """Who is a pose of which nothing is there, and so has no crop."""
+    why = "no keypoint is there: finite, not at (0, 0), with a score above 0"
+    return {i: why for i in done.refined if not done.touched[i]}
 
 
 def _sample(people: _People) -> Iterator[Unit]:
@@ -233,7 +247,7 @@ def _sample(people: _People) -> Iterator[Unit]:
 
     def rank(row: int) -> float:
         score = people.entries[row].get("score")
-        return -score if isinstance(score, int | float) and score == score else 0.0
+        return -float(score) if score is not None and can_be_weighed(score) else 0.0
 
     units = people.units()
     for place in np.random.default_rng(0).permutation(len(units)).tolist():
@@ -305,23 +319,25 @@ def _split(entries: Sequence[Entry], count: int) -> tuple[dict[int, npt.NDArray[
     poses: dict[int, npt.NDArray[np.float64]] = {}
     skipped: dict[int, str] = {}
     for index, entry in enumerate(entries):
-        values = entry.get("keypoints")
-        if not isinstance(values, list) or len(values) != 3 * count:
-            got = len(values) if isinstance(values, list) else type(values).__name__
-            skipped[index] = f"expected {3 * count} numbers as keypoints, got {got}"
-            continue
-        try:
-            poses[index] = np.array(values, np.float64).reshape(count, 3)
-        except (TypeError, ValueError, OverflowError):
-            skipped[index] = "keypoints hold something that is no number"
+        pose = read_pose(entry.get("keypoints"), count)
+        if isinstance(pose, str):
+            skipped[index] = pose
+        else:
+            poses[index] = pose
     return poses, skipped
 
 
-def _boxes(entries: Sequence[Entry]) -> npt.NDArray[np.float64]:
-    nothing = [np.nan] * 4
-    given = [e.get("bbox") for e in entries]
-    rows = [b if isinstance(b, list) and len(b) == 4 and all(map(is_number, b)) else nothing for b in given]
-    return np.asarray(boxes_xywh_to_xyxy(np.array(rows, np.float64).reshape(-1, 4)))
+def _boxes(entries: Sequence[Entry]) -> tuple[npt.NDArray[np.float64], dict[int, str]]:
+    """(N, 4) xyxy, NaN where an entry has no usable box, and what it has instead, by entry."""
+    boxes = np.full((len(entries), 4), np.nan)
+    odd: dict[int, str] = {}
+    for index, entry in enumerate(entries):
+        box = entry.get("bbox")
+        if isinstance(box, list) and len(box) == 4 and all(map(is_number, box)) and box[2] > 0 and box[3] > 0:
+            boxes[index] = box
+        elif box is not None and box != []:
+            odd[index] = repr(box)[:80]
+    return np.asarray(boxes_xywh_to_xyxy(boxes)), odd
 
 
 def _write(
@@ -336,11 +352,12 @@ def _write(
     output = [dict(e) for e in entries]
     touches = np.isin(np.arange(before.shape[1]), shared.from_source)
     stays = touches & (before[..., :2] == after[..., :2]).all(-1) & present(before)
+    untouched = ~touches | ((before == after) | (np.isnan(before) & np.isnan(after))).all(-1)
     new = replace_keypoints([entries[i] for i in rows], after, scores)
-    for i, entry, keeps in zip(rows, new, stays, strict=True):
+    for i, entry, keeps, same in zip(rows, new, stays, untouched, strict=True):
         for k in np.flatnonzero(keeps):
             entry["keypoints"][3 * k : 3 * k + 2] = entries[i]["keypoints"][3 * k : 3 * k + 2]
-        for k in np.flatnonzero(~touches):
+        for k in np.flatnonzero(same):
             entry["keypoints"][3 * k : 3 * k + 3] = entries[i]["keypoints"][3 * k : 3 * k + 3]
         output[i] = entry
     return output

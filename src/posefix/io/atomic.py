@@ -106,6 +106,44 @@ def write_first(path: PathLike, content: bytes) -> bytes:
         part.unlink(missing_ok=True)
 
 
+def check_writable(path: PathLike, *, folder: bool = False) -> None:
+    """Tell before the work that a file or folder cannot be written, by trying; nothing is left behind.
+
+    Args:
+        path: of the file or folder.
+        folder: whether it is a folder, which is made where it does not exist.
+
+    Raises:
+        InputError: something else is there, its folder does not exist, or writing there fails.
+    """
+    target = Path(path)
+    try:
+        if folder and target.exists() and not target.is_dir():
+            raise InputError(f"{os.fspath(path)}: expected a folder to write to, got a file")
+        if folder:
+            place = next(p for p in (target, *target.absolute().parents) if p.exists())
+            if not place.is_dir():
+                raise InputError(f"{os.fspath(path)}: {place} is a file, expected a folder")
+            probe = place / f".{secrets.token_hex(4)}.part"
+            probe.touch()
+            probe.unlink()
+        elif _is_special(path):
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(path)  # a name that is too long, or that leads through a file
+            with contextlib.suppress(_Tried), new_file(path) as part:
+                part.touch()
+                raise _Tried
+    except OSError as error:
+        raise InputError(_sentence(path, error)) from error
+
+
+class _Tried(Exception):  # noqa: N818 (no error: the end of an attempt)
+    """Nothing more is to be done."""
+
+
 def write_files(folder: PathLike, files: Mapping[str, bytes]) -> None:
     """Write several files of one folder so that all are old or all are new, also with two writers at once.
 

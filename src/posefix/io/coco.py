@@ -8,6 +8,7 @@ value: ``area`` 0.53 × box, ``bbox`` 1.2 × the extent of the labelled keypoint
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -194,6 +195,26 @@ def check_entries(data: Any, *, source: str = "results", poses: bool = True) -> 
     return data
 
 
+def read_pose(values: Any, count: int) -> Doubles | str:
+    """One person's keypoints as a file has them → (K, 3) [x, y, score]; or, as text, why they are none.
+
+    NaN and null, which some write for what is missing, are NaN here.
+
+    Args:
+        values: a list of 3K numbers.
+        count: K.
+    """
+    if not isinstance(values, list) or len(values) != 3 * count:
+        got = len(values) if isinstance(values, list) else kind_of(values)
+        return f"expected {3 * count} numbers as keypoints, got {got}"
+    if not all(isinstance(v, (int, float, type(None))) for v in values):
+        return "keypoints hold something that is no number"
+    try:
+        return np.array(values, np.float64).reshape(count, 3)
+    except OverflowError:
+        return "keypoints hold a number beyond any image"
+
+
 def keypoints_of(entries: Sequence[Entry], skeleton: Skeleton, *, source: str = "results") -> Doubles:
     """(N, K, 3) [x, y, score] px of results entries.
 
@@ -224,7 +245,7 @@ def replace_keypoints(
     Args:
         entries: N people.
         keypoints: (N, K, 3) [x, y, score] px; a keypoint that is not finite is written as (0, 0, 0), COCO's missing.
-        scores: (N,) new person scores; None leaves them.
+        scores: (N,) new person scores; None leaves them, NaN leaves one.
 
     Raises:
         InputError: shapes that do not belong together.
@@ -239,7 +260,8 @@ def replace_keypoints(
         ranks = np.asarray(scores, np.float64)
         if ranks.shape != (len(entries),):
             raise InputError(f"scores: expected ({len(entries)},), one per entry, got {ranks.shape}")
-        new = [{**entry, "score": rank} for entry, rank in zip(new, np.round(ranks, 6).tolist(), strict=True)]
+        rounded_ranks = np.round(ranks, 6).tolist()
+        new = [{**e, "score": r} if math.isfinite(r) else e for e, r in zip(new, rounded_ranks, strict=True)]
     return new
 
 

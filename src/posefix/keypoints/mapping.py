@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from posefix.exceptions import SkeletonError
 from posefix.geometry import boxes_around_points
-from posefix.keypoints.poses import read_poses
+from posefix.keypoints.poses import framing, read_poses
 from posefix.keypoints.skeleton import Skeleton
 
 Floats = npt.NDArray[np.floating]
@@ -49,14 +49,14 @@ class SharedKeypoints:
         merged[:, self.from_source] = refined[:, self.from_target]
         return merged
 
-    def boxes(self, keypoints: Any) -> npt.NDArray[np.float64]:
+    def boxes(self, keypoints: Any, image_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
         """(N, 4) xyxy px around all keypoints of the source, ×1.2; NaN for who has none of the shared ones.
 
-        Around all, because the head's top or the neck tell of a person's extent what shoulders do not.
+        Around all, because the head's top or the neck tell of a person's extent what shoulders do not; strays far
+        outside the image do not count (``framing``).
         """
         poses = read_poses(keypoints, self.source)
-        ground_truth = np.array([k not in self.source.unannotated for k in self.source.keypoints])
-        boxes = boxes_around_points(poses.points, poses.valid & ground_truth)
+        boxes = boxes_around_points(poses.points, framing(poses, image_hw))
         boxes[~poses.valid[:, self.from_source].any(-1)] = np.nan
         return boxes
 

@@ -132,6 +132,30 @@ def read_poses(keypoints: Any, skeleton: Skeleton) -> Poses:
     return Poses(np.where(valid[..., None], points, 0.0), valid, known, original, scores)
 
 
+#: Relative score below which a keypoint is not believed where it lies outside the image, and from how far outside, in
+#: sizes of the image. From one size on no keypoint is.
+NEGLIGIBLE, OUTSIDE = 0.05, 0.1
+
+
+def framing(poses: Poses, image_hw: tuple[int, int]) -> Bools:
+    """Which keypoints count for a person's crop: all that are valid, but for strays far outside the image.
+
+    Estimators put what they do not see anywhere, with a score near 0. A single such keypoint would stretch the crop
+    until the person is small in it.
+
+    Args:
+        poses: N people.
+        image_hw: size of their image.
+
+    Returns:
+        (N, K); all valid ones of somebody who has no others.
+    """
+    size = np.array(image_hw[::-1], np.float64)
+    beyond = (np.maximum(np.maximum(-poses.points, poses.points - (size - 1)), 0.0) / size).max(-1)
+    counts = poses.valid & (beyond < 1) & ((poses.scores >= NEGLIGIBLE) | (beyond <= OUTSIDE))
+    return np.asarray(np.where(counts.any(-1, keepdims=True), counts, poses.valid))
+
+
 def relative_scores(scores: Floats, valid: Bools) -> npt.NDArray[np.float64]:
     """What an estimator says of its keypoints, whatever its scale: each score over the person's best one.
 
