@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -118,3 +119,35 @@ def test_there_is_no_circle() -> None:
 def test_files_stay_readable() -> None:
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}
     assert {name: count for name, count in lengths.items() if count > MOST_LINES} == {}
+
+
+def test_one_place_decides_what_is_missing() -> None:
+    """A new place asks ``posefix.keypoints.poses``: ``present``, ``labelled`` or ``scored``."""
+    ways = re.compile(r"(?<!mass\[t\] )!= 0(\.0)?\)\.any\(-1\)|(?<!truth)(?<!near)(?<!marked)\[[^][]*, 2:?\] > 0")
+    found = [
+        f"{name}: {line.strip()}"
+        for name, path in modules().items()
+        if name != "keypoints.poses"
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if ways.search(line)
+    ]
+    assert found == [], "ask posefix.keypoints.poses.present instead"
+
+
+def test_files_are_written_whole_or_not_at_all() -> None:
+    """A new writer goes through ``posefix.io.atomic``; appending to a log is no such write."""
+    ways = {"write_text", "write_bytes", "imwrite", "save_file", "tofile"}
+    found = []
+    for name, path in modules().items():
+        calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
+        for call in calls if name != "io.atomic" else []:
+            function = call.func
+            called = getattr(function, "attr", getattr(function, "id", ""))
+            of_os = (
+                isinstance(function, ast.Attribute)
+                and isinstance(function.value, ast.Name)
+                and function.value.id == "os"
+            )
+            if called in ways or (of_os and called in ("replace", "rename")):
+                found.append(f"{name}:{call.lineno} {called}")
+    assert found == [], "use posefix.io.atomic.write_file, new_file or write_files"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import resource
 import subprocess
@@ -13,12 +12,10 @@ from typing import Any
 
 import pytest
 
-import posefix
 from posefix.exceptions import InputError
 from posefix.io import atomic
 from posefix.io.atomic import JOURNAL, check_writable, finish, new_file, read_file, write_file, write_files, write_first
 
-SOURCE = Path(posefix.__file__).parent
 #: Calls of ``os`` by which a write changes what others see; a process may die at each of them.
 STEPS = ("replace", "rename", "fsync", "link")
 
@@ -204,19 +201,3 @@ def test_what_cannot_be_written_is_told_beforehand(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "old"
     os.close(reader)
     os.close(writer)
-
-
-def test_nothing_in_the_package_writes_files_another_way() -> None:
-    """A new writer goes through ``posefix.io.atomic``; appending to a log is no such write."""
-    ways = {"write_text", "write_bytes", "imwrite", "save_file", "tofile"}
-    found = []
-    for path in sorted(SOURCE.rglob("*.py")):
-        if path.name == "atomic.py":
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
-                name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
-                module = node.func.value.id if isinstance(getattr(node.func, "value", None), ast.Name) else ""  # type: ignore[union-attr]
-                if name in ways or (module == "os" and name in ("replace", "rename")):
-                    found.append(f"{path.relative_to(SOURCE)}:{node.lineno} {name}")
-    assert found == []

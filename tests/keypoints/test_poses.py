@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-import posefix
 from factories import random_poses
 from posefix.adapters.files import read_any
 from posefix.adapters.registry import adapt
@@ -172,20 +170,6 @@ def test_nothing_that_is_there_is_written_as_missing() -> None:
 def test_missing_keypoints_have_no_score_to_compare_with() -> None:
     scores = relative_scores(np.array([[0.2, 0.9, 0.4]]), np.array([[True, False, True]]))
     np.testing.assert_allclose(scores, [[0.5, 1.0, 1.0]])
-
-
-def test_nobody_else_decides_what_is_missing() -> None:
-    """A new place goes through ``posefix.keypoints.poses``: ``present``, ``labelled`` or ``scored``."""
-    ways = re.compile(r"(?<!mass\[t\] )!= 0(\.0)?\)\.any\(-1\)|(?<!truth)(?<!near)(?<!marked)\[[^][]*, 2:?\] > 0")
-    source = Path(posefix.__file__).parent
-    found = [
-        f"{path.relative_to(source)}: {line.strip()}"
-        for path in sorted(source.rglob("*.py"))
-        if path.name != "poses.py"
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if ways.search(line)
-    ]
-    assert found == []
 
 
 def test_a_file_and_an_array_give_the_same_keypoints(tmp_path: Path) -> None:

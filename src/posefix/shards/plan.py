@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from posefix.batch import image_of_rows, score_array
+from posefix.batch import image_of_rows
 from posefix.exceptions import InputError
 from posefix.io.parquet_files import PeopleFiles
 
@@ -28,14 +28,12 @@ class Plan:
         part_of_image: (M,) part of each image.
         fingerprint: of the images' names and their order, to tell another input.
         scattered: images whose people do not stand together.
-        scores_usable: whether everybody has a score that can be weighed, at least 0 and finite.
     """
 
     image_of_row: npt.NDArray[np.int64]
     part_of_image: npt.NDArray[np.int64]
     fingerprint: str
     scattered: int
-    scores_usable: bool
 
     @property
     def parts(self) -> int:
@@ -68,10 +66,8 @@ def plan_parts(files: PeopleFiles, part_size: int = PART_SIZE) -> Plan:
     videos: dict[str, int] = {}
     block_of_image: list[int] = []
     rows: list[npt.NDArray[np.int64]] = []
-    digest, usable = hashlib.sha256(), True
+    digest = hashlib.sha256()
     for table in files.tables(_KEYS):
-        scores = score_array(table)
-        usable = usable and bool((np.isfinite(scores) & (scores >= 0)).all())
         names, place = image_of_rows(table)
         first = np.unique(place, return_index=True)[1]
         sources = _sources(table, first)
@@ -87,7 +83,7 @@ def plan_parts(files: PeopleFiles, part_size: int = PART_SIZE) -> Plan:
     digest.update(image_of_row.astype("<i8").tobytes())
     part_of_image = _parts_of(image_of_row, np.array(block_of_image, np.int64), part_size)
     changes = 1 + int((np.diff(image_of_row) != 0).sum()) if len(image_of_row) else 0
-    return Plan(image_of_row, part_of_image, digest.hexdigest()[:32], changes - len(known), usable)
+    return Plan(image_of_row, part_of_image, digest.hexdigest()[:32], changes - len(known))
 
 
 def _sources(table: Any, rows: npt.NDArray[np.int64]) -> list[str | None]:

@@ -142,8 +142,6 @@ def open_run(
     about = {k: wanted[k] for k in ("posefix", "weights", "skeleton", "keypoints", "fingerprint", "parts", "settings")}
     about |= {"reliability": asdict(reliability)}
     chosen = replace(settings, prior_weight=reliability.prior_weight)
-    if not plan.scores_usable and settings.ranking != "confidence":
-        chosen = replace(chosen, ranking="estimator")  # as for a file: new scores and old ones do not compare
     return Run(storage, source, chosen, reliability, plan, about)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posefix.io.parquet import STATUS, pose_array
+from posefix.keypoints.poses import present
 
 #: Edges of the histogram of distances, px: steps of 1 %, so percentiles are right to 1 %.
 _EDGES = np.concatenate([[0.0], np.geomspace(1e-3, 1e4, 1621), [np.inf]])
@@ -100,7 +101,7 @@ def tally_of(table: Any, seconds: float = 0.0) -> Tally:
     after, done = pose_array(table["refined_keypoints"], size)
     before = pose_array(table["keypoints"], size)[0][done]
     after = after[done]
-    there = np.isfinite(before).all(-1) & (before[..., 2] > 0)
+    there = present(before)
     distance = np.linalg.norm(np.nan_to_num(after[..., :2] - before[..., :2]), axis=-1)
     moved = there & (distance > 0)
     texts = [e for e in table["error"].unique().to_pylist() if e is not None]
@@ -108,7 +109,7 @@ def tally_of(table: Any, seconds: float = 0.0) -> Tally:
         {s: int((status == s).sum()) for s in STATUS},
         int(there.sum()),
         int(moved.sum()),
-        int((~there & (after[..., 2] > 0)).sum()),
+        int((~there & present(after)).sum()),
         np.histogram(distance[moved], _EDGES)[0].astype(np.int64),
         tuple(texts[:_NAMED]),
         seconds,
