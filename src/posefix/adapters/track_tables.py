@@ -22,8 +22,10 @@ from posefix.adapters import sleap
 from posefix.adapters.base import Doubles, Floats
 from posefix.adapters.tracked import Tracked
 from posefix.exceptions import FileFormatError, MissingDependencyError
+from posefix.io.atomic import new_file, write_file
 from posefix.io.json import PathLike
 from posefix.keypoints.layouts import columns
+from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
 
 Writer = Callable[[PathLike], None]
@@ -50,17 +52,8 @@ def open_h5(path: Path, mode: str = "r") -> Any:
 
 def replace_file(target: PathLike, fill: Callable[[Path], None]) -> None:
     """Write a file whole or not at all: ``fill`` writes beside it, then it takes its place."""
-    path = Path(target)
-    beside = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
+    with new_file(target, keep_suffix=True) as beside:
         fill(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _tracked(cells: Doubles, names: Sequence[str], ids: list[Any], skeleton: Skeleton, write: Any) -> Tracked:
@@ -70,12 +63,12 @@ def _tracked(cells: Doubles, names: Sequence[str], ids: list[Any], skeleton: Ske
     own = cells.copy()
     own[..., 2] = np.where(there, np.nan_to_num(own[..., 2], nan=1.0), 0.0)
     tracks = np.where((index >= 0)[:, None], own[:, :, index], 0.0)
-    tracks = np.where((tracks[..., 2:] > 0), tracks, [np.nan, np.nan, 0.0])
+    tracks = np.where(present(tracks)[..., None], tracks, [np.nan, np.nan, 0.0])
 
     def rebuild(refined: Floats) -> Writer:
         after = cells.copy()
         new, kept = refined[:, :, index >= 0], own[:, :, index[index >= 0]]
-        changed = (new != kept) & np.isfinite(new) & (new[..., 2:] > 0)
+        changed = (new != kept) & np.isfinite(new) & present(new)[..., None]
         after[:, :, index[index >= 0]] = np.where(changed, new, cells[:, :, index[index >= 0]])
         return lambda target: write(after, target)
 
@@ -132,7 +125,7 @@ def read_dlc_csv(path: Path, skeleton: Skeleton) -> Tracked:
             same = (old == after) | (np.isnan(old) & np.isnan(after))
             cells = [c if s else repr(float(v)) for c, s, v in zip(row[first:], same, after, strict=True)]
             writer.writerow([*row[:first], *cells])
-        replace_file(target, lambda beside: _write_text(beside, text.getvalue()))
+        write_file(target, text.getvalue())
 
     return _dlc(table, labels, path, skeleton, write)
 
@@ -315,6 +308,6 @@ def read_trc(path: Path, skeleton: Skeleton) -> Tracked:
             for k in np.flatnonzero((after[t, 0, :, :2] != old[:, :2]).any(-1) & np.isfinite(after[t, 0, :, 0])):
                 cells_of_row[2 + 3 * k : 4 + 3 * k] = [f"{v:.6f}" for v in after[t, 0, k, :2]]
             new.append("\t".join(cells_of_row))
-        replace_file(target, lambda beside: _write_text(beside, "\n".join(new) + "\n"))
+        write_file(target, "\n".join(new) + "\n")
 
     return _tracked(cells, names, [path.stem], skeleton, write)

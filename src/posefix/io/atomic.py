@@ -44,8 +44,12 @@ def write_file(path: PathLike, content: bytes | str) -> None:
 
 
 @contextlib.contextmanager
-def new_file(path: PathLike) -> Iterator[Path]:
+def new_file(path: PathLike, *, keep_suffix: bool = False) -> Iterator[Path]:
     """A path to write to; it takes the place of ``path`` when the block ends, unless an exception ends it.
+
+    Args:
+        path: of the file; its folder must exist.
+        keep_suffix: whether the path has the ending of ``path``, for libraries that look at it.
 
     Raises:
         InputError: as ``write_file``, also for an OSError inside the block.
@@ -66,7 +70,8 @@ def new_file(path: PathLike) -> Iterator[Path]:
             raise InputError(f"{os.fspath(path)}: the folder {target.parent} does not exist; create it first")
         if target.is_dir():
             raise InputError(f"{os.fspath(path)}: expected a file to write, got a folder")
-        part = target.with_name(f".{target.name[-40:]}.{secrets.token_hex(4)}.part")
+        ending = target.suffix if keep_suffix else ""
+        part = target.with_name(f".{target.name[-40:]}.{secrets.token_hex(4)}.part{ending}")
         try:
             yield part
             if target.exists():

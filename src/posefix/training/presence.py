@@ -24,6 +24,7 @@ from posefix.inference.refiner import Refiner
 from posefix.io.coco import Annotations, Results, image_name
 from posefix.io.images import load_image
 from posefix.keypoints.oks import keypoint_similarity
+from posefix.keypoints.poses import present
 from posefix.weights.weights import Weights
 
 Doubles = npt.NDArray[np.float64]
@@ -101,7 +102,7 @@ def observe_presence(
 
 def _moved(pose: Doubles, others_xyxy: Doubles, image_hw: Sequence[int], rng: np.random.Generator) -> Doubles | None:
     """A pose at another place and of another size, where nobody is labelled; None where no place was found."""
-    valid = pose[:, 2] > 0
+    valid = present(pose)
     box = boxes_around_points(pose[None, :, :2], valid[None])[0]
     centre, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
     limit = np.array([image_hw[1], image_hw[0]], np.float64)
