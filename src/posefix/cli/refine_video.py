@@ -140,6 +140,6 @@ def refine_video(
 
 def _restlessness(tracks: np.typing.NDArray[np.floating]) -> float:
     """Median size of the second difference, px per frame²."""
-    points = np.where(tracks[..., 2:] > 0, tracks[..., :2], np.nan)
+    points = np.where(present(tracks)[..., None], tracks[..., :2], np.nan)
     change = np.linalg.norm(np.diff(points, 2, axis=0), axis=-1)
     return float(np.median(change[np.isfinite(change)])) if np.isfinite(change).any() else 0.0
