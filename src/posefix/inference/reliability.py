@@ -18,11 +18,11 @@ Floats = npt.NDArray[np.floating]
 #: Expected similarity from which the image logits are confident of a place.
 CONFIDENT = 0.7
 #: Distance from that place, in length scales of keypoint similarity, from which an input keypoint is an outlier.
-OUTLIER_DISTANCE = 1.0
+OUTLIER_DISTANCE = 1.5
 #: So many confident keypoints with the reference rate are counted beforehand, so that few people change little.
-PRIOR_COUNT = 100.0
+PRIOR_COUNT = 300.0
 #: Least and largest measured weight.
-LIMITS = (0.4, 2.0)
+LIMITS = (0.3, 1.5)
 
 
 def count_outliers(image_logits: Tensor, heatmap_points: Tensor, valid: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
