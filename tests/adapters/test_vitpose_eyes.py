@@ -13,6 +13,7 @@ from checks import needs
 from posefix import Refiner
 from posefix.exceptions import WeightsError
 from posefix.keypoints.heatmaps import expected_similarity_argmax, heatmap_probabilities
+from posefix.network.image_model import read_outputs
 from posefix.weights.image_models import describe_image_model
 
 
@@ -69,14 +70,12 @@ def test_frame_is_that_of_its_post_processing(folder: Path) -> None:
     box = [[19.2, 25.6, 153.6, 204.8]]
     decoded = processor.post_process_pose_estimation(output, boxes=[box])[0][0]["keypoints"].numpy()
     model = describe_image_model(folder, floor=1e-6)
-    from posefix.network.image_model import read_outputs
-
     logits = model.config.sharpness * read_outputs([heatmaps], model.config, 1)
     points, _ = expected_similarity_argmax(heatmap_probabilities(logits), torch.full((1, 17), 2.0))
     ours = points[0].numpy() * 4 + 1.5
     np.testing.assert_allclose(ours, places * [191 / 47, 255 / 63], atol=0.1)
     # Its crop maps the box onto pixels 0 … 191, posefix's onto 192: the same places of the image within that.
-    np.testing.assert_allclose(ours * [192 / 191, 256 / 255] if False else ours, decoded, atol=1.1)
+    np.testing.assert_allclose(ours, decoded, atol=1.1)
 
 
 def test_refiner_loads_stores_and_loads_again(folder: Path, tmp_path: Path) -> None:

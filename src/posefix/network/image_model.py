@@ -63,7 +63,7 @@ class ImageModelConfig:
     crop_margin: float = 1.25
     sharpness: float = 4.0
     own_weight: float = 1.0
-    floor: float = 0.01
+    floor: float = 0.05
 
     def __post_init__(self) -> None:
         check_fields(self, "image model: ", WeightsError)

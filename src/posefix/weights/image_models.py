@@ -20,19 +20,23 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
-from posefix.keypoints.skeleton import COCO
+from posefix.keypoints.skeleton import COCO, part_name
 from posefix.network.image_model import ImageModel, ImageModelConfig, normalise
 from posefix.weights.calibration import Calibration
 
-#: Measured with PP-TinyPose and the package's network on COCO val2017 images, see docs/image-models.md.
-FUSED_TEMPERATURE, FUSED_PRIOR_WEIGHT, FUSED_OUTLIER_RATE = 2.0, 1.2, 0.01
+#: Both networks together: measured with PP-TinyPose on images of COCO val2017, see docs/research-log.md.
+FUSED_PRIOR_WEIGHT, FUSED_OUTLIER_RATE = 1.2, 0.05
+#: Temperature by part, and that of all other parts.
+FUSED_TEMPERATURES = {"nose": 1.35, "eye": 1.0, "ear": 1.6, "knee": 2.5, "ankle": 2.5}
+FUSED_TEMPERATURE = 2.0
 #: Kinds of file by suffix.
 SUFFIXES = (".onnx", ".xml")
 #: What belongs to such a file.
 _BESIDE = {".xml": ".bin", ".safetensors": ".json"}
 #: Known families. Crop, normalisation and alignment are those of the family's training.
 FAMILIES = {
-    "rtmpose": ImageModelConfig(family="rtmpose", output="simcc", alignment="corner"),
+    # Its vectors are 2.5 px wide where heatmaps are 8: to be as sure of a place, the logarithm counts less.
+    "rtmpose": ImageModelConfig(family="rtmpose", output="simcc", alignment="corner", sharpness=2.5),
     "vitpose": ImageModelConfig(family="vitpose", alignment="udp"),
     "tinypose": ImageModelConfig(family="tinypose", alignment="udp"),
     "hrnet": ImageModelConfig(family="hrnet", alignment="corner"),
@@ -114,7 +118,10 @@ def fused_calibration(own: Calibration, config: ImageModelConfig, rows: npt.NDAr
         rows: (K,) from ``rows_in_skeleton``; what the image model does not know keeps its own temperature.
     """
     stored = own.temperature or (1.0,) * len(rows)
-    temperature = tuple(FUSED_TEMPERATURE if row >= 0 else t for row, t in zip(rows.tolist(), stored, strict=True))
+    parts = [part_name(config.keypoints[row]) if row >= 0 else "" for row in rows.tolist()]
+    temperature = tuple(
+        FUSED_TEMPERATURES.get(part, FUSED_TEMPERATURE) if part else t for part, t in zip(parts, stored, strict=True)
+    )
     return replace(
         own,
         temperature=temperature,
