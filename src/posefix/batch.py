@@ -92,7 +92,7 @@ class BatchSettings:
 
     @property
     def options(self) -> Options:
-        """The part that the network hears."""
+        """The part that the network uses."""
         return Options(**{f.name: getattr(self, f.name) for f in fields(Options) if hasattr(self, f.name)})
 
     def load_refiner(self) -> Refiner:

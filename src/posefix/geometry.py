@@ -59,7 +59,7 @@ def box_iou(first: Floats, second: Floats) -> Floats:
 
 
 def boxes_around_points(points: Floats, valid: Bools, scale: float = EXTENT_SCALE) -> Doubles:
-    """Person boxes from keypoints: their extent, each side × ``scale`` about its centre (REFERENCE §3).
+    """Person boxes from keypoints: their extent, each side × ``scale`` about its centre (as in the paper's code).
 
     Args:
         points: (N, K, 2) px.
@@ -81,7 +81,7 @@ def boxes_around_points(points: Floats, valid: Bools, scale: float = EXTENT_SCAL
 
 
 def crop_rectangles(boxes_xyxy: Floats, input_hw: tuple[int, int], margin: float = CROP_MARGIN) -> Doubles:
-    """Grow boxes to the input's aspect ratio and by ``margin`` (REFERENCE §3).
+    """Grow boxes to the input's aspect ratio and by ``margin`` (as in the paper's code).
 
     Args:
         boxes_xyxy: (N, 4) px.
@@ -177,7 +177,7 @@ def flip_points(points: Floats, width: float, flip_indices: npt.NDArray[np.int64
 def warp_crop(
     image: npt.NDArray[np.uint8], affine: Doubles, input_hw: tuple[int, int], *, antialias: bool = False
 ) -> npt.NDArray[np.uint8]:
-    """Cut one crop out of an image: bilinear, zero outside the image (REFERENCE §3).
+    """Cut one crop out of an image: bilinear, zero outside the image (as in the paper's code).
 
     A map that is not finite or cannot be inverted gives a black crop.
 

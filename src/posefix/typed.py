@@ -55,7 +55,7 @@ def check_ranges(instance: Any, where: str, error: type[PosefixError], **ranges:
 
 
 def checked(value: Any, hint: Any, name: str, error: type[PosefixError]) -> Any:
-    """A value of an annotated type.
+    """A value of a type.
 
     Args:
         value: as given.

@@ -116,7 +116,7 @@ def reference(golden: Path) -> dict[str, Array]:
 
 
 def refine(network: RefinementNetwork, people: People, crops_rgb: Array, *, flip_indices: bool) -> Array:
-    """The reference's test path (REFERENCE §6): both answers in crop pixels averaged, then back to the image."""
+    """The test path of the paper's code: both answers in crop pixels averaged, then back to the image."""
     crop_points = transform_points(people.affine, people.points)
     answer = soft_argmax(logits(network, crops_rgb, crop_points, people.valid)).double().numpy() * STRIDE
     if flip_indices:

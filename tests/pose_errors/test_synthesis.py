@@ -137,7 +137,7 @@ def test_miss_prefers_the_own_keypoint_fourfold() -> None:
 
 # ---------------------------------------------------------------- frequencies
 
-#: REFERENCE §4, row by row.
+#: the paper's code, row by row.
 FACE = ("nose", "eye", "ear")
 TABLE_JITTER = {"nose": (0.15, 0.10), "eye": (0.20, 0.15), "ear": (0.20, 0.15), "shoulder": (0.20, 0.15),
                 "elbow": (0.20, 0.15), "wrist": (0.20, 0.15), "hip": (0.25, 0.20), "knee": (0.15, 0.10),

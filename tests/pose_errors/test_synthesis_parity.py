@@ -1,4 +1,4 @@
-"""The generator of pose errors has the reference's distribution (REFERENCE §4).
+"""The generator of pose errors has the reference's distribution (as in the paper's code).
 
 Both sides' keypoints are classified by the same rule from their distances to the candidates, so that only the
 points are compared, and then two-sample tests ask whether kinds and radii come from one distribution. Holm's

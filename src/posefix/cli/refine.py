@@ -109,8 +109,8 @@ _SECTIONS = {
     type=Ranking(),
     default="pose_consistency",
     show_default=True,
-    help="What becomes each person's score: the estimator's times the image's agreement with its pose, that score "
-    "as it was, that score times the refiner's confidence, or this confidence alone.",
+    help="What becomes each person's score: the estimator's times how consistent the image is with its pose; the "
+    "estimator's as it was; that times the refiner's confidence; or this confidence alone.",
 )
 @click.option(
     "--soft-nms/--no-soft-nms",

@@ -1,4 +1,4 @@
-"""AP of results files by pycocotools with the skeleton's sigmas, and how sure a change of AP is.
+"""AP of results files by pycocotools with the skeleton's sigmas, and the interval of a change of AP.
 
 Detections are ranked and matched by COCOeval itself; the bootstrap over images reuses its per-image matches.
 """

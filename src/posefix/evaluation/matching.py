@@ -73,7 +73,7 @@ def others_of(annotations: Annotations, people: Indices, min_iou: float = 0.0) -
     Args:
         annotations: everybody.
         people: (N,) whose other instances.
-        min_iou: overlap of the boxes from which somebody is a neighbour.
+        min_iou: overlap of the boxes from which somebody counts as another instance.
 
     Returns:
         (N, M, K, 3) [x, y, v], zero rows for nobody, and (N,) how many there are.

@@ -22,8 +22,8 @@ class Report:
         distance: (moved,) px each of them moved.
         filled: keypoints that were missing before.
         lowered: people whose score was lowered because their pose repeats a better-scored one.
-        prior_weight: how far the file's poses were trusted, given or measured; None where neither, or nothing hears it.
-        confident: keypoints on which it was measured, those that the image is sure of; 0 where it was not.
+        prior_weight: weight of the file's poses, given or measured; None where neither, or the network has no prior.
+        confident: keypoints on which it was measured, those that the image shows clearly; 0 where it was not.
         outliers: how many of them the poses had elsewhere.
         unread: images that could not be read, with the reason; their poses are unchanged.
         skipped: entries that are no pose of this skeleton or of which no keypoint is there, with the reason; they are

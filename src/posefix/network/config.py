@@ -37,7 +37,7 @@ class Normalisation:
         check_ranges(self, "normalisation.", WeightsError, mean=(-1e4, 1e4), std=(1e-4, 1e4))
 
 
-#: The reference's pre-processing: BGR minus ImageNet's RGB means in array order, no scaling (REFERENCE §2).
+#: The reference's pre-processing: BGR minus ImageNet's RGB means in array order, no scaling (as in the paper's code).
 REFERENCE_NORMALISATION = Normalisation("bgr", (123.68, 116.78, 103.94), (1.0, 1.0, 1.0))
 
 
@@ -55,7 +55,7 @@ class ModelConfig:
         heatmap_scale: their height; likewise.
         pose_entry: where the pose enters: ``"input"``, its heatmaps concatenated with the image as in the paper;
             ``"correction"``, a small network that sees the pose and corrects what a larger one says of the
-            image; or ``"none"``: the network looks at the image alone, and the pose speaks as the prior.
+            image; or ``"none"``: the network looks at the image alone, and the pose enters as the prior.
         pose_prior: whether the input pose is a prior over the output's heatmap pixels.
         adaptive_prior: whether its width and weight adapt to each person.
         uses_scores: whether adaptive prior and correction also see the estimator's scores.
@@ -128,7 +128,7 @@ class ModelConfig:
 
     @classmethod
     def paper(cls, depth: int = 152, input_hw: tuple[int, int] = (384, 288), num_keypoints: int = 17) -> ModelConfig:
-        """The paper's network: a ResNet of the given depth, exactly as the reference has it (REFERENCE §2)."""
+        """The paper's network: a ResNet of the given depth, as in the paper's code."""
         return cls(
             backbone=f"resnet{depth}",
             input_hw=input_hw,

@@ -13,7 +13,7 @@ from posefix.keypoints.heatmaps import draw_gaussians, expected_similarity, heat
 _SCALES = (0.5, 1.0, 2.0, 4.0)
 #: Largest change of share logit and log spread by the adaptive prior.
 _LIMIT = 3.0
-#: Below this share of the person's best score the prior hears no difference.
+#: Below this share of the person's best score scores make no difference to the prior.
 _QUIET = 0.03
 
 
@@ -22,7 +22,7 @@ class PosePrior(nn.Module):
 
     The network then starts as "image image logits times input pose" and learns the image logits. π and a are learned
     per keypoint; a missing keypoint has π = 0. The adaptive prior corrects both for each person by how well the
-    image logits agrees with the whole input pose: where a few keypoints of a person lie beside the image logits, the
+    image logits agrees with the whole input pose: where a few keypoints of a person contradict the image logits, the
     others get less weight too, and those of a precise estimator more. Scored, it also sees the estimator's scores.
     """
 

@@ -1,4 +1,4 @@
-"""Bottleneck ResNet v1 with three transposed convolutions: the paper's network (REFERENCE §2)."""
+"""Bottleneck ResNet v1 with three transposed convolutions: the paper's network (as in the paper's code)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which error each keypoint of a real estimator has: good, jitter, inversion, swap or miss.
 
-The taxonomy is Ronchi and Perona's ("Benchmarking and Error Diagnosis in Multi-Instance Pose Estimation", ICCV 2017;
-REFERENCE §9), in the form that undoes the generator of ``synthesis``: all similarities are measured with the size of
+The taxonomy is Ronchi and Perona's ("Benchmarking and Error Diagnosis in Multi-Instance Pose Estimation", ICCV 2017),
+in the form that undoes the generator of ``synthesis``: all similarities are measured with the size of
 the person whose keypoint it should be, and the nearest candidate decides. A keypoint nearer to the own mirror than to
 where it belongs is an inversion however near both are.
 """
@@ -54,9 +54,9 @@ def diagnose(
 ) -> npt.NDArray[np.int8]:
     """The kind of error of every keypoint.
 
-    Candidates are the own labelled keypoint, its mirror, and both of every neighbour. None within similarity 0.5:
+    Candidates are the own labelled keypoint, its mirror, and both of every other instance. None within similarity 0.5:
     miss. Else the nearest decides: own (ties too) is good above 0.85 and jitter below; own mirror is inversion; a
-    neighbour's keypoint is swap.
+    other instance's keypoint is swap.
 
     Args:
         points: (N, K, 2) px, predicted.

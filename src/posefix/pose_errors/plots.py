@@ -146,7 +146,7 @@ def _panels(image: Image, index: int, diagnoses: Sequence[Diagnosis]) -> Image:
     ground_truth = first.ground_truth[index]
     entries = [d.results.entries[d.entries[index]] for d in diagnoses]
     estimates = keypoints_of(entries, first.skeleton)
-    # What is drawn is what exists, not what the estimator is sure of.
+    # What is drawn is what exists, not what the estimator scores highly.
     poses = np.concatenate([estimates[..., :2], scored(estimates)[..., None]], axis=-1)
     crop, scale, corner = cut_out(image, np.concatenate([ground_truth, poses[0]]))
     moved = [np.concatenate([(p[:, :2] - corner) * scale, p[:, 2:]], axis=-1)[None] for p in (ground_truth, *poses)]

@@ -21,7 +21,7 @@ from posefix.keypoints.skeleton import COCO, Skeleton
 from posefix.pose_errors.diagnosis import KINDS, diagnose
 from posefix.pose_errors.synthesis import ErrorRates, PartRates, PoseError
 
-#: Box overlap from which another person is a neighbour for the generator (REFERENCE §4).
+#: Box overlap from which another person counts as another instance for the generator (as in the paper's code).
 _NEIGHBOUR_IOU = 0.1
 #: Errors of a part may sum to this at most; the rest is good.
 _MOST_ERRORS = 0.95
@@ -86,7 +86,7 @@ def _count(
     """(P, 3, 2, 2, 2, 5) how often each kind was seen.
 
     Axes: part; labelled keypoints (≤ 5, ≤ 10, more); no crowd, crowd; own mirror not labelled, labelled; without,
-    with a neighbour's keypoint to swap with; kind.
+    with a other instance's keypoint to swap with; kind.
     """
     flip_indices = skeleton.flip_indices
     sided = flip_indices != np.arange(len(skeleton))

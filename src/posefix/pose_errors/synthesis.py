@@ -1,4 +1,4 @@
-"""Synthetic pose errors with the statistics of real estimators (PoseFix §3.2; REFERENCE §4).
+"""Synthetic pose errors with the statistics of real estimators (PoseFix §3.2).
 
 Everything runs over people and keypoints at once: kinds are drawn first, then points by rejection, round after
 round for those still without one. Drawing a candidate by its weight, then a point, and keeping the first that
@@ -70,7 +70,7 @@ _LIMB_MISS = (0.25, 0.15, 0.10)
 _EAR_EYE = PartRates((0.20, 0.15), (0.15, 0.10, 0.02), 0.01, (0.02, 0.01))
 _ARM = PartRates((0.20, 0.15), _LIMB_MISS, 0.03, (0.15, 0.06))
 
-#: Rates of the reference by part name (REFERENCE §4).
+#: Rates of the reference by part name (as in the paper's code).
 REFERENCE_RATES: Mapping[str, PartRates] = MappingProxyType(
     {
         "nose": PartRates((0.15, 0.10), (0.15, 0.10, 0.02), 0.01, (0.02, 0.01)),

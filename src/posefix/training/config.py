@@ -54,7 +54,7 @@ class SetConfig:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a sample beside the synthetic pose errors.
+    """What happens to a sample besides the synthetic pose errors.
 
     Attributes:
         scale: crops grow or shrink by up to this share (paper: 0.3).

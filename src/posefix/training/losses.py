@@ -1,4 +1,4 @@
-"""The paper's losses (PoseFix §3.4; REFERENCE §2)."""
+"""The paper's losses (PoseFix §3.4)."""
 
 from __future__ import annotations
 

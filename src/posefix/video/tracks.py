@@ -105,7 +105,7 @@ def _neighbours(valid: Bools, *, causal: bool) -> tuple[npt.NDArray[np.int64], n
 def steady_boxes(boxes: Doubles, *, causal: bool = False) -> Doubles:
     """Boxes that follow a person without trembling: a running median, then a running mean.
 
-    A crop that trembles with the estimator's errors makes the network's answer tremble.
+    A crop that trembles with the estimator's errors makes the network's output tremble.
 
     Args:
         boxes: (T, N, 4) xyxy; NaN where there is none.

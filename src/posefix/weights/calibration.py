@@ -1,4 +1,4 @@
-"""How a network's answer is read."""
+"""How a network's output is read."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ RENAMED = {"trust": "prior_weight", "usual_departure": "reference_outlier_rate"}
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a network's answer is read; measured after training, travels with the weights.
+    """How a network's output is read; measured after training, travels with the weights.
 
     Attributes:
         decoder: ``"expected_similarity"`` or the paper's ``"soft_argmax"``.
-        policy: ``"safe"`` leaves an input keypoint where it is unless the image speaks clearly against it;
-            ``"always"`` takes the network's answer, as the paper does.
+        policy: ``"safe"`` leaves an input keypoint where it is unless the image clearly contradicts it;
+            ``"always"`` takes the network's output, as the paper does.
         temperature: (K,) divides the logits where confidence is read from them; empty is 1 throughout.
         prior_weight: power of the pose prior where the user's ``prior_weight`` is 1; fitted on held-out images.
         reference_outlier_rate: share of outliers among the keypoints of which the image is confident, at which

@@ -1,4 +1,4 @@
-"""The authors' TensorFlow checkpoints → weights of ``RefinementNetwork`` (REFERENCE §10).
+"""The authors' TensorFlow checkpoints → weights of ``RefinementNetwork`` (as in the paper's code).
 
 Names and layouts are facts of the official release: ``resnet_v1_50/block3/unit_2/bottleneck_v1/conv1/weights``
 is a convolution (H, W, in, out), ``up1/weights`` a transposed one (H, W, out, in). TensorFlow itself is needed

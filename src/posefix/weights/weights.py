@@ -52,7 +52,7 @@ class Weights:
     Attributes:
         config: the network.
         skeleton: the keypoint set that it was trained for.
-        calibration: how its answer is read.
+        calibration: how its output is read.
         state: its parameters and buffers.
         about: data, recipe, licence and results, as written by whoever trained it.
         origin: where it was loaded from; with the commit, where that is known.

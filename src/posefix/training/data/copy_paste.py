@@ -1,4 +1,4 @@
-"""A second person beside the first: crowds for sets whose images show one person each."""
+"""A second person pasted next to the first: crowds for sets whose images show one person each."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def choose_others(people: People, rows: npt.NDArray[np.int64], share: float, rng
     Args:
         people: all.
         rows: (B,) the first ones.
-        share: of the samples that get company.
+        share: of the samples that get a second person.
         rng: source of randomness.
     """
     count = len(rows)

@@ -22,7 +22,7 @@ from posefix.training.data.shards import Labels, read_shards
 
 #: Other instances kept per person, nearest first.
 MAX_NEIGHBOURS = 4
-#: Box overlap from which another person is a neighbour (REFERENCE §4).
+#: Box overlap from which another person counts as another instance (as in the paper's code).
 NEIGHBOUR_IOU = 0.1
 
 

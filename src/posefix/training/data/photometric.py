@@ -1,4 +1,4 @@
-"""What befalls finished crops: colour, blur, low resolution, compression, noise, occlusion; decided, then done.
+"""What happens to finished crops: colour, blur, low resolution, compression, noise, occlusion; decided, then done.
 
 The decisions are plain numbers, so that OpenCV here and ``device_retouch.py`` on a GPU do the same with them.
 """

@@ -1,4 +1,4 @@
-"""What a batch will be, decided on the CPU: who, which poses, which crops, what befalls them. No pixels here."""
+"""What a batch will be, decided on the CPU: who, which poses, which crops, what happens to them. No pixels here."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def plan_batch(
     rng: np.random.Generator,
     rates: ErrorRates | None = None,
 ) -> Plan:
-    """Draw people, corrupt their poses, choose their crops and what befalls them.
+    """Draw people, corrupt their poses, choose their crops and what happens to them.
 
     Args:
         people: all of them.
@@ -160,8 +160,8 @@ def _input_poses(
         left = np.where(rng.random(len(rows)) < augmentation.error_shrink_prob, rng.random(len(rows)), 1.0)
         error = np.where(mask[..., None], chosen[..., :2] - ground_truth[..., :2], 0.0)
         found = chosen[..., :2] - (1 - left)[:, None, None] * error
-        mended = (rng.random(len(rows)) < augmentation.error_fix_prob) * rng.random(len(rows))
-        right = mask & (rng.random(mask.shape) < mended[:, None])
+        fixed = (rng.random(len(rows)) < augmentation.error_fix_prob) * rng.random(len(rows))
+        right = mask & (rng.random(mask.shape) < fixed[:, None])
         noise = keypoint_std(area, skeleton.sigmas)[..., None] * rng.standard_normal(points.shape)
         found = np.where(right[..., None], ground_truth[..., :2] + ANNOTATORS_ERROR * noise, found)
         real = usable & (rng.random(len(rows)) < augmentation.real_pose_prob)[:, None]
