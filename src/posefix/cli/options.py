@@ -14,6 +14,7 @@ import torch
 
 from posefix.exceptions import PosefixError, SkeletonError
 from posefix.io.atomic import check_writable
+from posefix.io.image_names import ALLOW_OUTSIDE
 from posefix.io.packed import STANDARD
 from posefix.keypoints.skeleton import COCO, SKELETONS, Skeleton
 
@@ -165,6 +166,30 @@ weights_option = click.option(
     help="A weights folder or a hub repository user/name[@revision]; default: those in the package.",
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+
+
+def _allow_outside(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    if value:
+        before = os.environ.get(ALLOW_OUTSIDE)
+        os.environ[ALLOW_OUTSIDE] = "1"
+        ctx.call_on_close(lambda: _set_environment(ALLOW_OUTSIDE, before))
+    return value
+
+
+def _set_environment(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+allow_outside_option = click.option(
+    "--allow-outside",
+    is_flag=True,
+    expose_value=False,
+    callback=_allow_outside,
+    help="Also read images whose names lead out of the folder of images (../, absolute paths).",
+)
 
 
 def split_revision(where: str) -> tuple[str, str | None]:

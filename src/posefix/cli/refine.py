@@ -15,6 +15,7 @@ from posefix.batch import BatchSettings
 from posefix.cli.options import (
     RenamedOption,
     SectionedCommand,
+    allow_outside_option,
     check_output,
     device_option,
     load_refiner,
@@ -146,6 +147,7 @@ _SECTIONS = {
 @report_option
 @report_people_option
 @part_options
+@allow_outside_option
 @click.option("--strict", is_flag=True, help="Exit status 1 if anybody could not be refined.")
 @report_errors
 def refine(

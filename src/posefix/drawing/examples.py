@@ -16,7 +16,7 @@ from posefix.drawing.ranking import likely_gains, pose_of
 from posefix.exceptions import ImageError, InputError
 from posefix.geometry import Doubles
 from posefix.io.coco import Annotations, Entry, image_name
-from posefix.io.image_names import find_images
+from posefix.io.image_names import find_images, image_path
 from posefix.io.images import Image, load_image
 from posefix.io.json import PathLike
 from posefix.keypoints.poses import present
@@ -72,7 +72,7 @@ def write_examples(
             name = image_name(before[index], annotations)
             try:
                 # As for refinement: COCO's coordinates ignore the EXIF orientation.
-                image = load_image(Path(images) / files[name], ignore_orientation=True)
+                image = load_image(image_path(images, files[name]), ignore_orientation=True)
             except ImageError as error:
                 logger.warning("%s", error)
                 continue

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -17,7 +16,7 @@ from posefix.drawing.ranking import likely_gains, pose_of, score_of
 from posefix.exceptions import ImageError
 from posefix.geometry import Doubles
 from posefix.io.coco import Annotations, Entry, image_name
-from posefix.io.image_names import find_images
+from posefix.io.image_names import find_images, image_path
 from posefix.io.images import Image, load_image
 from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
@@ -106,7 +105,7 @@ def _load(source: Source, name: str) -> Image | None:
     if source.images is None:
         return None
     try:
-        return load_image(Path(source.images) / name, ignore_orientation=True)
+        return load_image(image_path(source.images, name), ignore_orientation=True)
     except ImageError as error:
         logger.warning("%s", error)
         return None

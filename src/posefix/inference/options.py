@@ -8,7 +8,12 @@ from typing import Any, Literal
 from posefix.deprecation import warn_renamed
 from posefix.exceptions import InputError
 from posefix.keypoints.codec import DECODERS
+from posefix.messages import shown
+from posefix.typed import check_fields, check_ranges
 from posefix.weights.calibration import POLICIES
+
+#: Above it the pose alone decides, and beyond 10³⁸ float32 ends.
+MOST_PRIOR_WEIGHT = 1e3
 
 Policy = Literal["safe", "always"]
 Decoder = Literal["expected_similarity", "soft_argmax"]
@@ -43,17 +48,13 @@ class Options:
     def __post_init__(self) -> None:
         for name, known in (("policy", POLICIES), ("decoder", DECODERS)):
             value = getattr(self, name)
-            if value is not None and value not in known:
-                raise InputError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+            if value is not None and (not isinstance(value, str) or value not in known):
+                raise InputError(f"{name}: expected one of {', '.join(known)}, got {shown(value)}")
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise InputError(f"batch_size: expected a positive integer, got {self.batch_size!r}")
-        prior_weight = self.prior_weight
-        if prior_weight is not None and (
-            not isinstance(prior_weight, int | float) or not 0 <= prior_weight < float("inf")
-        ):
-            raise InputError(
-                f"prior_weight: expected a number of at least 0, or None to measure it, got {prior_weight!r}"
-            )
+        check_fields(self, "", InputError)
+        if self.prior_weight is not None:
+            check_ranges(self, "", InputError, prior_weight=(0.0, MOST_PRIOR_WEIGHT))
 
 
 def choose_options(options: Options | None = None, *, trust: float | None = None, **given: Any) -> Options:

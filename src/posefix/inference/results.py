@@ -26,7 +26,7 @@ from posefix.inference.refiner import Refiner
 from posefix.inference.report import Report
 from posefix.inference.rescoring import RANKINGS, can_be_weighed, rescore
 from posefix.io.coco import Annotations, Entry, image_name, read_pose, replace_keypoints
-from posefix.io.image_names import find_images
+from posefix.io.image_names import find_images, image_path
 from posefix.io.images import load_image
 from posefix.io.json import is_number
 from posefix.keypoints.mapping import SharedKeypoints, share_keypoints
@@ -97,7 +97,7 @@ def refine_results(
     def prepare(unit: Unit) -> Prepared:
         name, rows = unit
         # COCO's coordinates ignore the EXIF orientation.
-        image = load_image(Path(images) / name, ignore_orientation=True)
+        image = load_image(image_path(images, name), ignore_orientation=True)
         return refiner.prepare(image, np.stack([people.poses[i] for i in rows]), people.boxes[rows], shared=shared)
 
     reliability = Reliability()

@@ -1,4 +1,7 @@
-"""Which file of a folder an image's name means, where the name is not quite the file's."""
+"""Which file of a folder an image's name means, where the name is not quite the file's; never one outside it.
+
+Results files come from anywhere, and what they name is read and, by ``--draw``, copied out: a name that leaves the
+folder is refused. Links inside it are its owner's and are followed."""
 
 from __future__ import annotations
 
@@ -8,10 +11,44 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from posefix.exceptions import FileFormatError
+from posefix.exceptions import FileFormatError, ImageError
 
 #: Endings of images, in the order in which they are tried.
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+
+#: Set to 1 by ``--allow-outside``, or by who trusts the names in files.
+ALLOW_OUTSIDE = "POSEFIX_ALLOW_OUTSIDE"
+
+
+def image_path(folder: str | os.PathLike[str], name: str) -> str:
+    """The file of a folder that a name means.
+
+    >>> image_path("val2017", "a/../000139.jpg")
+    'val2017/a/../000139.jpg'
+
+    Args:
+        folder: of the images.
+        name: as results or annotations have it.
+
+    Raises:
+        ImageError: the name leads out of the folder, and ``POSEFIX_ALLOW_OUTSIDE`` is not set.
+    """
+    if not is_inside(folder, name):
+        raise ImageError(
+            f"image {name!r}: leads out of {os.fspath(folder)}; if its results are to be trusted, use --allow-outside "
+            f"(or set {ALLOW_OUTSIDE}=1)"
+        )
+    return os.path.join(folder, name)
+
+
+def is_inside(folder: str | os.PathLike[str], name: str) -> bool:
+    """Whether a name stays in a folder as it is written, or may leave it."""
+    if os.environ.get(ALLOW_OUTSIDE, "") not in ("", "0"):
+        return True
+    root = os.path.normpath(os.path.join(os.getcwd(), folder))
+    target = os.path.normpath(os.path.join(root, name))
+    return target.startswith(root.rstrip(os.sep) + os.sep)
 
 
 def find_images(folder: str | os.PathLike[str], names: Iterable[str]) -> dict[str, str]:
@@ -58,7 +95,7 @@ def find_images(folder: str | os.PathLike[str], names: Iterable[str]) -> dict[st
 
 def _is_file(root: Path, name: str) -> bool:
     try:
-        return bool(name) and (root / name).is_file()
+        return bool(name) and is_inside(root, name) and (root / name).is_file()
     except (OSError, ValueError):
         return False
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from posefix.exceptions import ImageError, InputError
+from posefix.io.image_names import image_path, is_inside
 from posefix.io.storage import filesystem, is_uri
 
 #: Tar shards whose lists of members are remembered at a time.
@@ -96,11 +97,15 @@ class ImageStore:
             if place is None:
                 raise ImageError(f"image {name!r}: the shard has no such member")
             return self._read(shard, name, *place)
-        return self._read(self._join(name), name) if is_uri(self.where) else os.path.join(self.where, name)
+        return self._read(self._join(name), name) if is_uri(self.where) else image_path(self.where, name)
 
     def _join(self, name: str) -> str:
         assert self.where is not None
-        return f"{filesystem(self.where)[1]}/{name}" if is_uri(self.where) else os.path.join(self.where, name)
+        if not is_uri(self.where):
+            return image_path(self.where, name)
+        if not is_inside("/", name) or ".." in name.split("/"):
+            raise ImageError(f"image {name!r}: leads out of {self.where}")
+        return f"{filesystem(self.where)[1]}/{name}"
 
     def _open(self, path: str) -> Any:
         assert self.where is not None

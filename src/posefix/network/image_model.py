@@ -6,6 +6,7 @@ Either becomes a logarithm over the pixels of posefix's own heatmaps, whose pixe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -82,6 +83,8 @@ class ImageModelConfig:
             floor=(1e-12, 1.0),
             own_weight=(0.0, 1e6),
         )
+        if os.path.basename(self.file) != self.file or self.file in (".", ".."):
+            raise WeightsError(f"image model: file must be the name of a file in the weights folder, got {self.file!r}")
         if any(s % 32 for s in self.input_hw):
             raise WeightsError(
                 f"image model: input_hw must be (height, width), both divisible by 32, got {self.input_hw}"

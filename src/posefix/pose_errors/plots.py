@@ -15,6 +15,7 @@ from posefix.drawing.draw import cut_out, draw_comparison, write_image
 from posefix.exceptions import ImageError, InputError, MissingDependencyError
 from posefix.io.atomic import write_file
 from posefix.io.coco import Annotations, image_name, keypoints_of
+from posefix.io.image_names import image_path
 from posefix.io.images import Image, load_image
 from posefix.io.json import PathLike
 from posefix.keypoints.poses import scored
@@ -129,7 +130,7 @@ def write_worst_people(
         entry = before.results.entries[before.entries[index]]
         name = image_name(entry, annotations)
         try:
-            image = load_image(Path(images) / name, ignore_orientation=True)
+            image = load_image(image_path(images, name), ignore_orientation=True)
         except ImageError as error:
             logger.warning("%s", error)
             continue

@@ -21,6 +21,7 @@ from posefix.inference.forward import forward_batches
 from posefix.inference.predictor import measure_reliability
 from posefix.inference.refiner import Refiner
 from posefix.io.coco import Annotations, Results, image_name
+from posefix.io.image_names import image_path
 from posefix.io.images import load_image
 from posefix.keypoints.codec import HeatmapCodec
 from posefix.keypoints.heatmaps import heatmap_probabilities
@@ -123,7 +124,7 @@ def _observe(
     image_ids = annotations.image_ids[people]
     for image_id in dict.fromkeys(image_ids.tolist()):
         rows = np.flatnonzero(image_ids == image_id)
-        image = load_image(images / image_name({"image_id": image_id}, annotations), ignore_orientation=True)
+        image = load_image(image_path(images, image_name({"image_id": image_id}, annotations)), ignore_orientation=True)
         prepared = refiner.prepare(image, poses[rows])
         crops.append(prepared.inputs)
         affine.append(prepared.affine)

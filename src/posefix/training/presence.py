@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from posefix.inference.options import Options
 from posefix.inference.predictor import presence
 from posefix.inference.refiner import Refiner
 from posefix.io.coco import Annotations, Results, image_name
+from posefix.io.image_names import image_path
 from posefix.io.images import load_image
 from posefix.keypoints.oks import keypoint_similarity
 from posefix.keypoints.poses import present
@@ -77,7 +77,7 @@ def observe_presence(
     parts: list[tuple[npt.NDArray[np.generic], ...]] = []
     for image_id in dict.fromkeys(ids.tolist()):
         rows = np.flatnonzero(ids == image_id)
-        image = load_image(Path(images) / image_name({"image_id": image_id}, annotations), ignore_orientation=True)
+        image = load_image(image_path(images, image_name({"image_id": image_id}, annotations)), ignore_orientation=True)
         others = annotations.boxes_xyxy[annotations.image_ids == image_id]
         moved = [m for m in (_moved(poses[r], others, image.shape[:2], rng) for r in rows) if m is not None]
         both = np.concatenate([poses[rows], *(m[None] for m in moved)])

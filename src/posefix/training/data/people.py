@@ -6,7 +6,6 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from posefix.exceptions import TrainingError
 from posefix.geometry import box_area, box_iou, boxes_xywh_to_xyxy
 from posefix.io.coco import image_name, read_annotations, read_results
+from posefix.io.image_names import image_path
 from posefix.keypoints.skeleton import Skeleton
 from posefix.training.config import SetConfig
 from posefix.training.data.shards import Labels, read_shards
@@ -94,7 +94,7 @@ def _read_set(config: SetConfig, skeleton: Skeleton) -> People:
         others=others[usable],
         overlap=overlap[usable],
         image=np.array([order[i] for i in image_ids], np.int64)[usable],
-        paths=tuple(str(Path(config.images) / name) for name in names),
+        paths=tuple(image_path(config.images, name) for name in names),
         share=np.full(int(usable.sum()), 1.0 / usable.sum()),
     )
 
