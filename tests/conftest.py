@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 import torch
 
 import golden_rule
+
+# What is installed beside torch must not change what other tests test.
+os.environ.setdefault("POSEFIX_BACKEND", "torch")
 
 
 @pytest.fixture(scope="session")

@@ -30,8 +30,8 @@ from posefix.inference.batching import ahead
 from posefix.inference.crops import Prepared, Refined
 from posefix.inference.full_batches import refine_in_full_batches
 from posefix.inference.options import Options
-from posefix.inference.predictor import Reliability
 from posefix.inference.refiner import Refiner
+from posefix.inference.reliability import Reliability
 from posefix.inference.rescoring import RANKINGS, rescore
 from posefix.inference.results import MEASURED, MEASURED_PER_IMAGE
 from posefix.io.coco import image_name, rounded_keypoints

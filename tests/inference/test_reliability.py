@@ -16,15 +16,19 @@ import torch
 from factories import make_weights, random_poses
 from posefix.exceptions import ImageError, InputError, WeightsError
 from posefix.inference import results
-from posefix.inference.forward import ForwardOutput
+from posefix.inference.crops import Prediction
+from posefix.inference.decoding import count_outliers
 from posefix.inference.options import Options
-from posefix.inference.predictor import Reliability, _measured_by_image
+from posefix.inference.predictor import Predictor
 from posefix.inference.refiner import Refiner
-from posefix.inference.reliability import LIMITS, count_outliers, prior_weight_from_outliers
+from posefix.inference.reliability import LIMITS, Reliability, prior_weight_from_outliers
 from posefix.inference.results import MEASURED, MEASURED_PER_IMAGE, refine_entries
+from posefix.inference.runner import Runner, View
+from posefix.keypoints.codec import HeatmapCodec
 from posefix.keypoints.mapping import share_keypoints
 from posefix.keypoints.skeleton import COCO
 from posefix.network.config import ModelConfig
+from posefix.network.inputs import NetworkInput
 from posefix.weights.calibration import Calibration
 
 Floats = npt.NDArray[np.floating]
@@ -60,14 +64,18 @@ def peaks(at: Floats, height: int = 24, width: int = 20) -> torch.Tensor:
     return torch.from_numpy(np.nan_to_num(-square * 4)).float()
 
 
+def seen(points: torch.Tensor, valid: torch.Tensor, std: torch.Tensor) -> NetworkInput:
+    return NetworkInput(crops=None, crop_points=points, valid=valid, std=std, scores=None)
+
+
 def test_departures_are_counted_where_the_image_is_sure() -> None:
     at = np.array([[[5, 6], [10, 12], [np.nan, np.nan], [3, 3]]], float)
     given = torch.from_numpy(np.array([[[5.5, 6], [10, 15], [4, 4], [18, 20]]])).float()
     valid, std = torch.tensor([[True, True, True, False]]), torch.full((1, 4), 2.0)
-    confident, outliers = count_outliers(peaks(at), given, valid, std)
+    codec = HeatmapCodec(stride=1, offset=0.0)
     # The first is there, the second 1.5 length scales beside, the third unknown to the image, the last missing.
-    assert (confident.tolist(), outliers.tolist()) == ([2], [1])
-    assert count_outliers(peaks(at), given, valid, 2 * std)[1].tolist() == [0]
+    assert count_outliers(peaks(at), seen(given, valid, std), codec).tolist() == [[2], [1]]
+    assert count_outliers(peaks(at), seen(given, valid, 2 * std), codec)[1].tolist() == [0]
 
 
 def test_trust_is_inverse_to_departures() -> None:
@@ -111,19 +119,35 @@ def test_who_cannot_be_refined_does_not_count(refiner: Refiner, scenes: tuple[An
     assert refiner.measure_reliability([image], [lost]) == refiner.measure_reliability([image], [pose])
 
 
-def test_a_mirrored_output_counts_like_the_other() -> None:
-    at = np.random.default_rng(0).uniform(2, 18, (2, 200, 2))
-    valid, std = torch.ones(2, 200, dtype=torch.bool), torch.ones(2, 200)
-    config = ModelConfig()
-    points = config.codec.to_crop(torch.from_numpy(at).float())
-    near = ForwardOutput(peaks(at), None, None, points, valid, 4 * std)
-    far = replace(near, crop_points=points + 12)
-    people, calibration = np.array([0, 0]), Calibration(reference_outlier_rate=REFERENCE_RATE)
-    for outputs, outliers in (((near,), 0), ((far,), 400), ((near, far), 200), ((far, near), 200)):
-        expected = prior_weight_from_outliers(400, outliers, REFERENCE_RATE)
-        np.testing.assert_allclose(
-            _measured_by_image([outputs], people, calibration, config), [expected] * 2, rtol=1e-6
-        )
+class Views:
+    """A model whose people have 200 confident keypoints; of those at x = 1 all are outliers."""
+
+    backend, precision = "test", "float32"
+
+    def look(self, inputs: NetworkInput) -> View:
+        return View(None, None, inputs.without_crops())
+
+    def count_outliers(self, view: View) -> npt.NDArray[np.int64]:
+        far = view.inputs.crop_points[:, 0, 0] == 1
+        return np.stack([np.full(len(far), 200), 200 * far])
+
+    def decode(self, views: Any, prior_weight: Floats, decoder: str) -> Prediction:
+        return Prediction(*(np.asarray(prior_weight)[:, None],) * 4)
+
+
+@pytest.mark.parametrize(
+    ("x", "flip_test", "outliers"), [(0, False, 0), (1, False, 400), (1, True, 200), (62, True, 200)]
+)
+def test_a_mirrored_output_counts_like_the_other(x: float, flip_test: bool, outliers: int) -> None:
+    config, calibration = ModelConfig(input_hw=(64, 64)), Calibration(reference_outlier_rate=REFERENCE_RATE)
+    points = np.full((2, 17, 2), x, np.float32)
+    pose = (points, np.ones((2, 17), bool), np.ones((2, 17), np.float32), np.ones((2, 17), np.float32))
+    runner = Runner(Views(), COCO.flip_indices, threads=0)  # type: ignore[arg-type]
+    predictor, options = Predictor(runner, config, calibration), Options(flip_test=flip_test)
+    pieces = predictor.start(NetworkInput(np.zeros((2, 64, 64, 3), np.uint8), *pose), options)
+    expected = prior_weight_from_outliers(400, outliers, REFERENCE_RATE)
+    assert predictor.reliability(pieces) == Reliability(expected, 400, outliers)
+    np.testing.assert_allclose(predictor.finish(pieces, options, np.array([0, 0])).confidence, expected)
 
 
 def test_a_results_file_is_trusted_as_one(refiner: Refiner, scenes: tuple[Any, Any], tmp_path: Path) -> None:

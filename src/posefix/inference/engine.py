@@ -2,46 +2,36 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from posefix.exceptions import InputError
+from posefix.inference.backends import load_model
 from posefix.inference.crops import Prediction, Prepared, Refined, paste_back, prepare
-from posefix.inference.forward import forward_batches
 from posefix.inference.options import Options
-from posefix.inference.predictor import (
-    Outputs,
-    Reliability,
-    can_measure_reliability,
-    decode,
-    measure_reliability,
-    predict,
-)
+from posefix.inference.predictor import Predictor
+from posefix.inference.reliability import Reliability
+from posefix.inference.runner import Model, Piece, Runner
+from posefix.inference.streams import check_threads
 from posefix.io.images import load_image
 from posefix.keypoints.mapping import SharedKeypoints, share_keypoints
 from posefix.keypoints.poses import read_poses
 from posefix.keypoints.skeleton import Skeleton, skeleton_of
 from posefix.network.config import ModelConfig
-from posefix.network.devices import autocast_dtype, pick_device
 from posefix.network.inputs import NetworkInput
 from posefix.weights.hub import upload
 from posefix.weights.model_card import CARD_NAME, model_card, save_with_card
-from posefix.weights.weights import (
-    ImageModelLike,
-    Weights,
-    fold_batch_norm,
-    load_weights,
-    weights_files,
-    with_image_model,
-)
+from posefix.weights.weights import ImageModelLike, Weights, load_weights, weights_files, with_image_model
 
 if TYPE_CHECKING:
+    import torch
     from huggingface_hub import CommitInfo
     from typing_extensions import Self
+
+    from posefix.network.model import RefinementNetwork
 
 
 class Engine:
@@ -49,8 +39,9 @@ class Engine:
 
     Attributes:
         weights: what it was made from: model, skeleton, calibration, origin.
-        network: on its device, in the precision it computes in.
-        device: where it computes.
+        model: the network as its backend runs it.
+        predictor: runs it and reads its output.
+        threads: people that a CPU works on at the same time, each on one core; 0 on a GPU.
     """
 
     def __init__(
@@ -60,6 +51,8 @@ class Engine:
         image_model: ImageModelLike | None = None,
         device: str | torch.device = "auto",
         precision: str = "auto",
+        backend: str = "torch",
+        threads: int | None = None,
     ) -> None:
         """Build from weights.
 
@@ -68,26 +61,28 @@ class Engine:
             image_model: another top-down network that sees the crops too: an ``ImageModel``, or a function of
                 (B, 256, 192, 3) uint8 RGB crops that gives (B, 17, h, w) heatmaps, about 1 where COCO's keypoint is
                 surely seen. See ``docs/image-models.md``.
-            device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
-            precision: ``"auto"`` computes in bfloat16 where the device is fast at it, ``"float32"`` never.
+            device: as for ``from_pretrained``.
+            precision: as for ``from_pretrained``.
+            backend: as for ``from_pretrained``; other ones than torch write a copy of the network into the cache.
+            threads: as for ``from_pretrained``.
 
         Raises:
-            InputError: no such device or precision.
+            InputError: no such device, precision or backend, or a combination that there is not.
+            MissingDependencyError: the backend is not installed.
             WeightsError: weights that do not fit their configuration.
         """
-        if precision not in ("auto", "float32", "bfloat16"):
-            raise InputError(f"precision: expected 'auto', 'float32' or 'bfloat16', got {precision!r}")
         weights = load_weights() if weights is None else weights
-        self.weights = weights if image_model is None else with_image_model(weights, image_model)
-        self.precision = precision
-        self.device = pick_device(device)
-        choice = {"auto": "auto", "float32": "off", "bfloat16": "on"}[precision]
-        network = self.weights.build()
-        fold_batch_norm(network)
-        network = network.to(self.device, autocast_dtype(self.device, choice) or torch.float32)
-        if network.prior is not None:
-            network.prior.float()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        weights = weights if image_model is None else with_image_model(weights, image_model)
+        self.weights = weights
+        self.precision, self.backend = precision, backend
+        cores = check_threads(threads)
+        self.model: Model = load_model(weights, backend=backend, device=device, precision=precision, threads=cores)
+        self._torch_model = self.model if self.model.backend == "torch" else None
+        on_cpu = str(self.device).partition(":")[0] == "cpu"
+        # Image models have threads of their own, and may bear one call at a time only.
+        self.threads = cores if on_cpu and weights.image_model is None else 0
+        runner = Runner(self.model, weights.skeleton.flip_indices, self.threads)
+        self.predictor = Predictor(runner, weights.config, weights.calibration)
 
     @classmethod
     def from_pretrained(
@@ -97,6 +92,8 @@ class Engine:
         family: str | None = None,
         device: str | torch.device = "auto",
         precision: str = "auto",
+        backend: str = "auto",
+        threads: int | None = None,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
@@ -111,7 +108,11 @@ class Engine:
                 ``.onnx`` or ``.xml`` file, or a ViTPose of the transformers library as a folder or repository.
             family: of such a file where it does not tell: ``"vitpose"``, ``"rtmpose"``, ``"tinypose"``, ``"hrnet"``.
             device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
-            precision: ``"auto"`` computes in bfloat16 where the device is fast at it, ``"float32"`` never.
+            precision: ``"auto"`` computes in bfloat16 where device and backend are fast at it, ``"float32"`` never.
+            backend: ``"torch"``, ``"openvino"`` or ``"onnx"`` (ONNX Runtime), the latter two on a CPU. ``"auto"`` takes
+                on a CPU the first of OpenVINO, ONNX Runtime and torch that is installed, or what the environment
+                variable ``POSEFIX_BACKEND`` says; elsewhere torch.
+            threads: people that a CPU works on at the same time, each on one core; None is one per usable core.
             revision: branch, tag or commit on the hub.
             cache_dir: of downloads.
             token: for private repositories.
@@ -120,7 +121,8 @@ class Engine:
 
         Raises:
             WeightsError: weights that cannot be found, read or do not fit.
-            InputError: no such device or precision.
+            InputError: no such device, precision or backend, or a combination that there is not.
+            MissingDependencyError: the backend is not installed.
         """
         weights = load_weights(
             source,
@@ -131,7 +133,7 @@ class Engine:
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        return cls(weights, device=device, precision=precision)
+        return cls(weights, device=device, precision=precision, backend=backend, threads=threads)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``model.safetensors``, ``config.json`` and a model card into a folder for ``from_pretrained``.
@@ -187,6 +189,24 @@ class Engine:
         """The network's configuration."""
         return self.weights.config
 
+    @property
+    def device(self) -> Any:
+        """Where the network computes: a torch device, or ``"cpu"`` for other backends."""
+        return getattr(self.model, "device", "cpu")
+
+    @property
+    def network(self) -> RefinementNetwork:
+        """The torch network, on its device, in the precision it computes in; built at first use for other backends."""
+        if self._torch_model is None:
+            self._torch_model = load_model(self.weights, backend="torch", device="cpu", precision="auto", threads=1)
+        return self._torch_model.network  # type: ignore[no-any-return, attr-defined]
+
+    @property
+    def computed_by(self) -> str:
+        """Backend, precision and device in words, for reports."""
+        where = f"{self.threads} threads" if self.threads else str(self.device)
+        return f"{self.model.backend}, {self.model.precision}, {where}"
+
     def shared(self, skeleton: Skeleton | str | None) -> SharedKeypoints:
         """What a keypoint set, or that of this name, has in common with the refiner's; None is the refiner's own."""
         return share_keypoints(self.skeleton if skeleton is None else skeleton_of(skeleton), self.skeleton)
@@ -214,27 +234,29 @@ class Engine:
         return prepare(load_image(image, color=color), poses, boxes_xyxy, shared, self.config)
 
     def refine_images(self, prepared: Iterable[Prepared], options: Options) -> Iterator[Refined]:
-        """Refine images from ``prepare`` as they come, people batched across them; one result per image, in order."""
-        waiting: list[Prepared] = []
-        people = 0
-        for one in prepared:
-            waiting.append(one)
-            people += len(one.rows)
-            if people >= options.batch_size:
-                yield from self.refine_prepared(waiting, options)
-                waiting, people = [], 0
-        yield from self.refine_prepared(waiting, options)
+        """Refine images from ``prepare`` as they come; one result per image, in order.
+
+        The people of about ``options.batch_size`` go through the network together, and while they do, the next ones
+        are prepared.
+        """
+        in_work: deque[tuple[list[Prepared], list[Piece]]] = deque()
+        for group in _groups(prepared, options.batch_size):
+            in_work.append((group, self._start(group, options)))
+            if len(in_work) > 1:
+                yield from self._finish(*in_work.popleft(), options)
+        while in_work:
+            yield from self._finish(*in_work.popleft(), options)
 
     def refine_prepared(self, prepared: Sequence[Prepared], options: Options) -> list[Refined]:
         """Network, decoding and the way back for images from ``prepare``."""
-        if not prepared:
-            return []
-        inputs = NetworkInput.join([p.inputs for p in prepared])
-        counts = [len(p.rows) for p in prepared]
-        image_index = np.repeat(np.arange(len(prepared)), counts)
-        calibration, flips = self.weights.calibration, self.skeleton.flip_indices
-        prediction = predict(self.network, calibration, flips, inputs, options, image_index)
-        return self.paste_back(prepared, prediction, options)
+        return list(self.refine_images(prepared, options))
+
+    def _start(self, group: Sequence[Prepared], options: Options) -> list[Piece]:
+        return self.predictor.start(NetworkInput.join([p.inputs for p in group]), options) if group else []
+
+    def _finish(self, group: Sequence[Prepared], pieces: list[Piece], options: Options) -> list[Refined]:
+        image_index = np.repeat(np.arange(len(group)), [len(p.rows) for p in group])
+        return self.paste_back(group, self.predictor.finish(pieces, options, image_index), options)
 
     def paste_back(self, prepared: Sequence[Prepared], prediction: Prediction, options: Options) -> list[Refined]:
         """A prediction for the people of several images, put back into each."""
@@ -255,21 +277,27 @@ class Engine:
     @property
     def measures_reliability(self) -> bool:
         """Whether the weights know how to measure it."""
-        return can_measure_reliability(self.network, self.weights.calibration)
+        return self.predictor.measures_reliability
 
-    def forward(self, prepared: Sequence[Prepared], options: Options) -> tuple[list[Outputs], Reliability]:
-        """People of images from ``prepare`` through the network: outputs for ``decode``, and their reliability."""
-        if not prepared:
-            return [], Reliability()
-        inputs = NetworkInput.join([p.inputs for p in prepared])
-        flips = torch.from_numpy(self.skeleton.flip_indices).to(self.device) if options.flip_test else None
-        outputs = list(forward_batches(self.network, inputs, options.batch_size, flips))
-        return outputs, measure_reliability([o[0] for o in outputs], self.network, self.weights.calibration)
+    def forward(self, prepared: Sequence[Prepared], options: Options) -> tuple[list[Piece], Reliability]:
+        """People of images from ``prepare`` through the network: pieces for ``decode``, and their reliability."""
+        pieces = self._start(prepared, options)
+        return pieces, self.predictor.reliability(pieces)
 
-    def decode(self, prepared: Sequence[Prepared], outputs: Sequence[Outputs], options: Options) -> list[Refined]:
-        """Outputs of ``forward`` → the people of each image, with ``options.prior_weight``."""
-        assert options.prior_weight is not None, "it is measured or given by now"
-        weight = np.full(sum(len(p.rows) for p in prepared), options.prior_weight)
-        order = torch.from_numpy(self.skeleton.flip_indices).to(self.device)
-        prediction = decode(outputs, weight, self.weights.calibration, self.config, order, options)
-        return self.paste_back(prepared, prediction, options)
+    def decode(self, prepared: Sequence[Prepared], pieces: list[Piece], options: Options) -> list[Refined]:
+        """What came out of ``forward`` → the people of each image, with ``options.prior_weight``."""
+        return self._finish(prepared, pieces, options)
+
+
+def _groups(prepared: Iterable[Prepared], people: int) -> Iterator[list[Prepared]]:
+    """Images in order, together as many as have at most ``people``, at least one image."""
+    group: list[Prepared] = []
+    count = 0
+    for one in prepared:
+        if group and count + len(one.rows) > people:
+            yield group
+            group, count = [], 0
+        group.append(one)
+        count += len(one.rows)
+    if group:
+        yield group

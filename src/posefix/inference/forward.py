@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from posefix.inference.decoding import count_outliers
+from posefix.keypoints.codec import HeatmapCodec
 from posefix.network.inputs import NetworkInput
 from posefix.network.model import RefinementNetwork
 
@@ -50,21 +54,19 @@ def forward(network: RefinementNetwork, inputs: NetworkInput) -> ForwardOutput:
     return ForwardOutput(image_logits, peaks, log_prior, inputs.crop_points, inputs.valid, inputs.std)
 
 
-def forward_batches(
-    network: RefinementNetwork, inputs: NetworkInput, batch_size: int, flip_indices: Tensor | None = None
-) -> Iterator[tuple[ForwardOutput, ...]]:
+def forward_batches(network: RefinementNetwork, inputs: NetworkInput, batch_size: int) -> Iterator[ForwardOutput]:
     """Any number of people through the network, ``batch_size`` at a time.
 
     Args:
         network: in evaluation mode, on its device.
         inputs: arrays of B people.
         batch_size: people per pass.
-        flip_indices: (K,) for the flip test: each batch's mirrored crops follow as a second output. None leaves it.
-
-    Yields:
-        one output per batch, or two with the flip test.
     """
     for start in range(0, len(inputs), batch_size):
-        batch = inputs.take(slice(start, start + batch_size)).to(network.mean.device)
-        mirrored = () if flip_indices is None else (forward(network, batch.mirrored(flip_indices)),)
-        yield (forward(network, batch), *mirrored)
+        yield forward(network, inputs.take(slice(start, start + batch_size)).to(network.mean.device))
+
+
+def outlier_counts(output: ForwardOutput, codec: HeatmapCodec) -> npt.NDArray[np.int64]:
+    """(2, B) confident keypoints and outliers among them, see ``count_outliers``."""
+    seen = NetworkInput(None, output.crop_points, output.valid, output.std, None)
+    return np.asarray(count_outliers(output.image_logits, seen, codec).cpu().numpy(), np.int64)

@@ -1,9 +1,9 @@
 """Refinement whose numbers do not depend on how people were put together.
 
-Kernels add up in another order for another number of people per pass: on a CPU the last bits of one person in six
-differ between passes of 5 and of 32, on a GPU likewise. Who stands where in a pass of the same size makes no
-difference. So every pass here has exactly ``batch_size`` people, whatever images they are in; the last one is filled
-up with copies. Then one process, seven shards and a hundred actors write the same bytes.
+On a CPU every person goes through the network alone. On a GPU kernels add up in another order for another number of
+people per pass; who stands where in a pass of the same size makes no difference. So every pass there has exactly
+``batch_size`` people, whatever images they are in; the last one is filled up with copies. Then one process, seven
+shards and a hundred actors write the same bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 
 from posefix.inference.crops import Prediction, Prepared, Refined
 from posefix.inference.options import Options
-from posefix.inference.predictor import predict
 from posefix.inference.refiner import Refiner
 from posefix.network.inputs import NetworkInput
 
@@ -47,6 +46,9 @@ def refine_in_full_batches(refiner: Refiner, prepared: Iterable[Prepared], optio
     """
     if options.prior_weight is None:
         options = replace(options, prior_weight=1.0)
+    if refiner.threads:
+        yield from refiner.refine_images(prepared, options)
+        return
     queue: deque[_Waiting] = deque()
     for image in prepared:
         queue.append(_Waiting(image))
@@ -67,9 +69,8 @@ def _one_pass(refiner: Refiner, queue: deque[_Waiting], options: Options) -> Non
             size += count
     inputs = NetworkInput.join([w.prepared.inputs.take(slice(w.done, w.done + n)) for w, n in taken])
     full = np.resize(np.arange(size), options.batch_size)
-    calibration, flips = refiner.weights.calibration, refiner.skeleton.flip_indices
-    index = np.zeros(len(full), np.int64)
-    prediction = predict(refiner.network, calibration, flips, inputs.take(full), options, index)
+    pieces = refiner.predictor.start(inputs.take(full), options)
+    prediction = refiner.predictor.finish(pieces, options, np.zeros(len(full), np.int64))
     start = 0
     for waiting, count in taken:
         waiting.predictions.append(prediction.take(slice(start, start + count)))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from tqdm import tqdm
 
 from posefix.adapters.registry import Extract, adapt
@@ -27,7 +26,7 @@ from posefix.video.options import make_video_options
 from posefix.video.tracks import read_tracks
 
 if TYPE_CHECKING:
-    pass
+    import torch
 
 Floats = npt.NDArray[np.floating]
 
@@ -42,8 +41,9 @@ class Refiner(Engine):
 
     Attributes:
         weights: what it was made from: model, skeleton, calibration, origin.
-        network: on its device, in the precision it computes in.
+        model: the network as its backend runs it.
         device: where it computes.
+        threads: people that a CPU works on at the same time.
 
     Example:
         >>> refiner = Refiner.from_pretrained()  # doctest: +SKIP
@@ -54,7 +54,8 @@ class Refiner(Engine):
         height, width = self.config.input_hw
         return (
             f"Refiner({self.config.backbone} {height}x{width}, skeleton {self.skeleton.name!r}, "
-            f"weights {self.weights.origin or 'in memory'}, device {str(self.device)!r})"
+            f"weights {self.weights.origin or 'in memory'}, backend {self.model.backend!r}, "
+            f"{self.model.precision}, device {str(self.device)!r}, threads {self.threads})"
         )
 
     def refine(
@@ -397,7 +398,10 @@ class Refiner(Engine):
 
     def to(self, device: str | torch.device) -> Refiner:
         """The same weights on another device."""
-        return Refiner(self.weights, device=device, precision=self.precision)
+        backend = self.backend if str(device) in ("auto", "cpu") else "torch"
+        return Refiner(
+            self.weights, device=device, precision=self.precision, backend=backend, threads=self.threads or None
+        )
 
     def measure_reliability(
         self,

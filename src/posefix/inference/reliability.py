@@ -7,11 +7,13 @@ little about that, the people of an image more, a whole results file most.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
-from posefix.keypoints.heatmaps import expected_similarity_argmax, heatmap_probabilities
+from posefix.network.config import ModelConfig
+from posefix.weights.calibration import Calibration
 
 Floats = npt.NDArray[np.floating]
 
@@ -25,22 +27,24 @@ PRIOR_COUNT = 300.0
 LIMITS = (0.3, 1.5)
 
 
-def count_outliers(image_logits: Tensor, heatmap_points: Tensor, valid: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Count the keypoints of which the image is confident, and the outliers among them.
+@dataclass(frozen=True)
+class Reliability:
+    """An estimator's reliability, measured on some of its people.
 
-    Args:
-        image_logits: (B, K, h, w) logits without the prior.
-        heatmap_points: (B, K, 2) input pose in heatmap pixels.
-        valid: (B, K) bool.
-        std: (B, K) length scale of keypoint similarity in heatmap pixels.
-
-    Returns:
-        (B,) and (B,) counts per person.
+    Attributes:
+        prior_weight: weight of its poses; 1 is usual, and what nobody and weights that cannot tell give.
+        confident: keypoints of which the image is confident.
+        outliers: how many of them the poses have elsewhere.
     """
-    points, confidence = expected_similarity_argmax(heatmap_probabilities(image_logits), std)
-    confident = valid & (confidence > CONFIDENT)
-    outliers = confident & ((points - heatmap_points).norm(dim=-1) >= OUTLIER_DISTANCE * std)
-    return confident.sum(-1), outliers.sum(-1)
+
+    prior_weight: float = 1.0
+    confident: int = 0
+    outliers: int = 0
+
+
+def can_measure_reliability(config: ModelConfig, calibration: Calibration) -> bool:
+    """Whether weights have a pose prior and a reference outlier rate."""
+    return config.pose_prior and calibration.reference_outlier_rate > 0
 
 
 def prior_weight_from_outliers(confident: npt.ArrayLike, outliers: npt.ArrayLike, reference_rate: float) -> Floats:

@@ -25,6 +25,7 @@ class Report:
         prior_weight: weight of the file's poses, given or measured; None where neither, or the network has no prior.
         confident: keypoints on which it was measured, those that the image shows clearly; 0 where it was not.
         outliers: how many of them the poses had elsewhere.
+        computed_by: backend, precision and device of the network.
         unread: images that could not be read, with the reason; their poses are unchanged.
         skipped: entries that are no pose of this skeleton or of which no keypoint is there, with the reason; they are
             unchanged.
@@ -42,6 +43,7 @@ class Report:
     prior_weight: float | None = None
     confident: int = 0
     outliers: int = 0
+    computed_by: str = ""
     unread: dict[str, str] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
     odd_scores: dict[int, str] = field(default_factory=dict)
@@ -71,6 +73,8 @@ class Report:
             who = "1 person repeats" if one else f"{self.lowered} people repeat"
             whose = "the score was" if one else "their scores were"
             lines.append(f"{who} a better-scored one, so {whose} lowered (--no-soft-nms keeps scores)")
+        if self.computed_by and self.refined:
+            lines.append(f"computed by {self.computed_by}")
         lines += _listed("images that could not be read (poses unchanged)", self.unread)
         for title, entries in (
             ("entries that are no such pose (unchanged)", self.skipped),

@@ -21,8 +21,8 @@ from posefix.inference.batching import ahead
 from posefix.inference.crops import Prepared, Refined
 from posefix.inference.full_batches import refine_in_full_batches
 from posefix.inference.options import Options, make_options
-from posefix.inference.predictor import Reliability
 from posefix.inference.refiner import Refiner
+from posefix.inference.reliability import Reliability
 from posefix.inference.report import Report
 from posefix.inference.rescoring import RANKINGS, can_be_weighed, rescore
 from posefix.io.coco import Annotations, Entry, image_name, read_pose, replace_keypoints
@@ -128,12 +128,13 @@ def refine_results(
     odd_scores = {i: repr(entries[i].get("score"))[:80] for i in rows if not can_be_weighed(entries[i].get("score"))}
     return output, replace(
         report,
-        prior_weight=chosen.prior_weight if refiner.network.prior is not None else None,
+        prior_weight=chosen.prior_weight if refiner.config.pose_prior else None,
         confident=reliability.confident,
         outliers=reliability.outliers,
         skipped=people.skipped | _without_keypoints(people, done),
         odd_scores=odd_scores if ranking in ("pose_consistency", "product") else {},
         odd_boxes=people.odd_boxes,
+        computed_by=refiner.computed_by,
     )
 
 

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from posefix.geometry import invert_affine, transform_points
 from posefix.inference.crops import Prepared
-from posefix.inference.forward import ForwardOutput, forward_batches
-from posefix.inference.predictor import can_measure_reliability, outlier_counts
-from posefix.inference.reliability import prior_weight_from_outliers
+from posefix.inference.forward import ForwardOutput, forward_batches, outlier_counts
+from posefix.inference.reliability import can_measure_reliability, prior_weight_from_outliers
 from posefix.keypoints.codec import HeatmapCodec
 from posefix.keypoints.heatmaps import expected_similarity_modes, heatmap_probabilities
 from posefix.keypoints.skeleton import Skeleton
@@ -131,7 +130,7 @@ def observe(
     affine = np.concatenate([p.affine for p in frames])
     back = invert_affine(affine)
     scale = np.sqrt(back[:, 0, 0] * back[:, 1, 1])[:, None]  # image px per crop px
-    outputs = [o for (o,) in forward_batches(observer.network, inputs, batch_size)]
+    outputs = list(forward_batches(observer.network, inputs, batch_size))
 
     if repair_sides and groups:
         points, std, odds = np.zeros((*shape, 2)), np.ones(shape), np.zeros(shape)
@@ -147,7 +146,7 @@ def observe(
             # The network must see the pose as it should have been, or its answer leans to the exchanged one.
             inputs = _exchange_inputs(inputs, exchanged[f, n], observer)
             guessed = exchange_sides(guessed[..., None], exchanged, skeleton)[..., 0]
-            again = [o for (o,) in forward_batches(observer.network, inputs.take(changed), batch_size)]
+            again = list(forward_batches(observer.network, inputs.take(changed), batch_size))
             outputs = _replace_rows(outputs, changed, again)
 
     weight, memory = _weigh(observer, outputs, prior_weight, memory)
@@ -216,8 +215,8 @@ def _weigh(
 ) -> tuple[float, Memory]:
     """Weight of the pose prior, measured on all frames so far where it is not given."""
     calibration = observer.calibration
-    if given is None and can_measure_reliability(observer.network, calibration):
-        counts = np.concatenate([outlier_counts(o, observer.network.config) for o in outputs], axis=1).sum(-1)
+    if given is None and can_measure_reliability(observer.network.config, calibration):
+        counts = np.concatenate([outlier_counts(o, observer.codec) for o in outputs], axis=1).sum(-1)
         memory = replace(memory, confident=memory.confident + int(counts[0]), outliers=memory.outliers + int(counts[1]))
         rate = calibration.reference_outlier_rate
         given = float(prior_weight_from_outliers(memory.confident, memory.outliers, rate))

@@ -180,10 +180,13 @@ def _smoothed(probabilities: Tensor, std: Tensor) -> Tensor:
     height, width = probabilities.shape[-2:]
     rows = torch.arange(height, device=std.device, dtype=std.dtype)
     columns = torch.arange(width, device=std.device, dtype=std.dtype)
-    smooth_rows = _profile(rows.expand(*std.shape, height).flatten(1), height, std.repeat_interleave(height, 1))
-    smooth_columns = _profile(columns.expand(*std.shape, width).flatten(1), width, std.repeat_interleave(width, 1))
-    smoothed = smooth_rows.view(*std.shape, height, height) @ probabilities
-    return smoothed @ smooth_columns.view(*std.shape, width, width)
+    return _smoothing(rows, std) @ probabilities @ _smoothing(columns, std)
+
+
+def _smoothing(grid: Tensor, std: Tensor) -> Tensor:
+    """(B, K, n, n) values exp(−(i − j)² / (2 std²)) for n positions."""
+    distance = grid[:, None] - grid
+    return torch.exp(-0.5 * (distance / std.clamp_min(_LEAST_STD)[..., None, None]) ** 2)
 
 
 def _mean_shift(probabilities: Tensor, points: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -223,7 +226,6 @@ def mirror_maps(probabilities: Tensor, flip_indices: Tensor, shift: float) -> Te
     back = probabilities[:, flip_indices].flip(-1)
     if shift == 0.0:
         return back
-    moved = back * (1 - shift)
-    moved[..., 1:] += back[..., :-1] * shift
-    moved[..., -1] += back[..., -1] * shift
-    return moved
+    # What would leave the map stays in its last column.
+    neighbours = torch.cat([torch.zeros_like(back[..., :1]), back[..., :-2], back[..., -2:].sum(-1, True)], dim=-1)
+    return back * (1 - shift) + neighbours * shift

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from posefix.geometry import flip_points
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -18,7 +20,7 @@ class NetworkInput:
     """Crops and input poses of B people, in crop pixels; numpy arrays, or tensors after ``to``.
 
     Attributes:
-        crops: (B, H, W, 3) uint8 RGB.
+        crops: (B, H, W, 3) uint8 RGB; None once only the pose is needed.
         crop_points: (B, K, 2) float32 input pose; any finite number where not valid.
         valid: (B, K) bool.
         std: (B, K) float32 length scale of keypoint similarity, sqrt(area) · 2σ.
@@ -32,11 +34,11 @@ class NetworkInput:
     scores: Any
 
     def __len__(self) -> int:
-        return len(self.crops)
+        return len(self.valid)
 
     def take(self, rows: slice | npt.NDArray[np.int64]) -> Self:
         """Some of the people."""
-        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        return replace(self, **{name: value[rows] for name, value in self._present()})
 
     @staticmethod
     def join(parts: Sequence[NetworkInput]) -> NetworkInput:
@@ -48,20 +50,25 @@ class NetworkInput:
         """As tensors on a device."""
         import torch
 
-        tensors = {f.name: torch.as_tensor(getattr(self, f.name)) for f in fields(self)}
+        tensors = {name: torch.as_tensor(value) for name, value in self._present()}
         return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
 
-    def mirrored(self, flip_indices: Any) -> NetworkInput:
-        """Tensors of the mirrored crops: x → W − 1 − x, left and right keypoints exchanged.
+    def _present(self) -> list[tuple[str, Any]]:
+        return [(f.name, v) for f in fields(self) if (v := getattr(self, f.name)) is not None]
+
+    def without_crops(self) -> Self:
+        """The input pose alone."""
+        return replace(self, crops=None)
+
+    def mirrored(self, flip_indices: npt.NDArray[np.int64]) -> NetworkInput:
+        """Arrays of the mirrored crops: x → W − 1 − x, left and right keypoints exchanged.
 
         Args:
-            flip_indices: (K,) permutation, a tensor on the same device.
+            flip_indices: (K,) permutation.
         """
-        points = self.crop_points[:, flip_indices].clone()
-        points[..., 0] = self.crops.shape[2] - 1 - points[..., 0]
         return NetworkInput(
-            crops=self.crops.flip(2),
-            crop_points=points,
+            crops=np.ascontiguousarray(self.crops[:, :, ::-1]),
+            crop_points=flip_points(self.crop_points, self.crops.shape[2], flip_indices),
             valid=self.valid[:, flip_indices],
             std=self.std[:, flip_indices],
             scores=self.scores[:, flip_indices],

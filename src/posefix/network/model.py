@@ -17,9 +17,6 @@ from posefix.network.prior import PosePrior
 from posefix.network.resnet import FEATURES as RESNET_FEATURES
 from posefix.network.resnet import ResNetUp
 
-#: Crops that go through the trunk at once on a CPU.
-_CPU_BATCH = 4
-
 
 class RefinementNetwork(nn.Module):
     """Image crops and input poses → logits (PoseFix §3; the embedded network is this library's own)."""
@@ -116,7 +113,8 @@ class RefinementNetwork(nn.Module):
         images = (images - self.mean) / self.std
         if isinstance(self.trunk, MobileNetFpn):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-                features, logits = self._see_image(images)
+                features = self.trunk(images)
+                logits = self.head(features)
             peaks = logits.float().flatten(2).amax(-1)
             if self.correction is not None:
                 points = config.codec.to_heatmap(inputs.crop_points)
@@ -127,14 +125,3 @@ class RefinementNetwork(nn.Module):
         heat = (heat * config.heatmap_scale).to(images.dtype)
         out: Tensor = self.head(self.trunk(torch.cat([images, heat], dim=1)))
         return out.float(), None
-
-    def _see_image(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 24, H/4, W/4) features and (B, K, H/4, W/4) logits of the image alone."""
-        if torch.is_grad_enabled() or images.device.type != "cpu":
-            parts = [images]
-        else:
-            # A few crops at a time, so that what one layer writes is in the cache when the next one reads it.
-            parts = list(torch.split(images, _CPU_BATCH)) or [images]
-        features = [self.trunk(part) for part in parts]
-        logits = [self.head(f) for f in features]
-        return torch.cat(features), torch.cat(logits)

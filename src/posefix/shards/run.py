@@ -14,7 +14,7 @@ import numpy as np
 
 from posefix.batch import BatchRefiner, BatchSettings, settings_from
 from posefix.exceptions import FileFormatError, InputError
-from posefix.inference.predictor import Reliability
+from posefix.inference.reliability import Reliability
 from posefix.inference.results import MEASURED
 from posefix.io.parquet import with_about
 from posefix.io.parquet_files import PeopleFiles, table_bytes

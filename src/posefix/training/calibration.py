@@ -17,9 +17,9 @@ import torch
 
 from posefix.evaluation.matching import match_people, matchable, others_of
 from posefix.geometry import transform_points
-from posefix.inference.forward import forward_batches
-from posefix.inference.predictor import measure_reliability
+from posefix.inference.forward import forward_batches, outlier_counts
 from posefix.inference.refiner import Refiner
+from posefix.inference.reliability import can_measure_reliability, prior_weight_from_outliers
 from posefix.io.coco import Annotations, Results, image_name
 from posefix.io.image_names import image_path
 from posefix.io.images import load_image
@@ -134,12 +134,16 @@ def _observe(
     position = {str(image_id): index for index, image_id in enumerate(annotations.images)}
     group = [position[str(i)] for i in annotations.image_ids[who].tolist()]
     # As for a whole results file.
-    outputs = [batch[0] for batch in forward_batches(refiner.network, joined, 32)]
+    outputs = list(forward_batches(refiner.network, joined, 32))
     calibration = refiner.weights.calibration
-    measured = measure_reliability(outputs, refiner.network, calibration)
-    weight = torch.full((1,), calibration.prior_weight * measured.prior_weight)
+    weight = calibration.prior_weight
+    if can_measure_reliability(refiner.config, calibration):
+        counts = np.concatenate([outlier_counts(o, refiner.config.codec) for o in outputs], axis=1)
+        confident, outliers = counts.sum(-1)
+        weight *= float(prior_weight_from_outliers(confident, outliers, calibration.reference_outlier_rate))
+    power = torch.full((1,), weight, device=refiner.device)
     return Observations(
-        torch.cat([o.logits(weight.to(o.std.device)).half().cpu() for o in outputs]),
+        torch.cat([o.logits(power).half().cpu() for o in outputs]),
         torch.from_numpy(joined.std),
         transform_points(matrices, ground_truth[..., :2]),
         ground_truth[..., 2] > 0,

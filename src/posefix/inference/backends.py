@@ -1,0 +1,74 @@
+"""Which backend runs the network."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from posefix.exceptions import InputError, PosefixError
+from posefix.inference.graph_model import GraphModel, OnnxRuntime, OpenVino, Runtime
+from posefix.weights.weights import Weights
+
+if TYPE_CHECKING:
+    from posefix.inference.runner import Model
+
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "torch", "openvino", "onnx")
+#: What ``"auto"`` tries on a CPU, and the module that it needs.
+_ORDER = (("openvino", "openvino"), ("onnx", "onnxruntime"))
+
+
+def load_model(weights: Weights, *, backend: str, device: Any, precision: str, threads: int) -> Model:
+    """A network in a backend; arguments as for ``Refiner.from_pretrained``.
+
+    Raises:
+        InputError: an unknown backend, device or precision, or a combination that there is not.
+        MissingDependencyError: the backend is not installed.
+        WeightsError: weights that do not fit their configuration.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise InputError(f"precision: expected 'auto', 'float32' or 'bfloat16', got {precision!r}")
+    if weights.image_model is not None:
+        if backend not in ("auto", "torch"):
+            raise InputError(f"backend: weights with an image model run in torch, got {backend!r}; use 'auto'")
+        backend = "torch"
+    asked = backend if backend != "auto" else os.environ.get("POSEFIX_BACKEND", "auto")
+    chosen = asked if asked != "auto" else _fastest(device, precision)
+    if chosen == "torch":
+        from posefix.inference.torch_model import TorchModel
+
+        return TorchModel(weights, device, precision)
+    if str(device) not in ("auto", "cpu"):
+        raise InputError(f"device: backend {chosen!r} runs on 'cpu', got {str(device)!r}; use backend='torch'")
+    try:
+        return _graph_model(weights, chosen, precision, threads)
+    except PosefixError:
+        if asked != "auto":
+            raise
+        logger.warning("backend %r does not run this network, torch does", chosen, exc_info=True)
+        return load_model(weights, backend="torch", device=device, precision=precision, threads=threads)
+
+
+def _fastest(device: Any, precision: str) -> str:
+    if str(device) not in ("auto", "cpu"):
+        return "torch"
+    if str(device) == "auto" and importlib.util.find_spec("torch"):
+        from posefix.network.devices import pick_device
+
+        if pick_device("auto").type != "cpu":
+            return "torch"
+    installed = [name for name, module in _ORDER if importlib.util.find_spec(module)]
+    return next((name for name in installed if (name, precision) != ("onnx", "bfloat16")), "torch")
+
+
+def _graph_model(weights: Weights, backend: str, precision: str, threads: int) -> GraphModel:
+    runtime: Runtime = OpenVino(threads, precision) if backend == "openvino" else OnnxRuntime(precision)
+    from posefix.inference.tracing import cached_parts
+
+    with cached_parts(weights) as folder:
+        return GraphModel(runtime, folder, weights.calibration.decoder)

@@ -1,0 +1,201 @@
+"""The network as graphs of ONNX Runtime or OpenVINO; torch is not needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from posefix.exceptions import InputError, MissingDependencyError, WeightsError
+from posefix.inference.crops import Prediction
+from posefix.inference.runner import View
+from posefix.network.inputs import NetworkInput
+
+if TYPE_CHECKING:
+    from posefix.inference.runner import Counts, Floats
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class Session(Protocol):
+    """A graph that is ready to run, by any number of threads at once, each on one core."""
+
+    def run(self, inputs: Arrays) -> list[npt.NDArray[Any]]:
+        """Outputs in the graph's order; inputs that it does not have are ignored."""
+
+
+class Runtime(Protocol):
+    """What runs graphs."""
+
+    backend: str
+    precision: str
+
+    def load(self, path: Path, *, reduced: bool) -> Session:
+        """A graph; ``reduced`` lets it compute in the runtime's precision, else in float32."""
+
+
+class GraphModel:
+    """The network and its decoding as four graphs; see ``runner.Model``."""
+
+    def __init__(self, runtime: Runtime, folder: Path, decoder: str) -> None:
+        """Load.
+
+        Args:
+            runtime: what runs them.
+            folder: with ``network``, ``outliers``, ``decode`` and ``decode_flip``, ONNX files or OpenVINO's.
+            decoder: that of the graphs.
+
+        Raises:
+            WeightsError: a file is missing or cannot be read.
+        """
+        self.backend, self.precision = runtime.backend, runtime.precision
+        self._decoder = decoder
+        self._parts = {
+            name: runtime.load(_part(folder, name), reduced=name == "network")
+            for name in ("network", "outliers", "decode", "decode_flip")
+        }
+
+    def starting_threads(self) -> AbstractContextManager[None]:
+        """Nothing to do."""
+        return nullcontext()
+
+    def enter_thread(self) -> None:
+        """Nothing to do."""
+
+    def look(self, inputs: NetworkInput) -> View:
+        """Through the network."""
+        image_logits, *peaks = self._parts["network"].run({"crops": inputs.crops} | _pose(inputs))
+        return View(image_logits, peaks[0] if peaks else None, inputs.without_crops())
+
+    def count_outliers(self, view: View) -> Counts:
+        """(2, B) confident keypoints and outliers."""
+        found = self._parts["outliers"].run(_view(view))
+        return np.stack([np.asarray(part, np.int64) for part in found])
+
+    def decode(self, views: Sequence[View], prior_weight: Floats, decoder: str) -> Prediction:
+        """Points and confidence."""
+        if decoder != self._decoder:
+            raise InputError(
+                f"decoder: this network was exported with {self._decoder!r}, got {decoder!r}; use backend='torch'"
+            )
+        values: dict[str, Any] = {"prior_weight": np.asarray(prior_weight, np.float32)}
+        for prefix, view in zip(("", "mirrored_"), views, strict=False):
+            values |= {prefix + name: value for name, value in _view(view).items()}
+        found = self._parts["decode" if len(views) == 1 else "decode_flip"].run(values)
+        return Prediction(*(np.asarray(part, np.float64) for part in found))
+
+
+def _pose(inputs: NetworkInput) -> dict[str, Any]:
+    return {name: getattr(inputs, name) for name in ("crop_points", "valid", "std", "scores")}
+
+
+def _view(view: View) -> dict[str, Any]:
+    return {"image_logits": view.image_logits, "peaks": view.peaks} | _pose(view.inputs)
+
+
+def _part(folder: Path, name: str) -> Path:
+    for suffix in (".onnx", ".xml"):
+        if (folder / (name + suffix)).is_file():
+            return folder / (name + suffix)
+    raise WeightsError(f"{folder}: {name}.onnx or {name}.xml is missing; export the model again")
+
+
+class OnnxRuntime:
+    """ONNX Runtime, on one core per call."""
+
+    backend, precision = "onnx", "float32"
+
+    def __init__(self, precision: str = "auto") -> None:
+        if precision == "bfloat16":
+            raise InputError("precision: ONNX Runtime computes in float32 on a CPU, got 'bfloat16'; use 'auto'")
+        self._module = _needed("onnxruntime", "onnx")
+
+    def load(self, path: Path, *, reduced: bool) -> Session:
+        """A graph."""
+        if path.suffix != ".onnx":
+            raise InputError(f"backend: {path.name} is for OpenVINO; use backend='openvino', or export as ONNX")
+        options = self._module.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # its errors are raised
+        try:
+            return _OnnxSession(self._module.InferenceSession(str(path), options, ["CPUExecutionProvider"]))
+        except Exception as error:  # its errors share no class of their own
+            raise WeightsError(f"{path}: ONNX Runtime cannot read it: {error}") from error
+
+
+class _OnnxSession:
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._names = [i.name for i in session.get_inputs()]
+
+    def run(self, inputs: Arrays) -> list[npt.NDArray[Any]]:
+        """Outputs."""
+        return self._session.run(None, {name: inputs[name] for name in self._names})  # type: ignore[no-any-return]
+
+
+class OpenVino:
+    """OpenVINO on a CPU, in as many streams as there are threads."""
+
+    backend = "openvino"
+
+    def __init__(self, threads: int, precision: str = "auto") -> None:
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise InputError(f"precision: expected 'auto', 'float32' or 'bfloat16', got {precision!r}")
+        self._module = _needed("openvino", "openvino")
+        self._core = self._module.Core()
+        if precision == "auto":
+            fast = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            precision = "bfloat16" if fast else "float32"
+        self.precision = precision
+        self._threads = threads
+
+    def load(self, path: Path, *, reduced: bool) -> Session:
+        """A graph, compiled for one person: as fast as any number, and the same numbers whoever else is there."""
+        precision = self.precision if reduced else "float32"
+        settings = {
+            "NUM_STREAMS": str(self._threads),
+            "INFERENCE_NUM_THREADS": self._threads,
+            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+            # A stream tied to one core would wait for whatever else runs there.
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            model = self._core.read_model(path)
+            model.reshape({p: [1, *(d.get_length() for d in list(p.partial_shape)[1:])] for p in model.inputs})
+            return _OpenVinoSession(self._core.compile_model(model, "CPU", settings))
+        except RuntimeError as error:
+            raise WeightsError(f"{path}: OpenVINO cannot read it: {error}") from error
+
+
+class _OpenVinoSession:
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        # An input may also be named after a node that its optimiser removed.
+        self._names = [port.node.friendly_name for port in compiled.inputs]
+        self._own = threading.local()
+
+    def run(self, inputs: Arrays) -> list[npt.NDArray[Any]]:
+        """Outputs of one person."""
+        request = getattr(self._own, "request", None)
+        if request is None:
+            request = self._own.request = self._compiled.create_infer_request()
+        # Copies on both sides: graphs compute in the place of their inputs, and the next results come where these are.
+        request.infer({i: inputs[name] for i, name in enumerate(self._names)}, share_inputs=False)
+        return [np.array(request.get_output_tensor(index).data) for index in range(len(self._compiled.outputs))]
+
+
+def _needed(module: str, extra: str) -> ModuleType:
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"backend {extra!r} needs the package {module}: pip install 'posefix[{extra}]'"
+        ) from error

@@ -1,0 +1,84 @@
+"""The network in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from posefix.exceptions import InputError
+from posefix.inference import decoding
+from posefix.inference.crops import Prediction
+from posefix.inference.runner import View
+from posefix.network.devices import autocast_dtype, pick_device
+from posefix.network.inputs import NetworkInput
+from posefix.network.model import RefinementNetwork
+from posefix.weights.weights import Weights, fold_batch_norm
+
+if TYPE_CHECKING:
+    from posefix.inference.runner import Counts, Floats
+
+_CHOICES = {"auto": "auto", "float32": "off", "bfloat16": "on"}
+
+
+def build_network(weights: Weights, device: torch.device, precision: str = "auto") -> RefinementNetwork:
+    """The network for inference: in evaluation mode, on its device, in the precision it computes in."""
+    network = weights.build()
+    fold_batch_norm(network)
+    network = network.to(device, autocast_dtype(device, _CHOICES[precision]) or torch.float32)
+    if network.prior is not None:
+        network.prior.float()
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+class TorchModel:
+    """The network and its decoding as torch runs them; see ``runner.Model``."""
+
+    backend = "torch"
+
+    def __init__(self, weights: Weights, device: str | torch.device = "auto", precision: str = "auto") -> None:
+        if precision not in _CHOICES:
+            raise InputError(f"precision: expected 'auto', 'float32' or 'bfloat16', got {precision!r}")
+        self.device = pick_device(device)
+        self.network = build_network(weights, self.device, precision)
+        self.precision = str(next(self.network.parameters()).dtype).removeprefix("torch.")
+        self._calibration = weights.calibration
+        self._flip_indices = torch.from_numpy(weights.skeleton.flip_indices).to(self.device)
+
+    @contextmanager
+    def starting_threads(self) -> Iterator[None]:
+        """While threads start: the process's number of threads stays, though each of them sets its own."""
+        number = torch.get_num_threads()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(number)
+
+    def enter_thread(self) -> None:
+        """Compute on one core in this thread."""
+        torch.get_num_threads()  # sets a new thread up from the process's number; ours must come after it
+        torch.set_num_threads(1)
+
+    @torch.inference_mode()
+    def look(self, inputs: NetworkInput) -> View:
+        """Through the network; the maps stay on the device."""
+        image_logits, peaks = self.network.image_logits_and_peaks(inputs.to(self.device))
+        return View(image_logits, peaks, inputs.without_crops())
+
+    @torch.inference_mode()
+    def count_outliers(self, view: View) -> Counts:
+        """(2, B) confident keypoints and outliers."""
+        codec = self.network.config.codec
+        return decoding.count_outliers(view.image_logits, view.inputs.to(self.device), codec).cpu().numpy()
+
+    @torch.inference_mode()
+    def decode(self, views: Sequence[View], prior_weight: Floats, decoder: str) -> Prediction:
+        """Points and confidence."""
+        pairs = [(view.image_logits, view.inputs.to(self.device)) for view in views]
+        weight = torch.as_tensor(prior_weight, dtype=torch.float32, device=self.device)
+        found = decoding.decode(
+            self.network, self._calibration, self._flip_indices, decoder, pairs, views[0].peaks, weight
+        )
+        return Prediction(*(part.cpu().double().numpy() for part in found))

@@ -1,0 +1,194 @@
+"""The network and its decoding as ONNX graphs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from posefix.inference import decoding
+from posefix.inference.torch_model import build_network
+from posefix.network.inputs import NetworkInput
+from posefix.weights.weights import Weights
+
+#: ONNX operator set of the graphs: ONNX Runtime 1.14, OpenVINO 2023.0 and later read it.
+OPSET = 18
+#: Changes whenever the graphs do, so that no older copy of them is taken from the cache.
+_VERSION = 1
+_POSE = ("crop_points", "valid", "std", "scores")
+_MIRRORED = ("mirrored_image_logits", *(f"mirrored_{name}" for name in _POSE))
+_PREDICTION = ("points", "confidence", "input_confidence", "presence")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph: its inputs and outputs, and how they are computed."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    compute: Callable[..., tuple[Tensor, ...]]
+
+
+def graphs(weights: Weights, decoder: str | None = None) -> dict[str, Graph]:
+    """The graphs of a network by name; every input and output has people as its first dimension.
+
+    ``model`` is all in one. ``network``, ``outliers``, ``decode`` and ``decode_flip`` are its parts.
+    """
+    network = build_network(weights, torch.device("cpu"), "float32").requires_grad_(False)
+    calibration, codec = weights.calibration, weights.config.codec
+    chosen = decoder or calibration.decoder
+    order = torch.from_numpy(weights.skeleton.flip_indices)
+
+    def seen(points: Tensor, valid: Tensor, std: Tensor, scores: Tensor, crops: Tensor | None = None) -> NetworkInput:
+        return NetworkInput(crops=crops, crop_points=points, valid=valid, std=std, scores=scores)
+
+    # Networks without such peaks neither give nor take them.
+    peaks = ("peaks",) if weights.config.backbone == "mobilenet_v2" else ()
+
+    def look(crops: Tensor, points: Tensor, valid: Tensor, scores: Tensor) -> tuple[Tensor, ...]:
+        found = network.image_logits_and_peaks(seen(points, valid, scores, scores, crops))
+        return tuple(part for part in found if part is not None)
+
+    def outliers(logits: Tensor, points: Tensor, valid: Tensor, std: Tensor) -> tuple[Tensor, ...]:
+        counts = decoding.count_outliers(logits, seen(points, valid, std, std), codec)
+        return counts[0], counts[1]
+
+    def decode(logits: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        own, rest = (rest[0], rest[1:]) if peaks else (None, rest)
+        views = [(logits, seen(*rest[:4]))]
+        if len(rest) > 5:
+            views.append((rest[4], seen(*rest[5:9])))
+        return decoding.decode(network, calibration, order, chosen, views, own, rest[-1])
+
+    def model(crops: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        points, valid, std, scores, _ = rest
+        found = look(crops, points, valid, scores)
+        return (*decode(*found, *rest), *outliers(found[0], points, valid, std), found[0])
+
+    return {
+        "model": Graph(
+            ("crops", *_POSE, "prior_weight"), (*_PREDICTION, "confident", "outliers", "image_logits"), model
+        ),
+        "network": Graph(("crops", "crop_points", "valid", "scores"), ("image_logits", *peaks), look),
+        "outliers": Graph(("image_logits", "crop_points", "valid", "std"), ("confident", "outliers"), outliers),
+        "decode": Graph(("image_logits", *peaks, *_POSE, "prior_weight"), _PREDICTION, decode),
+        "decode_flip": Graph(("image_logits", *peaks, *_POSE, *_MIRRORED, "prior_weight"), _PREDICTION, decode),
+    }
+
+
+class _Module(nn.Module):
+    def __init__(self, compute: Callable[..., tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self.compute = compute
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.compute(*inputs)
+
+
+def write_onnx(path: Path, graph: Graph, weights: Weights, metadata: Mapping[str, str]) -> None:
+    """Write one graph with a dynamic number of people; the metadata go into the file."""
+    config = weights.config
+    keypoints, maps = config.num_keypoints, (config.num_keypoints, *config.map_hw)
+    rng = np.random.default_rng(0)
+    kinds: dict[str, Any] = {
+        "crops": rng.integers(0, 256, (2, *config.input_hw, 3)).astype(np.uint8),
+        "crop_points": rng.uniform(0, config.input_hw[1], (2, keypoints, 2)).astype(np.float32),
+        "valid": np.ones((2, keypoints), bool),
+        "std": np.full((2, keypoints), 8, np.float32),
+        "scores": np.ones((2, keypoints), np.float32),
+        "peaks": np.ones((2, keypoints), np.float32),
+        "image_logits": rng.normal(0, 3, (2, *maps)).astype(np.float32),
+        "prior_weight": np.ones(2, np.float32),
+    }
+    example = tuple(torch.from_numpy(kinds[name.removeprefix("mirrored_")]) for name in graph.inputs)
+    with warnings.catch_warnings(), torch.no_grad():
+        # Tracing warns of shapes that are constants here, and of the exporter's age. The newer exporter takes 30 times
+        # as long and needs another package.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _Module(graph.compute),
+            example,
+            str(path),
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_axes={name: {0: "people"} for name in (*graph.inputs, *graph.outputs)},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    with path.open("ab") as stream:
+        stream.write(_metadata(metadata))
+
+
+def _metadata(values: Mapping[str, str]) -> bytes:
+    """``metadata_props`` of an ONNX file, to append: protocol buffers join what is written one after another."""
+
+    def field(number: int, content: bytes) -> bytes:
+        length, size = b"", len(content)
+        while size > 127:
+            length, size = length + bytes([size & 127 | 128]), size >> 7
+        return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+    return b"".join(field(14, field(1, k.encode()) + field(2, v.encode())) for k, v in values.items())
+
+
+PARTS = ("network", "outliers", "decode", "decode_flip")
+
+
+@contextmanager
+def cached_parts(weights: Weights) -> Iterator[Path]:
+    """A folder with the parts of a network as ONNX files, from the cache; of this process where it cannot be written.
+
+    The cache is the folder in ``POSEFIX_CACHE``, else ``~/.cache/posefix``.
+    """
+    cache = Path(os.environ.get("POSEFIX_CACHE") or Path.home() / ".cache" / "posefix") / "graphs"
+    folder = cache / _key(weights)
+    if folder.is_dir():
+        yield folder
+        return
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        place: Path | None = cache
+    except OSError:
+        place = None
+    temporary = Path(tempfile.mkdtemp(prefix="posefix-", dir=place))
+    try:
+        write_parts(temporary, weights)
+        if place is not None:
+            try:
+                temporary.replace(folder)
+            except OSError:
+                pass  # another process was faster
+            else:
+                temporary = folder
+        yield temporary
+    finally:
+        if temporary != folder:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_parts(folder: Path, weights: Weights) -> None:
+    """Write ``PARTS`` as ONNX files."""
+    made = graphs(weights)
+    for name in PARTS:
+        write_onnx(folder / f"{name}.onnx", made[name], weights, {})
+
+
+def _key(weights: Weights) -> str:
+    said = json.dumps([_VERSION, weights.config.to_dict(), weights.calibration.to_dict(), weights.skeleton.to_dict()])
+    digest = hashlib.sha256(said.encode())
+    for name, value in sorted(weights.state.items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
