@@ -176,7 +176,7 @@ def test_the_cache_is_used_and_may_be_missing(tmp_path: Path, monkeypatch: pytes
     Refiner(weights, backend="onnx")
     made = list((tmp_path / "cache" / "graphs").iterdir())
     assert len(made) == 1
-    assert {p.name for p in made[0].iterdir()} == {f"{name}.onnx" for name in tracing.PARTS}
+    assert {p.name for p in made[0].iterdir()} == {f"{name}.onnx" for name in graph_model.PARTS}
     monkeypatch.setattr(tracing, "write_parts", lambda *_: pytest.fail("made again"))
     Refiner(weights, backend="onnx")
     monkeypatch.undo()

@@ -63,7 +63,7 @@ def test_results_come_as_soon_as_they_can(refiner: Refiner) -> None:
 
     results: Iterator[Refined] = refine_in_full_batches(refiner, stream(), Options(batch_size=4))
     next(results)
-    assert read == 3  # one of the four people of the first two has no box
+    assert read <= 6  # two groups of at most four people, and the image that did not fit in
     assert len(list(results)) == 11
 
 

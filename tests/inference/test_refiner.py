@@ -305,7 +305,9 @@ def test_scores_are_each_persons_own() -> None:
 
 
 def test_repr_tells_what_it_is(refiner: Refiner) -> None:
-    assert repr(refiner) == "Refiner(mobilenet_v2 256x192, skeleton 'coco', weights test, device 'cpu')"
+    text = repr(refiner)
+    assert text.startswith("Refiner(mobilenet_v2 256x192, skeleton 'coco', weights test, backend 'torch', float32, ")
+    assert text.endswith(f"device 'cpu', threads {refiner.threads})")
 
 
 def test_paper_network_refines(scene: tuple[Any, Floats]) -> None:

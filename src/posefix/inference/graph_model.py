@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
+#: The graphs of a network.
+PARTS = ("network", "outliers", "decode", "decode_flip")
+
 
 class Session(Protocol):
     """A graph that is ready to run, by any number of threads at once, each on one core."""
@@ -36,7 +40,7 @@ class Runtime(Protocol):
     backend: str
     precision: str
 
-    def load(self, path: Path, *, reduced: bool) -> Session:
+    def load(self, file: GraphFile, *, reduced: bool) -> Session:
         """A graph; ``reduced`` lets it compute in the runtime's precision, else in float32."""
 
 
@@ -55,11 +59,22 @@ class GraphModel:
             WeightsError: a file is missing or cannot be read.
         """
         self.backend, self.precision = runtime.backend, runtime.precision
-        self._decoder = decoder
-        self._parts = {
-            name: runtime.load(_part(folder, name), reduced=name == "network")
-            for name in ("network", "outliers", "decode", "decode_flip")
-        }
+        self._runtime, self._decoder = runtime, decoder
+        # The content, for the folder may be gone by the time that a part is used.
+        self._files = {name: _read_part(folder, name) for name in PARTS}
+        self._loaded: dict[str, Session] = {}
+        self._lock = threading.Lock()
+        self._session("network")
+
+    def _session(self, name: str) -> Session:
+        """A part, loaded at its first use: each costs time, and few calls need all."""
+        session = self._loaded.get(name)
+        if session is None:
+            with self._lock:
+                if name not in self._loaded:
+                    self._loaded[name] = self._runtime.load(self._files.pop(name), reduced=name == "network")
+                session = self._loaded[name]
+        return session
 
     def starting_threads(self) -> AbstractContextManager[None]:
         """Nothing to do."""
@@ -70,12 +85,12 @@ class GraphModel:
 
     def look(self, inputs: NetworkInput) -> View:
         """Through the network."""
-        image_logits, *peaks = self._parts["network"].run({"crops": inputs.crops} | _pose(inputs))
+        image_logits, *peaks = self._session("network").run({"crops": inputs.crops} | _pose(inputs))
         return View(image_logits, peaks[0] if peaks else None, inputs.without_crops())
 
     def count_outliers(self, view: View) -> Counts:
         """(2, B) confident keypoints and outliers."""
-        found = self._parts["outliers"].run(_view(view))
+        found = self._session("outliers").run(_view(view))
         return np.stack([np.asarray(part, np.int64) for part in found])
 
     def decode(self, views: Sequence[View], prior_weight: Floats, decoder: str) -> Prediction:
@@ -87,7 +102,7 @@ class GraphModel:
         values: dict[str, Any] = {"prior_weight": np.asarray(prior_weight, np.float32)}
         for prefix, view in zip(("", "mirrored_"), views, strict=False):
             values |= {prefix + name: value for name, value in _view(view).items()}
-        found = self._parts["decode" if len(views) == 1 else "decode_flip"].run(values)
+        found = self._session("decode" if len(views) == 1 else "decode_flip").run(values)
         return Prediction(*(np.asarray(part, np.float64) for part in found))
 
 
@@ -99,11 +114,29 @@ def _view(view: View) -> dict[str, Any]:
     return {"image_logits": view.image_logits, "peaks": view.peaks} | _pose(view.inputs)
 
 
-def _part(folder: Path, name: str) -> Path:
-    for suffix in (".onnx", ".xml"):
-        if (folder / (name + suffix)).is_file():
-            return folder / (name + suffix)
-    raise WeightsError(f"{folder}: {name}.onnx or {name}.xml is missing; export the model again")
+@dataclass(frozen=True)
+class GraphFile:
+    """A graph as it lies on disk.
+
+    Attributes:
+        path: for messages.
+        content: of an ONNX file, or of OpenVINO's ``.xml``.
+        weights: of OpenVINO's ``.bin``; empty for ONNX.
+    """
+
+    path: Path
+    content: bytes
+    weights: bytes = b""
+
+
+def _read_part(folder: Path, name: str) -> GraphFile:
+    onnx, openvino = folder / f"{name}.onnx", folder / f"{name}.xml"
+    try:
+        if onnx.is_file():
+            return GraphFile(onnx, onnx.read_bytes())
+        return GraphFile(openvino, openvino.read_bytes(), openvino.with_suffix(".bin").read_bytes())
+    except OSError as error:
+        raise WeightsError(f"{folder}: {name}.onnx or {name}.xml cannot be read; export the model again") from error
 
 
 class OnnxRuntime:
@@ -116,17 +149,17 @@ class OnnxRuntime:
             raise InputError("precision: ONNX Runtime computes in float32 on a CPU, got 'bfloat16'; use 'auto'")
         self._module = _needed("onnxruntime", "onnx")
 
-    def load(self, path: Path, *, reduced: bool) -> Session:
+    def load(self, file: GraphFile, *, reduced: bool) -> Session:
         """A graph."""
-        if path.suffix != ".onnx":
-            raise InputError(f"backend: {path.name} is for OpenVINO; use backend='openvino', or export as ONNX")
+        if file.weights:
+            raise InputError(f"backend: {file.path.name} is for OpenVINO; use backend='openvino', or export as ONNX")
         options = self._module.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4  # its errors are raised
         try:
-            return _OnnxSession(self._module.InferenceSession(str(path), options, ["CPUExecutionProvider"]))
+            return _OnnxSession(self._module.InferenceSession(file.content, options, ["CPUExecutionProvider"]))
         except Exception as error:  # its errors share no class of their own
-            raise WeightsError(f"{path}: ONNX Runtime cannot read it: {error}") from error
+            raise WeightsError(f"{file.path}: ONNX Runtime cannot read it: {error}") from error
 
 
 class _OnnxSession:
@@ -155,7 +188,7 @@ class OpenVino:
         self.precision = precision
         self._threads = threads
 
-    def load(self, path: Path, *, reduced: bool) -> Session:
+    def load(self, file: GraphFile, *, reduced: bool) -> Session:
         """A graph, compiled for one person: as fast as any number, and the same numbers whoever else is there."""
         precision = self.precision if reduced else "float32"
         settings = {
@@ -166,11 +199,12 @@ class OpenVino:
             "ENABLE_CPU_PINNING": False,
         }
         try:
-            model = self._core.read_model(path)
+            weights = self._module.Tensor(np.frombuffer(file.weights, np.uint8)) if file.weights else None
+            model = self._core.read_model(file.content, weights) if weights else self._core.read_model(file.content)
             model.reshape({p: [1, *(d.get_length() for d in list(p.partial_shape)[1:])] for p in model.inputs})
             return _OpenVinoSession(self._core.compile_model(model, "CPU", settings))
         except RuntimeError as error:
-            raise WeightsError(f"{path}: OpenVINO cannot read it: {error}") from error
+            raise WeightsError(f"{file.path}: OpenVINO cannot read it: {error}") from error
 
 
 class _OpenVinoSession:

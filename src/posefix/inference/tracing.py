@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from posefix.inference import decoding
+from posefix.inference.graph_model import PARTS
 from posefix.inference.torch_model import build_network
 from posefix.network.inputs import NetworkInput
 from posefix.weights.weights import Weights
@@ -141,9 +142,6 @@ def _metadata(values: Mapping[str, str]) -> bytes:
         return bytes([number << 3 | 2]) + length + bytes([size]) + content
 
     return b"".join(field(14, field(1, k.encode()) + field(2, v.encode())) for k, v in values.items())
-
-
-PARTS = ("network", "outliers", "decode", "decode_flip")
 
 
 @contextmanager
