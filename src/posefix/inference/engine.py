@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -281,7 +282,7 @@ class Engine:
 
     def forward(self, prepared: Sequence[Prepared], options: Options) -> tuple[list[Piece], Reliability]:
         """People of images from ``prepare`` through the network: pieces for ``decode``, and their reliability."""
-        pieces = self._start(prepared, options)
+        pieces = self._start(prepared, replace(options, prior_weight=None))
         return pieces, self.predictor.reliability(pieces)
 
     def decode(self, prepared: Sequence[Prepared], pieces: list[Piece], options: Options) -> list[Refined]:

@@ -73,6 +73,11 @@ class Piece:
     size: int
     result: Future[tuple[tuple[View, ...], npt.NDArray[np.float64] | None]]
 
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The views, once they are there."""
+        return self.result.result()[0]
+
 
 class Runner:
     """Runs a model.
@@ -130,7 +135,7 @@ class Runner:
         for piece, rows in zip(pieces, _rows(pieces), strict=True):
 
             def finish(piece: Piece = piece, rows: slice = rows) -> Prediction:
-                return self.model.decode(piece.result.result()[0], prior_weight[rows], decoder)
+                return self.model.decode(piece.views, prior_weight[rows], decoder)
 
             piece.result.result()  # a task that waits for another could leave no thread to run that one
             made.append(self._run(finish, first=True))

@@ -82,11 +82,12 @@ def observe_presence(
         moved = [m for m in (_moved(poses[r], others, image.shape[:2], rng) for r in rows) if m is not None]
         both = np.concatenate([poses[rows], *(m[None] for m in moved)])
         prepared = refiner.prepare(image, both)
-        outputs, reliability = refiner.forward([prepared], Options())
-        (refined,) = refiner.decode([prepared], outputs, Options(prior_weight=reliability.prior_weight))
-        if len(prepared.rows) < len(both) or any(o[0].peaks is None for o in outputs):
+        pieces, reliability = refiner.forward([prepared], Options())
+        (refined,) = refiner.decode([prepared], pieces, Options(prior_weight=reliability.prior_weight))
+        found = [piece.views[0].peaks for piece in pieces]
+        if len(prepared.rows) < len(both) or any(part is None for part in found):
             continue
-        peaks = torch.cat([o[0].peaks for o in outputs if o[0].peaks is not None]).double().cpu().numpy()
+        peaks = torch.cat(found).double().cpu().numpy()
         truth, count = annotations.ground_truth[people[rows]], len(rows)
         similarity, known = np.zeros(peaks.shape), np.ones(peaks.shape)
         similarity[:count] = keypoint_similarity(
