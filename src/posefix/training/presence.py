@@ -17,8 +17,8 @@ import torch
 
 from posefix.evaluation.matching import match_people
 from posefix.geometry import box_iou, boxes_around_points
+from posefix.inference.decoding import presence
 from posefix.inference.options import Options
-from posefix.inference.predictor import presence
 from posefix.inference.refiner import Refiner
 from posefix.io.coco import Annotations, Results, image_name
 from posefix.io.image_names import image_path
