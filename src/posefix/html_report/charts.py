@@ -85,4 +85,4 @@ def _sizes(poses: Doubles) -> Doubles:
 
 
 def _finite(value: float) -> float | None:
-    return round(float(value), 4) if np.isfinite(value) else None
+    return round(float(value), 6) if np.isfinite(value) else None

@@ -166,7 +166,7 @@ def _share_table(report: Report) -> str:
         total = int(tables[0][index].sum())
         cells = [" → ".join(f"{_percent(t[index, kind], total):>5}" for t in tables) for kind in range(len(KINDS))]
         rows.append([name, *cells, str(total)])
-    lost = [[*[f"{100 * loss.lost[k]:.1f}" if k in loss.lost else "" for k in KINDS]] for loss in losses]
+    lost = [[*[f"{loss.lost[k]:.3f}" if k in loss.lost else "" for k in KINDS]] for loss in losses]
     cells = [" → ".join(f"{v:>5}" for v in values) if any(values) else "" for values in zip(*lost, strict=True)]
     rows.append(["AP lost to it", *cells, ""])
     sums = []
@@ -174,7 +174,7 @@ def _share_table(report: Report) -> str:
         ("AP", [loss.ap for loss in losses]),
         ("AP if these keypoints were right", [loss.ap + loss.lost_to_all for loss in losses]),
     ):
-        sums.append(f"{label}: " + " → ".join(f"{100 * v:.1f}" for v in values))
+        sums.append(f"{label}: " + " → ".join(f"{v:.3f}" for v in values))
     return (
         _table(["% of keypoints", *_NAMES, "keypoints"], rows, rules=(len(names) - 1, len(names)))
         + "\n"
