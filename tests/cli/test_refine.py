@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from factories import make_weights, random_poses
 from posefix.adapters.files import read_any
@@ -237,3 +238,26 @@ def test_openpose_frames_in_place_are_all_old_or_all_new(
     new = {p.name: p.read_text() for p in folder.iterdir()}
     assert set(new) == set(old)
     assert all(new[name] != old[name] for name in old)
+
+
+def test_exif_follows_the_option_and_is_told(tmp_path: Path, images: Path, weights: Path) -> None:
+    """A turned image: COCO's results have stored pixels, AlphaPose's upright ones; doubt is in the summary."""
+    image = Image.open(images / "000000000007.jpg")
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(images / "000000000007.jpg", exif=exif, quality=95)
+    entries = people(COCO, 7)
+    outputs = {}
+    for mode in ("auto", "apply", "ignore"):
+        done = refine(results_file(tmp_path, entries), images, weights, "--exif", mode)
+        assert done.exit_code == 0, done.output
+        outputs[mode] = (tmp_path / "refined.json").read_text()
+        assert ("EXIF orientation 6 ignored" in done.output) is (mode == "auto")
+    assert outputs["auto"] == outputs["ignore"] != outputs["apply"]
+    alphapose = [{**e, "image_id": "000000000007.jpg", "box": [1.0, 2.0, 30.0, 40.0]} for e in entries]
+    done = refine(results_file(tmp_path, alphapose), images, weights)
+    assert "EXIF orientation 6 applied" in done.output
+    keypoints = [
+        json.loads(text)[0]["keypoints"] for text in ((tmp_path / "refined.json").read_text(), outputs["apply"])
+    ]
+    np.testing.assert_allclose(*keypoints, atol=2e-3)

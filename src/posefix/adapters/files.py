@@ -47,6 +47,7 @@ class Opened:
         skeleton: the entries' keypoint set, for ``refine_entries``; what the file does not hold, and so cannot be
             written, is among its ``unannotated``.
         people: refined entries → the file's people with their numbers.
+        upright: whether the format's coordinates are those of images that are turned as their EXIF data say.
     """
 
     format: str
@@ -54,6 +55,7 @@ class Opened:
     write: Callable[[PathLike, Sequence[Entry]], None]
     skeleton: Skeleton = COCO
     people: Callable[[Sequence[Entry]], list[Entry]] = list
+    upright: bool = False
 
 
 def detect_format(path: PathLike) -> str:
@@ -262,8 +264,8 @@ def _read_list(data: Any, skeleton: Skeleton, source: str, name: str) -> Opened:
         # Who is no pose is written as it was read, whatever it holds: nothing is refused after the work.
         return [_person(*each, index) for each in zip(people, entries, refined, strict=True)]
 
-    narrowed = _narrowed(skeleton, index)
-    return Opened(name, entries, lambda path, refined: write_packed(path, merged(refined)), narrowed, merged)
+    narrowed, upright = _narrowed(skeleton, index), name == "alphapose"
+    return Opened(name, entries, lambda path, refined: write_packed(path, merged(refined)), narrowed, merged, upright)
 
 
 def _person(person: Entry, entry: Entry, refined: Entry, index: npt.NDArray[np.int64]) -> Entry:
@@ -350,7 +352,7 @@ def _openpose(frames: Mapping[Path, Any], skeleton: Skeleton, images: PathLike |
         else:
             write_json(path, next(iter(contents.values())))
 
-    return Opened("openpose", entries, write, skeleton)
+    return Opened("openpose", entries, write, skeleton, upright=True)
 
 
 def _image_of(path: Path, images: PathLike | None) -> str:

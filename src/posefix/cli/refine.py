@@ -31,6 +31,7 @@ from posefix.inference.options import make_options
 from posefix.inference.rescoring import RANKINGS
 from posefix.inference.results import refine_entries
 from posefix.io.coco import read_annotations
+from posefix.io.orientation import MODES, ExifRule
 from posefix.io.packed import STANDARD
 from posefix.keypoints.skeleton import SKELETONS
 
@@ -135,6 +136,14 @@ _SECTIONS = {
     show_default="measured on the file",
     help="Weight of the given pose against the image: about 0.5 suits weak estimators, 1 medium, 1.5 strong ones.",
 )
+@click.option(
+    "--exif",
+    type=click.Choice(MODES),
+    default="auto",
+    show_default=True,
+    help="Whether images are turned as their EXIF orientation says. auto: as the annotated width and height say, else "
+    "as usual for the format: not for COCO, turned for OpenPose and AlphaPose.",
+)
 @click.option("--use-boxes", is_flag=True, help="Crop around each entry's bbox instead of its keypoints.")
 @click.option(
     "--draw",
@@ -167,6 +176,7 @@ def refine(
     soft_nms: bool,
     fill_missing: bool,
     prior_weight: float | None,
+    exif: str,
     use_boxes: bool,
     draw: str | None,
     draw_count: int,
@@ -237,6 +247,7 @@ def refine(
         results, skeleton or refiner.skeleton, format=file_format, images=images, own_keypoints=skeleton is None
     )
     named = read_annotations(annotations, opened.skeleton) if annotations else None
+    exif_rule = ExifRule(exif, opened.upright)
     start = time.perf_counter()
     refined, report = refine_entries(
         refiner,
@@ -248,6 +259,7 @@ def refine(
         soft_nms=soft_nms,
         use_boxes=use_boxes,
         skeleton=opened.skeleton,
+        exif=exif_rule,
         workers=workers,
         progress=sys.stderr.isatty(),
     )
@@ -270,6 +282,7 @@ def refine(
         draw_count=draw_count,
         report_path=report_path,
         report_people=report_people,
+        exif=exif_rule,
         title=f"{Path(results).name} refined",
         notes=report.summary().splitlines(),
     )

@@ -14,6 +14,7 @@ from posefix.geometry import Doubles
 from posefix.html_report.page import write_html_report
 from posefix.html_report.people import Source
 from posefix.io.coco import Annotations, Entry
+from posefix.io.orientation import ExifRule
 from posefix.keypoints.skeleton import Skeleton
 from posefix.pose_errors.report import Report, make_report
 
@@ -65,6 +66,7 @@ def show(
     draw_count: int,
     report_path: str | None,
     report_people: int,
+    exif: ExifRule,
     title: str,
     notes: Sequence[str],
 ) -> None:
@@ -75,11 +77,19 @@ def show(
     if draw:
         gains = gains_of(report, len(before))
         written = write_examples(
-            before, after, images, draw, skeleton=skeleton, annotations=annotations, gains=gains, most=draw_count
+            before,
+            after,
+            images,
+            draw,
+            skeleton=skeleton,
+            annotations=annotations,
+            gains=gains,
+            most=draw_count,
+            exif=exif,
         )
         click.echo(f"{len(written)} images written to {draw}" if written else "no image written: nothing moved")
     if report_path:
-        source = Source(before, after, skeleton, images, annotations, report)
+        source = Source(before, after, skeleton, images, annotations, report, exif)
         write_report(report_path, source, title, notes, report_people)
 
 

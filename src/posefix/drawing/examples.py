@@ -17,8 +17,9 @@ from posefix.exceptions import ImageError, InputError
 from posefix.geometry import Doubles
 from posefix.io.coco import Annotations, Entry, image_name
 from posefix.io.image_names import find_images, image_path
-from posefix.io.images import Image, load_image
+from posefix.io.images import Image
 from posefix.io.json import PathLike
+from posefix.io.orientation import AUTO, ExifRule
 from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
 
@@ -40,6 +41,7 @@ def write_examples(
     annotations: Annotations | None = None,
     gains: npt.ArrayLike | None = None,
     most: int = 20,
+    exif: ExifRule = AUTO,
 ) -> list[Path]:
     """Write a before | after image of each of the people who show best what refinement did.
 
@@ -54,6 +56,7 @@ def write_examples(
         annotations: names of the images, as for ``refine_entries``.
         gains: (N,) the true gain of each person, e.g. of object keypoint similarity; NaN where it is not known.
         most: how many people.
+        exif: how images are read, as for refinement.
 
     Returns:
         the files, none where nothing moved. Images that cannot be read are passed over, with a warning in the log.
@@ -71,8 +74,7 @@ def write_examples(
                 break
             name = image_name(before[index], annotations)
             try:
-                # As for refinement: COCO's coordinates ignore the EXIF orientation.
-                image = load_image(image_path(images, files[name]), ignore_orientation=True)
+                image, _ = exif.load_for(image_path(images, files[name]), before[index], annotations)
             except ImageError as error:
                 logger.warning("%s", error)
                 continue

@@ -17,7 +17,8 @@ from posefix.exceptions import ImageError
 from posefix.geometry import Doubles
 from posefix.io.coco import Annotations, Entry, image_name
 from posefix.io.image_names import find_images, image_path
-from posefix.io.images import Image, load_image
+from posefix.io.images import Image
+from posefix.io.orientation import AUTO, ExifRule
 from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
 from posefix.pose_errors.report import Report
@@ -41,6 +42,7 @@ class Source:
         images: folder of the images; None shows poses without images.
         annotations: names of the images.
         diagnosis: what ``make_report`` found; None where nobody is labelled.
+        exif: how images are read, as for refinement.
     """
 
     before: Sequence[Entry]
@@ -49,6 +51,7 @@ class Source:
     images: str | os.PathLike[str] | None = None
     annotations: Annotations | None = None
     diagnosis: Report | None = None
+    exif: ExifRule = AUTO
 
 
 def ranked_people(source: Source, most: int) -> list[int]:
@@ -81,7 +84,7 @@ def people_of(source: Source, most: int) -> list[dict[str, Any]]:
     files = {} if source.images is None else find_images(source.images, names.values())
     made: dict[int, dict[str, Any]] = {}
     for name, indices in _by_name(order, names):
-        image = _load(source, files.get(name, name))
+        image = _load(source, files.get(name, name), source.before[indices[0]])
         for index in indices:
             made[index] = _person(source, index, name, image, rows.get(index))
     return [made[i] for i in order]
@@ -101,11 +104,11 @@ def _rows(source: Source) -> dict[int, int]:
     return {int(entry): row for row, entry in enumerate(source.diagnosis.before.entries)}
 
 
-def _load(source: Source, name: str) -> Image | None:
+def _load(source: Source, name: str, entry: Entry) -> Image | None:
     if source.images is None:
         return None
     try:
-        return load_image(image_path(source.images, name), ignore_orientation=True)
+        return source.exif.load_for(image_path(source.images, name), entry, source.annotations)[0]
     except ImageError as error:
         logger.warning("%s", error)
         return None

@@ -30,6 +30,7 @@ class Report:
         skipped: entries that are no pose of this skeleton or of which no keypoint is there, with the reason; they are
             unchanged.
         odd_scores: scores that are no number ≥ 0, by entry; they are unchanged, those of the others are not.
+        odd_images: images of another size than annotated, or whose EXIF orientation had to be guessed, with the reason.
         odd_boxes: boxes that are no [x, y, width, height] with an area, by entry, where boxes were to be used.
     """
 
@@ -48,6 +49,7 @@ class Report:
     skipped: dict[int, str] = field(default_factory=dict)
     odd_scores: dict[int, str] = field(default_factory=dict)
     odd_boxes: dict[int, str] = field(default_factory=dict)
+    odd_images: dict[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -76,6 +78,7 @@ class Report:
         if self.computed_by and self.refined:
             lines.append(f"computed by {self.computed_by}")
         lines += _listed("images that could not be read (poses unchanged)", self.unread)
+        lines += _listed("images whose size or orientation is doubtful", self.odd_images)
         for title, entries in (
             ("entries that are no such pose (unchanged)", self.skipped),
             ("people with a score that is no number ≥ 0 (it stays)", self.odd_scores),

@@ -27,8 +27,8 @@ from posefix.inference.report import Report
 from posefix.inference.rescoring import RANKINGS, can_be_weighed, rescore
 from posefix.io.coco import Annotations, Entry, image_name, read_pose, replace_keypoints
 from posefix.io.image_names import find_images, image_path
-from posefix.io.images import load_image
 from posefix.io.json import is_number
+from posefix.io.orientation import AUTO, ExifRule
 from posefix.keypoints.mapping import SharedKeypoints, share_keypoints
 from posefix.keypoints.poses import Floats, present
 from posefix.keypoints.skeleton import Skeleton
@@ -51,6 +51,7 @@ def refine_results(
     soft_nms: bool = True,
     use_boxes: bool = False,
     skeleton: Skeleton | None = None,
+    exif: ExifRule = AUTO,
     workers: int = 2,
     progress: bool = False,
 ) -> tuple[list[Entry], Report]:
@@ -69,6 +70,8 @@ def refine_results(
         use_boxes: crop around an entry's ``bbox`` where it has one, instead of around its keypoints.
         skeleton: the entries' keypoint set; None is the refiner's. Of another set, the keypoints that both have by
             name are refined and counted, the others stay as they are.
+        exif: whether images are turned as their EXIF data say; by default as the annotated width and height are, else
+            not, as in COCO.
         workers: threads that read images and cut crops while the network computes.
         progress: show a bar.
 
@@ -93,11 +96,13 @@ def refine_results(
     people = replace(people, image_of={i: found[name] for i, name in people.image_of.items()})
     chosen = options or Options()
     done = _Done(len(entries))
+    odd_images: dict[str, str] = {}
 
     def prepare(unit: Unit) -> Prepared:
         name, rows = unit
-        # COCO's coordinates ignore the EXIF orientation.
-        image = load_image(image_path(images, name), ignore_orientation=True)
+        image, remark = exif.load_for(image_path(images, name), entries[rows[0]], annotations)
+        if remark:
+            odd_images[name] = remark
         return refiner.prepare(image, np.stack([people.poses[i] for i in rows]), people.boxes[rows], shared=shared)
 
     reliability = Reliability()
@@ -134,6 +139,7 @@ def refine_results(
         skipped=people.skipped | _without_keypoints(people, done),
         odd_scores=odd_scores if ranking in ("pose_consistency", "product") else {},
         odd_boxes=people.odd_boxes,
+        odd_images=odd_images,
         computed_by=refiner.computed_by,
     )
 

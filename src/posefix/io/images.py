@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ _ACCEPTED = "a path, encoded bytes, a PIL image, a numpy array or a torch tensor
 _SHAPES = "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
 _CHANNELS = (3, 1, 4)
 _ORIENTATION_TAG = 0x0112
+#: Beginnings of TIFF files.
+_TIFF = (b"II*\0", b"MM\0*")
+#: The orientation that undoes one: quarter turns undo each other, all others themselves.
+_INVERSE = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
 
 
 def load_image(
@@ -121,7 +126,10 @@ def _decode(data: npt.NDArray[np.uint8], what: str, ignore_orientation: bool, li
         raise ImageError(f"{what} cannot be decoded: {error.err}") from None
     if image is None:
         raise ImageError(f"{what} is damaged or not an image that OpenCV reads (JPEG, PNG, WebP, BMP, TIFF)")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    pixels: Image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    if ignore_orientation and encoded[:4] in _TIFF:  # OpenCV turns TIFF files whatever its flags say
+        pixels = turn(pixels, _INVERSE[exif_orientation(encoded)])
+    return pixels
 
 
 def _is_complete(data: bytes) -> bool:
@@ -139,7 +147,12 @@ def _is_complete(data: bytes) -> bool:
 def _from_pil(image: Any, ignore_orientation: bool, limit: int) -> Image:
     _check_size(image.size, limit, "image: the PIL image")
     try:
-        orientation = 1 if ignore_orientation else int(image.getexif().get(_ORIENTATION_TAG, 1))
+        orientation = _checked(image.getexif().get(_ORIENTATION_TAG, 1))
+        image.load()
+        # PIL turns TIFF files as it reads them, and then the tag is gone.
+        turned = orientation != 1 and _checked(image.getexif().get(_ORIENTATION_TAG, 1)) == 1
+        orientation = _INVERSE[orientation] if turned else orientation
+        orientation = orientation if turned == ignore_orientation else 1
         if image.mode == "F" or image.mode.startswith("I"):
             values = np.array(image)
             # Mode "I" is 32 bits wide; 16-bit files open as it in many versions.
@@ -150,22 +163,65 @@ def _from_pil(image: Any, ignore_orientation: bool, limit: int) -> Image:
             array = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"image: the PIL image cannot be read: {error}") from None
-    return _from_array(_turn(array, orientation), "rgb")
+    return _from_array(turn(array, orientation), "rgb")
 
 
 def _fits_16_bits(values: npt.NDArray[Any]) -> bool:
     return bool(values.size and values.dtype.itemsize > 1 and values.min() >= 0 and 255 < values.max() <= 65535)
 
 
-def _turn(array: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
-    """Apply EXIF orientation 1–8: 5–8 exchange the axes; then mirrors."""
+def turn(array: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """Apply EXIF orientation 1–8 to (H, W, …): 5–8 exchange the axes; then mirrors."""
     if orientation in (5, 6, 7, 8):
         array = np.swapaxes(array, 0, 1)
     if orientation in (2, 3, 6, 7):
         array = array[:, ::-1]
     if orientation in (3, 4, 7, 8):
         array = array[::-1]
-    return array
+    return np.ascontiguousarray(array)
+
+
+def exif_orientation(encoded: bytes) -> int:
+    """The EXIF orientation 1–8 of an encoded JPEG, PNG, WebP or TIFF file; 1 where it has none."""
+    try:
+        if encoded[:4] in _TIFF:
+            return _tiff_orientation(encoded)
+        if encoded.startswith(b"\xff\xd8"):
+            start = 2
+            while encoded[start] == 0xFF and encoded[start + 1] != 0xDA:
+                size = int.from_bytes(encoded[start + 2 : start + 4], "big")
+                if encoded[start + 1] == 0xE1 and encoded[start + 4 : start + 10] == b"Exif\0\0":
+                    return _tiff_orientation(encoded[start + 10 : start + 2 + size])
+                start += 2 + size
+        png, riff = encoded.startswith(b"\x89PNG"), encoded.startswith(b"RIFF")
+        start = 8 if png else 12 if riff else len(encoded)
+        while start + 8 <= len(encoded):
+            first, second = encoded[start : start + 4], encoded[start + 4 : start + 8]
+            name, size = (second, int.from_bytes(first, "big")) if png else (first, int.from_bytes(second, "little"))
+            if name in (b"eXIf", b"EXIF"):
+                return _tiff_orientation(encoded[start + 8 : start + 8 + size].removeprefix(b"Exif\0\0"))
+            start += 12 + size if png else 8 + size + size % 2
+    except (IndexError, struct.error):  # a header that is damaged tells nothing
+        pass
+    return 1
+
+
+def _tiff_orientation(data: bytes) -> int:
+    """The orientation in the first directory of a TIFF structure, which EXIF data are."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None:
+        return 1
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, start)
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
+        tag, _, _, value = struct.unpack_from(f"{order}HHIH", data, entry)
+        if tag == _ORIENTATION_TAG:
+            return _checked(value)
+    return 1
+
+
+def _checked(orientation: Any) -> int:
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def _tensor_to_array(tensor: torch.Tensor) -> npt.NDArray[Any]:

@@ -1,0 +1,89 @@
+"""Which way up an image is read: as its pixels are stored, or as its EXIF orientation turns them.
+
+COCO's annotations, and what is evaluated against them, have the coordinates of stored pixels. Estimators that read
+images with ``cv2.imread`` (OpenPose, AlphaPose and most others) have those of upright images. Where the annotated
+width and height fit only one of both, they decide; else the format of the results does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from posefix.exceptions import ImageError, InputError
+from posefix.io.coco import Annotations, Entry
+from posefix.io.images import Image, exif_orientation, load_image, turn
+
+#: ``auto`` decides for every image, as this file's first lines say.
+MODES = ("auto", "apply", "ignore")
+
+
+@dataclass(frozen=True)
+class ExifRule:
+    """How images with an EXIF orientation are read.
+
+    Attributes:
+        mode: one of ``MODES``.
+        upright: whether results of this format have the coordinates of upright images.
+    """
+
+    mode: str = "auto"
+    upright: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"exif: expected one of {', '.join(MODES)}, got {self.mode!r}")
+
+    def load_for(self, path: Path, entry: Entry, annotations: Annotations | None) -> tuple[Image, str | None]:
+        """``load`` for a person of a results file, whose image the annotations may know.
+
+        Raises:
+            ImageError: as ``load_image``.
+            FileFormatError: an image that may be any of several annotated ones.
+        """
+        info = annotations.find(entry["image_id"]) if annotations is not None else None
+        return self.load(path, (info.width, info.height) if info else (None, None))
+
+    def load(self, path: Path, annotated_wh: tuple[int | None, int | None] = (None, None)) -> tuple[Image, str | None]:
+        """Open an image the way its people's coordinates are meant.
+
+        Args:
+            path: of the file.
+            annotated_wh: width and height as annotated, None where that is not known.
+
+        Returns:
+            (H, W, 3) uint8 RGB, and what there is to warn of: a size that is not the annotated one, an orientation
+            that was decided against the format's habit, or by habit alone.
+
+        Raises:
+            ImageError: as ``load_image``.
+        """
+        stored = load_image(path, ignore_orientation=True)
+        try:
+            tag = exif_orientation(path.read_bytes())
+        except OSError as error:
+            raise ImageError(f"image {str(path)!r}: cannot be opened: {error.strerror}") from None
+        height, width = stored.shape[:2]
+        upright_wh = (height, width) if tag >= 5 else (width, height)
+        apply, told = self.upright if self.mode == "auto" else self.mode == "apply", False
+        if self.mode == "auto" and (width, height) != upright_wh and annotated_wh in ((width, height), upright_wh):
+            apply, told = annotated_wh == upright_wh, True
+        image = turn(stored, tag) if apply else stored
+        found = upright_wh if apply else (width, height)
+        remark = None
+        done = f"EXIF orientation {tag} {'applied' if apply else 'ignored'}"
+        if told and apply != self.upright:
+            remark = f"{done}, as the annotated size says; results of this format usually have it otherwise"
+        elif None not in annotated_wh and annotated_wh != found:
+            remark = (
+                f"is {found[0]} × {found[1]}, annotated as {annotated_wh[0]} × {annotated_wh[1]}; nothing is rescaled"
+            )
+        elif self.mode == "auto" and tag > 1 and not told:
+            remark = (
+                f"{done}, as results of this format usually have it; --exif {'ignore' if apply else 'apply'} if not"
+            )
+        return image, remark
+
+
+#: The default: the annotated size decides, else images are read as stored.
+AUTO = ExifRule()
