@@ -34,7 +34,7 @@ class ExifRule:
         if self.mode not in MODES:
             raise InputError(f"exif: expected one of {', '.join(MODES)}, got {self.mode!r}")
 
-    def load_for(self, path: Path, entry: Entry, annotations: Annotations | None) -> tuple[Image, str | None]:
+    def load_for(self, path: str | Path, entry: Entry, annotations: Annotations | None) -> tuple[Image, str | None]:
         """``load`` for a person of a results file, whose image the annotations may know.
 
         Raises:
@@ -44,7 +44,9 @@ class ExifRule:
         info = annotations.find(entry["image_id"]) if annotations is not None else None
         return self.load(path, (info.width, info.height) if info else (None, None))
 
-    def load(self, path: Path, annotated_wh: tuple[int | None, int | None] = (None, None)) -> tuple[Image, str | None]:
+    def load(
+        self, path: str | Path, annotated_wh: tuple[int | None, int | None] = (None, None)
+    ) -> tuple[Image, str | None]:
         """Open an image the way its people's coordinates are meant.
 
         Args:
@@ -60,7 +62,7 @@ class ExifRule:
         """
         stored = load_image(path, ignore_orientation=True)
         try:
-            tag = exif_orientation(path.read_bytes())
+            tag = exif_orientation(Path(path).read_bytes())
         except OSError as error:
             raise ImageError(f"image {str(path)!r}: cannot be opened: {error.strerror}") from None
         height, width = stored.shape[:2]
