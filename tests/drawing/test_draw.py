@@ -12,7 +12,7 @@ import pytest
 from factories import FOUR, random_poses
 from posefix.drawing.draw import draw, draw_comparison
 from posefix.exceptions import ImageError, InputError, SkeletonError
-from posefix.keypoints.skeleton import COCO
+from posefix.keypoints.skeleton import COCO, Skeleton
 
 
 @pytest.fixture
@@ -169,3 +169,22 @@ def test_comparison_needs_the_same_people(image: npt.NDArray[np.uint8], poses: n
 def test_skeletons_without_limbs(image: npt.NDArray[np.uint8], poses: npt.NDArray[np.float64]) -> None:
     bare = type(COCO)("bare", COCO.keypoints, COCO.sigmas)
     assert 0 < changed(image, draw(image, poses, skeleton=bare)).sum() < changed(image, draw(image, poses)).sum()
+
+
+def test_filled_keypoints_are_hollow() -> None:
+    pose = np.zeros((1, 17, 3))
+    pose[0, :, :2] = np.random.default_rng(0).uniform(40, 360, (17, 2))
+    pose[..., 2] = 1
+    background = np.full((400, 400, 3), 77, np.uint8)
+    bare = Skeleton("bare", COCO.keypoints, COCO.sigmas)
+    x, y = np.rint(pose[0, 9, :2]).astype(int)
+    full, hollow = (draw(background, pose, skeleton=bare, filled=np.arange(17)[None] == k) for k in (0, 9))
+    assert (full[y, x] != 77).any()
+    assert (hollow[y, x] == 77).all()
+    assert (hollow[y - 12 : y + 12, x - 12 : x + 12] != 77).any()
+    before = pose.copy()
+    before[0, 9] = 0
+    right = draw_comparison(background, before, pose, skeleton=bare)[:, -400:]
+    assert (right[y, x] == 77).all()
+    with pytest.raises(InputError, match="filled"):
+        draw(background, pose, filled=[True])

@@ -42,7 +42,13 @@ _DIAMOND = np.array([[-1.2, 0.0], [0.0, -1.2], [1.2, 0.0], [0.0, 1.2]])
 
 
 def draw(
-    image: Any, keypoints: npt.ArrayLike, *, skeleton: Skeleton = COCO, threshold: float = 0.0, color: str = "rgb"
+    image: Any,
+    keypoints: npt.ArrayLike,
+    *,
+    skeleton: Skeleton = COCO,
+    threshold: float = 0.0,
+    filled: npt.ArrayLike | None = None,
+    color: str = "rgb",
 ) -> Image:
     """Draw poses on a copy of an image.
 
@@ -51,6 +57,7 @@ def draw(
         keypoints: (N, K, 3) [x, y, score] px, or (N, K, 2), where (0, 0) is missing.
         skeleton: names and edges.
         threshold: keypoints that score no more than this are not drawn; nor are those ≤ 0 or not finite.
+        filled: (N, K) bool, keypoints that were missing before; they are drawn hollow.
         color: channel order of an array ``image``, ``"rgb"`` or ``"bgr"``.
 
     Returns:
@@ -62,7 +69,10 @@ def draw(
     """
     points, valid = _split("keypoints", keypoints, skeleton, threshold)
     canvas: Image = np.array(load_image(image, color=color))
-    _draw_poses(canvas, points, valid, skeleton)
+    hollow = np.zeros_like(valid) if filled is None else np.asarray(filled, bool)
+    if hollow.shape != valid.shape:
+        raise InputError(f"filled: expected {valid.shape}, one flag per keypoint, got {hollow.shape}")
+    _draw_poses(canvas, points, valid, hollow, skeleton)
     return canvas
 
 
@@ -77,6 +87,8 @@ def draw_comparison(
     labels: tuple[str, str] = ("before", "after"),
 ) -> Image:
     """Draw poses before and after refinement side by side, with a line from where each moved keypoint was.
+
+    Keypoints that were missing before are hollow.
 
     Args:
         image: whatever ``load_image`` takes.
@@ -100,8 +112,8 @@ def draw_comparison(
         raise InputError(f"after: expected the {len(old)} people of 'before' in the same order, got {len(new)}")
     loaded = load_image(image, color=color)
     left, right = loaded.copy(), loaded.copy()
-    _draw_poses(left, old, old_valid, skeleton)
-    _draw_poses(right, new, new_valid, skeleton)
+    _draw_poses(left, old, old_valid, np.zeros_like(old_valid), skeleton)
+    _draw_poses(right, new, new_valid, new_valid & ~old_valid, skeleton)
     both = old_valid & new_valid
     size = _sizes(old, old_valid)
     distance = np.linalg.norm(np.where(both[..., None], new - old, 0.0), axis=-1)
@@ -200,7 +212,7 @@ def _pen_widths(sizes: Doubles) -> Doubles:
     return np.clip(sizes / 110.0, 0.3, 60.0)
 
 
-def _draw_poses(canvas: Image, points: Doubles, valid: Bools, skeleton: Skeleton) -> None:
+def _draw_poses(canvas: Image, points: Doubles, valid: Bools, hollow: Bools, skeleton: Skeleton) -> None:
     sides = [next(side for side in _COLOURS if name.startswith(side)) for name in skeleton.keypoints]
     sizes = _sizes(points, valid)
     pens = _pen_widths(sizes)
@@ -214,7 +226,18 @@ def _draw_poses(canvas: Image, points: Doubles, valid: Bools, skeleton: Skeleton
                 colour = _RIM if rim else _COLOURS["" if crossing else side]
                 _line(canvas, points[person, a], points[person, b], colour, width + (2 if rim else 0))
         for keypoint in np.flatnonzero(valid[person]):
-            _marker(canvas, points[person, keypoint], 0.9 * pens[person] + 1.0, sides[keypoint])
+            radius = 0.9 * pens[person] + 1.0
+            if hollow[person, keypoint]:
+                _ring(canvas, points[person, keypoint], radius + 1.0, _RIM, max(round(0.5 * radius), 2) + 2)
+                _ring(
+                    canvas,
+                    points[person, keypoint],
+                    radius + 1.0,
+                    _COLOURS[sides[keypoint]],
+                    max(round(0.5 * radius), 1),
+                )
+            else:
+                _marker(canvas, points[person, keypoint], radius, sides[keypoint])
 
 
 def _fixed(point: Doubles) -> tuple[int, int]:

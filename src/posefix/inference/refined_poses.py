@@ -93,7 +93,7 @@ class RefinedPoses:
         return supervision.KeyPoints(**values)
 
     def plot(self, image: Any, *, threshold: float = 0.2, color: str = "rgb") -> Image:
-        """The image with the poses drawn on it.
+        """The image with the poses drawn on it; filled keypoints are hollow.
 
         Args:
             image: whatever ``load_image`` takes.
@@ -103,7 +103,7 @@ class RefinedPoses:
         Returns:
             (H, W, 3) uint8 RGB.
         """
-        return draw(image, self.keypoints, skeleton=self.skeleton, threshold=threshold, color=color)
+        return draw(image, self.keypoints, skeleton=self.skeleton, threshold=threshold, filled=self.filled, color=color)
 
 
 def make_refined_poses(prepared: Prepared, refined: Refined, scores: Any = None) -> RefinedPoses:
