@@ -10,7 +10,7 @@ TENSORFLOW := .venv-tensorflow
 RAY := .venv-ray
 DOCS := .venv-docs
 
-.PHONY: demo test browser test-browser test-adapters test-tensorflow test-ray docs check accuracy clean
+.PHONY: demo test test-slow browser test-browser test-adapters test-tensorflow test-ray docs check accuracy clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,7 +22,10 @@ demo: $(STAMP)
 	$(BIN)/posefix demo --out out/demo.png $(if $(wildcard $(DATA)/val.json),--data $(DATA))
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
 
 # Chromium and its driver, in which `make test` opens the HTML report; its tests skip where there are none.
 browser:

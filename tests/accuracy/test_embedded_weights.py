@@ -73,6 +73,7 @@ def test_every_image_is_found_and_has_its_size() -> None:
         assert image.shape == (info.height, info.width, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimator", "least"), [("tinypose_256", 0.01), ("simplepose", 0.04), ("movenet", 0.08), ("posenet", 0.07)]
 )
@@ -92,6 +93,7 @@ def test_the_weights_in_the_package_help_once(estimator: str, least: float) -> N
     assert abs(evaluate(truth, again).ap - after.ap) < 0.006
 
 
+@pytest.mark.slow
 def test_movenet_as_an_estimator_knows_where_it_is_right(tmp_path: Path) -> None:
     shared = shared_dir()
     coco = shared / "data" / "coco"

@@ -171,6 +171,7 @@ def test_another_device(refiner: Refiner) -> None:
     assert refiner.to("cpu").weights is refiner.weights
 
 
+@pytest.mark.slow
 def test_a_users_script_type_checks(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     script = tmp_path / "script.py"
@@ -183,6 +184,6 @@ def test_a_users_script_type_checks(tmp_path: Path) -> None:
         "    print(person.moved.max(), person.scores)\n"
         "refined = refiner.refine('a.jpg', np.zeros((1, 17, 3)), options=Options(flip_test=True), color='bgr')\n"
     )
-    command = [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--follow-imports=silent", str(script)]
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

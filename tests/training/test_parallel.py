@@ -28,6 +28,9 @@ validation: {annotations: train.json, images: ., results: [results.json], every:
 """
 
 
+pytestmark = pytest.mark.slow  # processes of their own
+
+
 def test_two_processes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     content = annotation_file(rng)
