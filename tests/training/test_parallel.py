@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from factories import annotation_file
 from posefix.keypoints.skeleton import COCO
