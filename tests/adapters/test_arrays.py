@@ -7,8 +7,10 @@ import pytest
 import torch
 from checks import StandIn, assert_same, image, poses
 
+from posefix.adapters.base import Extracted
+from posefix.adapters.registry import adapt
 from posefix.exceptions import InputError, SkeletonError
-from posefix.keypoints.skeleton import Skeleton
+from posefix.keypoints.skeleton import COCO, Skeleton
 
 
 def variants() -> dict[str, Any]:
@@ -143,3 +145,24 @@ def test_empty_lists(identity: StandIn) -> None:
     assert identity(image(), []) == []
     assert identity([image()] * 2, [[], []]) == [[], []]
     assert_same(identity([image()] * 2, [[], poses()]), [[], poses()])
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 0, 3), (5, 17, 0), (2, 0), (1, 0, 17, 0), (3, 2, 0, 3), (1, 468, 3), (2, 478, 2)]
+)
+def test_people_without_keypoints_and_faces_are_no_poses(shape: tuple[int, ...], identity: StandIn) -> None:
+    """Only no rows are nobody; landmarks of a face are not read as a body's."""
+    for output in (np.zeros(shape, np.float32), torch.zeros(shape)):
+        with pytest.raises(InputError, match=r"expected|keypoints"):
+            identity(image(), output)
+
+
+def test_images_by_an_id_that_several_have(identity: StandIn) -> None:
+    """As two videos have in one table: the last one would have been taken for both."""
+
+    def extract(output: Any, images: Any, skeleton: Skeleton) -> Extracted:
+        return Extracted([poses(1), poses(1)], lambda refined: refined, ids=[0, 0])
+
+    with pytest.raises(InputError, match="id 0 is that of several images"):
+        adapt(None, COCO, {0: image()}, extract)
+    assert len(adapt(None, COCO, [image(), image()], extract).keypoints) == 2

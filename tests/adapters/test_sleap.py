@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from checks import StandIn, image, needs, poses
 
+from posefix.exceptions import InputError
 from posefix.keypoints.skeleton import COCO
 
 
@@ -90,3 +91,14 @@ def test_tables(source: str, tmp_path: Path, identity: StandIn, shift: StandIn) 
     assert table["right_knee.x"].isna().sum() == 1
     np.testing.assert_array_equal(moved["right_knee.x"].isna(), table["right_knee.x"].isna())
     pandas.testing.assert_frame_equal(table, untouched, check_exact=True)
+
+
+def test_tables_of_two_videos(identity: StandIn) -> None:
+    """Frames of the same number are frames of two videos, and an image by number could be either's."""
+    pandas = needs("pandas")
+    rows = [{"video": v, "frame_idx": 0} | {f"{k}.{a}": 5.0 for k in COCO.keypoints for a in "xy"} for v in ("a", "b")]
+    table = pandas.DataFrame(rows)
+    identity([image(), image()], table)
+    assert [len(k) for k in identity.keypoints] == [1, 1]
+    with pytest.raises(InputError, match="several videos"):
+        identity({0: image()}, table)

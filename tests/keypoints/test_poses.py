@@ -17,9 +17,10 @@ from posefix.adapters.files import read_any
 from posefix.adapters.registry import adapt
 from posefix.drawing import draw as drawing
 from posefix.drawing.ranking import likely_gains
+from posefix.exceptions import InputError, SkeletonError
 from posefix.inference.rescoring import duplicates
 from posefix.io.coco import replace_keypoints
-from posefix.keypoints.layouts import BODY_25
+from posefix.keypoints.layouts import BODY_25, MEDIAPIPE, columns
 from posefix.keypoints.poses import framing, present, read_poses, relative_scores, round_present, scored
 from posefix.keypoints.skeleton import COCO, POSETRACK18
 
@@ -189,3 +190,23 @@ def test_framing_leaves_out_strays_only() -> None:
     alone = np.zeros((1, 17, 3))
     alone[0, 0] = (300, 5000, 0.5)  # nothing else there
     assert framing(read_poses(alone, COCO), (480, 640))[0, 0]
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 17, 3), (0, 17, 2), (0, 0, 3), (0, 0), (0, 51)])
+def test_nobody(shape: tuple[int, ...]) -> None:
+    assert read_poses(np.zeros(shape), COCO).points.shape == (0, 17, 2)
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 3), (5, 17, 0), (2, 0), (0, 16, 3), (1, 0, 51), (1, 17, 4), (1, 478, 3)])
+def test_what_is_not_nobody(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"expected \(N, 17, 3\)"):
+        read_poses(np.zeros(shape), COCO)
+
+
+def test_keypoints_by_names_that_are_not_one() -> None:
+    names = (*COCO.keypoints, "LeftEye")
+    with pytest.raises(SkeletonError, match="expected one keypoint called 'left_eye', got 2"):
+        columns(names, len(names), COCO)
+    with pytest.raises(SkeletonError, match="expected a pose of 33 keypoints, got 468"):
+        columns(MEDIAPIPE, 468, COCO)
+    assert columns((*COCO.keypoints, "tail", "tail"), 19, COCO).tolist() == list(range(17))

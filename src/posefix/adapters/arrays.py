@@ -34,13 +34,16 @@ def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     except ValueError as error:
         raise InputError(f"keypoints: people have different numbers of keypoints ({error})") from error
     values = to_numpy(own)
-    if values.size == 0 and values.ndim < 3:
+    if values.size == 0 and values.ndim < 3 and not values.shape[0]:
         values = values.reshape(0, 0, 3)
     if values.ndim not in (3, 4) or values.shape[-1] not in (2, 3):
         hint = "; for one person pass keypoints[None]" if values.ndim == 2 else ""
         raise InputError(
             f"keypoints: expected (N, K, 2 or 3), or (frames, N, K, 2 or 3), got {tuple(values.shape)}{hint}"
         )
+    people, count = values.shape[-3:-1]
+    if people and not count:
+        raise InputError(f"keypoints: expected at least one keypoint per person, got {tuple(values.shape)}")
     frames = [with_scores(f[..., :2], f[..., 2] if f.shape[-1] == 3 else None) for f in _frames(values)]
 
     def rebuild(refined: list[Floats]) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -93,6 +94,13 @@ def adapt(output: Any, skeleton: Skeleton, image: Any = None, adapter: Extract |
         if found.ids is None or missing:
             what = f"no image for image {missing[0]!r}" if missing else "images by id, and this output has no ids"
             raise InputError(f"image: expected one image per image of the output, got {what}")
+        counts = Counter(found.ids)
+        if len(counts) < len(found.ids):
+            twice = counts.most_common(1)[0][0]
+            raise InputError(
+                f"image: id {twice!r} is that of several images of the output (of several videos or folders?); refine "
+                "one video or folder at a time, or pass a list of images"
+            )
         images = [given[i] for i in found.ids]
     elif given is not None:
         if len(given) != len(found.keypoints):

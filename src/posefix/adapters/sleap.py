@@ -38,8 +38,10 @@ def _from_table(table: Any) -> Extracted:
         if fields[k][axis] in table.columns:
             before[:, k, axis] = table[fields[k][axis]].to_numpy(np.float64, na_value=np.nan)
     before[..., 2] = np.nan_to_num(before[..., 2]) * np.isfinite(before[..., :2]).all(-1)
+    # Two videos have frames of the same number.
+    videos = table["video"].astype(str).tolist() if "video" in table.columns else [""] * len(table)
     frames: dict[Any, list[int]] = {}
-    for row, frame in enumerate(table["frame_idx"].tolist()):
+    for row, frame in enumerate(zip(videos, table["frame_idx"].tolist(), strict=True)):
         frames.setdefault(frame, []).append(row)
 
     def rebuild(refined: list[Floats]) -> Any:
@@ -55,7 +57,9 @@ def _from_table(table: Any) -> Extracted:
                 new[name] = column.astype(table[name].dtype) if table[name].dtype.kind == "f" else column
         return new
 
-    return Extracted([before[r] for r in frames.values()], rebuild, names=tuple(nodes), ids=list(frames))
+    return Extracted(
+        [before[r] for r in frames.values()], rebuild, names=tuple(nodes), ids=[frame for _, frame in frames]
+    )
 
 
 def predicted(labels: Any) -> list[list[Any]]:

@@ -98,6 +98,9 @@ def columns(names: tuple[str, ...] | None, count: int, skeleton: Skeleton) -> np
             f"output: expected {len(skeleton)} keypoints of skeleton {skeleton.name!r} or a set that contains them "
             f"({', '.join(map(str, BY_COUNT))} keypoints), got {count}"
         )
+    twice = [k for k in skeleton.keypoints if known.count(k) > 1]
+    if twice:
+        raise SkeletonError(f"output: expected one keypoint called {twice[0]!r}, got {known.count(twice[0])}")
     index = np.array([known.index(k) if k in known else -1 for k in skeleton.keypoints], np.int64)
     if 2 * (index >= 0).sum() < len(skeleton):
         listed = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")

@@ -113,7 +113,8 @@ def read_poses(keypoints: Any, skeleton: Skeleton) -> Poses:
         array = np.asarray(keypoints)
     except ValueError as error:
         raise InputError(f"keypoints: people have different numbers of keypoints ({error})") from error
-    if array.size == 0 and (array.ndim < 3 or array.shape[1] in (0, count)):
+    # Nobody is an empty list, or no rows; two people of no keypoints are a mistake.
+    if array.size == 0 and (array.ndim < 3 or array.shape[1] in (0, count)) and not array.shape[0]:
         width = array.shape[2] if array.ndim == 3 and array.shape[2] == 2 else 3
         array = np.zeros((0, count, width), np.float32)
     if array.dtype.kind not in "fiu":
