@@ -3,7 +3,7 @@
     pip install posefix
     python examples/coco_json.py results.json val2017/ refined.json
 
-``--random-weights`` runs without network and files, with a refiner that knows nothing.
+``--random-weights`` runs without network and files, with a drawn image.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from offline import drawn_image, random_refiner
 
 from posefix import Refiner
 from posefix.adapters.files import read_any
@@ -24,6 +23,8 @@ from posefix.io.json import write_json
 
 def drawn_files(folder: Path) -> tuple[Path, Path]:
     """Two images and a results file of three people."""
+    from offline import drawn_image  # beside this script; only here
+
     rng = np.random.default_rng(0)
     for image_id in (1, 2):
         cv2.imwrite(str(folder / f"{image_id:012d}.jpg"), drawn_image(seed=image_id))
@@ -47,7 +48,7 @@ def main() -> None:
     if not (args.out or args.random_weights):
         parser.error("give results, images and where to write, or --random-weights")
 
-    refiner = random_refiner() if args.random_weights else Refiner.from_pretrained()
+    refiner = Refiner.from_pretrained()
     results, images, out = args.results, args.images, args.out
     if results is None:
         results, images = drawn_files(Path(tempfile.mkdtemp()))

@@ -1,24 +1,10 @@
-"""What the examples need where there is no network and no image: ``--random-weights`` uses these."""
+"""What the examples show where there is no network and no image: ``--random-weights`` uses it."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-
-from posefix import Refiner
-from posefix.keypoints.skeleton import COCO
-from posefix.network.config import ModelConfig
-from posefix.network.model import RefinementNetwork
-from posefix.weights.calibration import Calibration
-from posefix.weights.weights import Weights
-
-
-def random_refiner() -> Refiner:
-    """A refiner that knows nothing yet: the pipeline runs, the keypoints become no better."""
-    config = ModelConfig()
-    state = RefinementNetwork(config).state_dict()
-    return Refiner(Weights(config, COCO, Calibration(policy="always"), state, {}, "random"), device="cpu")
 
 
 def drawn_image(height: int = 240, width: int = 320, seed: int = 0) -> npt.NDArray[np.uint8]:

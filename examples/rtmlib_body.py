@@ -13,7 +13,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from offline import drawn_image, random_refiner
 from rtmlib import Body, RTMPose
 
 from posefix import Refiner
@@ -42,7 +41,9 @@ def main() -> None:
         parser.error("give an image, or --random-weights")
 
     if args.random_weights:
-        image, refiner = drawn_image()[..., ::-1].copy(), random_refiner()
+        from offline import drawn_image  # beside this script; only here
+
+        image, refiner = drawn_image()[..., ::-1].copy(), Refiner.from_pretrained()
         output = RandomPose()(image, [[60, 20, 150, 220], [170, 20, 260, 220]])
     else:
         image, refiner = cv2.imread(args.image), Refiner.from_pretrained()

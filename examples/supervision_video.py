@@ -3,7 +3,7 @@
     pip install posefix supervision ultralytics
     python examples/supervision_video.py dance.mp4 refined.mp4
 
-``--random-weights`` runs without network and video, with models that know nothing.
+``--random-weights`` runs without network and video, on drawn images, with an untrained estimator.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 import supervision as sv
-from offline import drawn_image, random_refiner
 from ultralytics import YOLO
 
 from posefix import Refiner
@@ -21,6 +20,8 @@ from posefix import Refiner
 
 def drawn_video(path: Path) -> str:
     """Four frames of stick figures."""
+    from offline import drawn_image  # beside this script; only here
+
     with sv.VideoSink(str(path), sv.VideoInfo(width=320, height=240, fps=5)) as sink:
         for seed in range(4):
             sink.write_frame(drawn_image(seed=seed)[..., ::-1].copy())
@@ -42,7 +43,7 @@ def main() -> None:
     source = args.source or drawn_video(folder / "source.mp4")
     target = args.target or str(folder / "target.mp4")
     model = YOLO("yolo11n-pose.yaml" if args.random_weights else args.model)
-    refiner = random_refiner() if args.random_weights else Refiner.from_pretrained()
+    refiner = Refiner.from_pretrained()
     options = {"conf": 1e-12, "max_det": 2, "imgsz": 160} if args.random_weights else {}
 
     edges, vertices, people = sv.EdgeAnnotator(), sv.VertexAnnotator(), 0

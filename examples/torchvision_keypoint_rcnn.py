@@ -3,7 +3,7 @@
     pip install posefix torchvision
     python examples/torchvision_keypoint_rcnn.py photo.jpg
 
-``--random-weights`` runs without network and image, with models that know nothing.
+``--random-weights`` runs without network and image, on drawn images, with an untrained estimator.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 
 import torch
-from offline import drawn_image, random_refiner
 from torchvision.models.detection import KeypointRCNN_ResNet50_FPN_Weights, keypointrcnn_resnet50_fpn
 
 from posefix import Refiner, load_image
@@ -26,14 +25,17 @@ def main() -> None:
     if not (args.image or args.random_weights):
         parser.error("give an image, or --random-weights")
 
+    refiner = Refiner.from_pretrained()
     if args.random_weights:
+        from offline import drawn_image  # beside this script; only here
+
         model = keypointrcnn_resnet50_fpn(
             weights=None, weights_backbone=None, box_score_thresh=0.0, box_detections_per_img=2, min_size=128
         )
-        refiner, image = random_refiner(), drawn_image()
+        image = drawn_image()
     else:
         model = keypointrcnn_resnet50_fpn(weights=KeypointRCNN_ResNet50_FPN_Weights.DEFAULT, box_score_thresh=0.5)
-        refiner, image = Refiner.from_pretrained(), load_image(args.image)
+        image = load_image(args.image)
 
     with torch.no_grad():
         output = model.eval()([torch.from_numpy(image).permute(2, 0, 1) / 255])

@@ -3,7 +3,7 @@
     pip install posefix transformers torchvision
     python examples/transformers_vitpose.py photo.jpg
 
-``--random-weights`` runs without network and image, with models that know nothing.
+``--random-weights`` runs without network and image, on drawn images, with an untrained estimator.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 from typing import Any
 
 import torch
-from offline import drawn_image, random_refiner
 from transformers import (
     AutoProcessor,
     RTDetrForObjectDetection,
@@ -50,15 +49,18 @@ def main() -> None:
     if not (args.image or args.random_weights):
         parser.error("give an image, or --random-weights")
 
+    refiner = Refiner.from_pretrained()
     if args.random_weights:
+        from offline import drawn_image  # beside this script; only here
+
         small = VitPoseBackboneConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
         model = VitPoseForPoseEstimation(VitPoseConfig(backbone_config=small, num_labels=17))
-        processor, refiner, image = VitPoseImageProcessor(), random_refiner(), drawn_image()
+        processor, image = VitPoseImageProcessor(), drawn_image()
         boxes = [[60.0, 20.0, 90.0, 200.0], [170.0, 20.0, 90.0, 200.0]]
     else:
         processor = AutoProcessor.from_pretrained(ESTIMATOR)
         model = VitPoseForPoseEstimation.from_pretrained(ESTIMATOR)
-        refiner, image = Refiner.from_pretrained(), load_image(args.image)
+        image = load_image(args.image)
         boxes = person_boxes(image)
 
     with torch.no_grad():

@@ -3,7 +3,7 @@
     pip install posefix ultralytics
     python examples/ultralytics_pose.py photo.jpg --out refined.jpg
 
-``--random-weights`` runs without network and image, with models that know nothing.
+``--random-weights`` runs without network and image, on drawn images, with an untrained estimator.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from offline import drawn_image, random_refiner
 from ultralytics import YOLO
 
 from posefix import Refiner
@@ -29,14 +28,15 @@ def main() -> None:
         parser.error("give an image, or --random-weights")
 
     options: dict[str, Any] = {"verbose": False}
+    refiner, source = Refiner.from_pretrained(), args.image
     if args.random_weights:
-        model, refiner = YOLO("yolo11n-pose.yaml"), random_refiner()
+        from offline import drawn_image  # beside this script; only here
+
+        model, source = YOLO("yolo11n-pose.yaml"), args.image or drawn_image()[..., ::-1].copy()  # arrays are BGR
         options |= {"conf": 1e-12, "max_det": 2, "imgsz": 160}
     else:
-        model, refiner = YOLO(args.model), Refiner.from_pretrained()
+        model = YOLO(args.model)
 
-    # An array is BGR for ultralytics.
-    source = args.image or drawn_image()[..., ::-1].copy()
     results = model(source, **options)
     refined = refiner(None, results)  # results bring their image
 
