@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import hub_client
 from factories import make_weights
 from hub_server import Hub, Repository
+from image_model_files import write_heatmap_onnx, write_simcc_onnx
 from posefix.cli.weights import weights
 from posefix.weights.weights import CONFIG_NAME, WEIGHTS_NAME, save_weights, weights_files
 
@@ -158,3 +159,32 @@ def test_from_the_hub(hub: Hub, tmp_path: Path) -> None:
     status, output = command("list", **offline)
     assert status == 0
     assert "is damaged" in output
+
+
+def test_build_writes_weights_that_see_with_another_network(embedded: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx, out = write_heatmap_onnx(tmp_path / "mine.onnx", "corner"), tmp_path / "eyes"
+    result = run(
+        *("build", "--image-model", str(onnx), "--family", "hrnet", "--channels", "bgr", "--mean", "1", "2", "3"),
+        *("--sharpness", "3", "--own-weight", "0", "--out", str(out)),
+    )
+    assert result.exit_code == 0, result.output
+    assert "with mine.onnx (hrnet)" in result.output
+    stored = json.loads((out / CONFIG_NAME).read_text())["image_model"]
+    assert (stored["file"], stored["alignment"], stored["sharpness"], stored["own_weight"]) == (
+        *("mine.onnx", "corner"),
+        *(3.0, 0.0),
+    )
+    assert stored["normalisation"]["channels"] == "bgr"
+    assert stored["normalisation"]["mean"] == [1.0, 2.0, 3.0]
+    assert (out / "mine.onnx").read_bytes() == onnx.read_bytes()
+    assert run("verify", str(out)).exit_code == 0
+
+
+def test_build_names_what_is_wrong(embedded: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    simcc = str(write_simcc_onnx(tmp_path / "simcc.onnx"))
+    out = str(tmp_path / "eyes")
+    assert "HEIGHTxWIDTH" in run("build", "--image-model", simcc, "--input-size", "256", "--out", out).output
+    assert "no such file" in run("build", "--image-model", str(tmp_path / "none.onnx"), "--out", out).output
+    assert not Path(out).exists()

@@ -1,4 +1,4 @@
-"""``posefix weights list|download|verify|card``."""
+"""``posefix weights list|download|verify|card|build``."""
 
 from __future__ import annotations
 
@@ -6,15 +6,28 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
-from posefix.cli.options import report_errors, split_revision
-from posefix.exceptions import WeightsError
+from posefix.cli.options import check_output, report_errors, split_revision
+from posefix.exceptions import InputError, WeightsError
 from posefix.io.atomic import read_file
+from posefix.keypoints.skeleton import SKELETONS
+from posefix.network.config import Normalisation
+from posefix.network.image_model import ALIGNMENTS, IMAGENET, OUTPUTS
 from posefix.weights.hub import HubSource, Snapshot, cached, cached_snapshots
-from posefix.weights.model_card import licence, model_card
-from posefix.weights.weights import CONFIG_NAME, WEIGHTS_NAME, Weights, embedded_folder, is_config, load_weights
+from posefix.weights.image_models import FAMILIES, describe_image_model
+from posefix.weights.model_card import licence, model_card, save_with_card
+from posefix.weights.weights import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    Weights,
+    embedded_folder,
+    is_config,
+    load_weights,
+    with_image_model,
+)
 
 _NAMES = (CONFIG_NAME, WEIGHTS_NAME)
 
@@ -144,6 +157,72 @@ def card(where: str | None) -> None:
     click.echo(model_card(loaded, place.repository) if isinstance(place, Snapshot) else model_card(loaded), nl=False)
 
 
+@weights.command()
+@click.option(
+    "--image-model",
+    required=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="A top-down pose network: .onnx, OpenVINO's .xml, or the folder of a transformers ViTPose.",
+)
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder for the weights.")
+@click.option("--family", type=click.Choice(sorted(FAMILIES)), help="Default: what the file's outputs and name tell.")
+@click.option("--weights", "base", metavar="WHERE", help="Whose network and prior; default: those in the package.")
+@click.option("--output", type=click.Choice(OUTPUTS), help="What it answers with, where the family is another.")
+@click.option("--alignment", type=click.Choice(ALIGNMENTS), help="Where its heatmap pixels lie, likewise.")
+@click.option("--input-size", metavar="HEIGHTxWIDTH", help="Default: what the file says, else 256x192.")
+@click.option("--channels", type=click.Choice(["rgb", "bgr"]), help="Order that it reads. Default: rgb.")
+@click.option("--mean", nargs=3, type=float, help="Of 0…255 pixels, in that order. Default: ImageNet's.")
+@click.option("--std", nargs=3, type=float, help="Likewise.")
+@click.option(
+    "--keypoints", type=click.Choice(sorted(SKELETONS)), help="Its keypoint set. Default: begins with COCO's."
+)
+@click.option("--sharpness", type=float, help="Multiplies the logarithm of its output.")
+@click.option("--own-weight", type=float, help="Of the package's own network; 0 leaves it out.")
+@report_errors
+def build(
+    image_model: str,
+    out: str,
+    family: str | None,
+    base: str | None,
+    output: str | None,
+    alignment: str | None,
+    input_size: str | None,
+    channels: str | None,
+    mean: tuple[float, float, float] | None,
+    std: tuple[float, float, float] | None,
+    keypoints: str | None,
+    sharpness: float | None,
+    own_weight: float | None,
+) -> None:
+    """Write a weights folder whose network sees the image together with another one.
+
+    \b
+    Examples:
+      posefix weights build --image-model rtmpose-m.onnx --out eyes/
+      posefix weights build --image-model mine.onnx --family hrnet --channels bgr --out eyes/
+      posefix refine results.json --images val2017/ --weights eyes/ --out refined.json
+    """
+    check_output(out, folder=True)
+    values = {"output": output, "alignment": alignment, "sharpness": sharpness, "own_weight": own_weight}
+    changes: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    if input_size:
+        parts = input_size.lower().split("x")
+        if len(parts) != 2 or not all(p.isdigit() for p in parts):
+            raise InputError(f"--input-size: expected HEIGHTxWIDTH, such as 256x192, got {input_size!r}")
+        changes["input_hw"] = (int(parts[0]), int(parts[1]))
+    if channels or mean or std:
+        changes["normalisation"] = Normalisation(channels or "rgb", mean or IMAGENET.mean, std or IMAGENET.std)
+    if keypoints:
+        changes["keypoints"] = SKELETONS[keypoints].keypoints
+    name, revision = split_revision(base) if base else (None, None)
+    built = with_image_model(
+        load_weights(name, revision=revision), describe_image_model(image_model, family, **changes)
+    )
+    save_with_card(out, built)
+    click.echo(_describe(_read(Path(out))))
+
+
 def _place(where: str | None) -> Path | Snapshot | None:
     """Where weights are on this computer; those of the hub are fetched."""
     if where is None:
@@ -176,10 +255,15 @@ def _describe(stored: Stored) -> str:
     height, width = weights.config.input_hw
     rows = {
         "licence": licence(weights),
-        "network": f"{weights.config.backbone}, input {height}x{width}",
+        "network": f"{weights.config.backbone}, input {height}x{width}{_eyes(weights)}",
         "keypoints": f"{len(weights.skeleton)} ({weights.skeleton.name})",
         "size": f"{len(stored.content) / 1e6:.1f} MB",
         "sha256": stored.sha256,
         "folder": stored.where,
     }
     return "\n".join([weights.origin, *(f"  {name:<9} {value}" for name, value in rows.items())])
+
+
+def _eyes(weights: Weights) -> str:
+    model = weights.image_model
+    return f", with {model.config.file or 'a function'} ({model.config.family})" if model else ""
