@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from factories import annotation_file, make_weights, results_of
 from posefix.batch import BatchRefiner, BatchSettings, image_of_rows, settings_from
@@ -194,3 +195,22 @@ def test_settings_travel_as_json(folder: Path) -> None:
         BatchSettings(skeleton="horse")
     with pytest.raises(InputError, match="batch_size"):
         BatchSettings(batch_size=0)
+
+
+def test_turned_images_follow_the_setting(refiner: Refiner, tmp_path: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3)).astype(np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "001.png", exif=exif)
+    Image.fromarray(np.rot90(np.asarray(image), -1)).save(tmp_path / "002.png")
+    rows = [{**people()[0], "file_name": f"{n:03d}.png"} for n in (1, 2)]
+    refined = {
+        mode: BatchRefiner(settings_for(tmp_path, exif=mode), refiner=refiner)(rows)
+        for mode in ("auto", "apply", "ignore")
+    }
+    keypoints = {mode: [row["refined_keypoints"] for row in new] for mode, new in refined.items()}
+    assert keypoints["apply"][0] == keypoints["apply"][1] == keypoints["ignore"][1]
+    assert keypoints["auto"] == keypoints["ignore"]
+    assert keypoints["ignore"][0] != keypoints["ignore"][1]
+    with pytest.raises(InputError, match="exif: expected one of"):
+        settings_for(tmp_path, exif="up")

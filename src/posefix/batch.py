@@ -37,6 +37,7 @@ from posefix.inference.results import MEASURED, MEASURED_PER_IMAGE
 from posefix.io.coco import image_name, rounded_keypoints
 from posefix.io.image_store import ImageStore
 from posefix.io.images import load_image
+from posefix.io.orientation import MODES
 from posefix.io.parquet import entries_to_table, people_schema, pose_array, pose_column, table_to_entries
 from posefix.io.storage import require_pyarrow
 from posefix.keypoints.mapping import share_keypoints
@@ -64,6 +65,8 @@ class BatchSettings:
         soft_nms: lower the score of who repeats a better-scored person of the image.
         use_boxes: crop around ``bbox`` where a row has one.
         workers: threads that read images while the network computes.
+        exif: ``"apply"`` turns images as their EXIF orientation says, as rows have it whose estimator read them with
+            ``cv2.imread``; ``"auto"`` and ``"ignore"`` do not, as in COCO.
     """
 
     images: str | None = None
@@ -82,11 +85,14 @@ class BatchSettings:
     soft_nms: bool = True
     use_boxes: bool = False
     workers: int = 2
+    exif: str = "auto"
 
     def __post_init__(self) -> None:
         self.options  # noqa: B018, checks its fields
         if self.ranking not in RANKINGS:
             raise InputError(f"ranking: expected one of {', '.join(RANKINGS)}, got {self.ranking!r}")
+        if self.exif not in MODES:
+            raise InputError(f"exif: expected one of {', '.join(MODES)}, got {self.exif!r}")
         if self.skeleton is not None and self.skeleton not in SKELETONS:
             raise InputError(f"skeleton: expected one of {', '.join(SKELETONS)}, got {self.skeleton!r}")
 
@@ -292,8 +298,8 @@ class BatchRefiner:
             name, rows = item
             try:
                 own = content[int(rows[0])].as_py() if content is not None else None
-                # COCO's coordinates ignore the EXIF orientation.
-                image = load_image(own if own is not None else self._store.source(name), ignore_orientation=True)
+                source = own if own is not None else self._store.source(name)
+                image = load_image(source, ignore_orientation=self.settings.exif != "apply")
                 return self.refiner.prepare(image, poses[rows], boxes[rows], shared=self._shared)
             except MemoryError:
                 raise

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from factories import annotation_file, random_poses
-from posefix.adapters.files import FORMATS, Opened, detect_format, read_any
+from posefix.adapters.files import FORMATS, Opened, detect_format, is_alphapose, read_any
 from posefix.exceptions import FileFormatError, InputError, SkeletonError
 from posefix.io.coco import image_name, replace_keypoints
 from posefix.io.posetrack import read_posetrack, write_posetrack
@@ -346,3 +346,12 @@ def test_wrong_use(rng: np.random.Generator, tmp_path: Path) -> None:
     assert len(read_any(found["alphapose 26"][0], CROWDPOSE).entries[0]["keypoints"]) == 42
     with pytest.raises(InputError, match="the 3 entries"):
         read_any(found["alphapose 26"][0]).write(tmp_path / "out", [])
+
+
+def test_upright_formats(rng: np.random.Generator, tmp_path: Path) -> None:
+    """AlphaPose and OpenPose read images as their EXIF data turn them; COCO's coordinates are of stored pixels."""
+    for name, (path, _) in sources(rng, tmp_path).items():
+        assert read_any(path).upright is (name.split()[0] in ("alphapose", "openpose")), name
+        assert is_alphapose(path) is name.startswith("alphapose"), name
+    (tmp_path / "broken.json").write_text("{")
+    assert not is_alphapose(tmp_path / "broken.json")

@@ -23,6 +23,7 @@ from posefix.exceptions import FileFormatError, InputError, PosefixError
 from posefix.io.atomic import finish, write_files
 from posefix.io.coco import Entry, check_entries, read_pose
 from posefix.io.json import PathLike, json_text, kind_of, read_json, write_json
+from posefix.io.json_stream import iterate_entries
 from posefix.io.packed import STANDARD, read_packed, write_packed
 from posefix.io.posetrack import read_posetrack, write_sequences
 from posefix.keypoints.layouts import columns
@@ -189,6 +190,16 @@ def _of_folder(found: str, path: PathLike) -> str:
             f"{os.fspath(path)}: expected OpenPose's frames or PoseTrack's sequences, got {found} files"
         )
     return found
+
+
+def is_alphapose(path: PathLike) -> bool:
+    """Whether a file that may be too large to read whole is AlphaPose's list, by its first person."""
+    if not os.fspath(path).endswith(".json"):
+        return False
+    try:
+        return _format_of([next(iterate_entries(path), {})], os.fspath(path)) == "alphapose"
+    except FileFormatError:
+        return False  # whoever reads the file tells what is wrong with it
 
 
 def _format_of(data: Any, source: str) -> str:

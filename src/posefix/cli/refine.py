@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from posefix.adapters.files import FORMATS, read_any
+from posefix.adapters.files import FORMATS, is_alphapose, read_any
 from posefix.batch import BatchSettings
 from posefix.cli.options import (
     RenamedOption,
@@ -225,6 +225,7 @@ def refine(
             soft_nms=soft_nms,
             use_boxes=use_boxes,
             workers=workers,
+            exif="apply" if exif == "auto" and is_alphapose(results) else exif,
             **asdict(options),
         )
         refiner = load_refiner(weights, device)
