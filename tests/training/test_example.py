@@ -44,6 +44,13 @@ def test_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     weights = load_weights("run/weights")
     assert weights.about["licence"] == "cc0-1.0"
     assert "# Kites" in model_card(weights)
+    result = run("calibrate run/weights val.json results.json --images val/ --margin 0.02")
+    assert result.exit_code == 0, result.output
+    assert "expected calibration error after:" in result.output
+    calibration = load_weights("run/weights").calibration
+    assert calibration.policy == "safe"
+    assert calibration.margin == (0.02,) * 5
+    assert len(calibration.temperature) == 5
     # Also by the weights' own keypoint set.
     assert run("evaluate val.json results.json --skeleton run/weights").exit_code == 0
 

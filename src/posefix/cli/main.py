@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 import posefix
+from posefix.cli.calibrate import calibrate
 from posefix.cli.convert import convert
 from posefix.cli.convert_results import convert_results
 from posefix.cli.demo import demo
@@ -37,6 +38,7 @@ def main() -> None:
 
 
 for _command in (
+    calibrate,
     convert,
     convert_results,
     demo,

@@ -1,0 +1,106 @@
+"""``posefix calibrate``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import click
+
+from posefix.cli.options import report_errors
+from posefix.inference.refiner import Refiner
+from posefix.inference.results import refine_results
+from posefix.io.coco import Annotations, Results, read_annotations, read_results
+from posefix.training.calibration import calibration_error, fit_temperature, observe, predict
+from posefix.weights.weights import Weights, load_weights, save_weights
+
+
+@click.command()
+@click.argument("weights", type=click.Path(file_okay=False))
+@click.argument("annotations", type=click.Path(dir_okay=False))
+@click.argument("results", type=click.Path(dir_okay=False), nargs=-1, required=True)
+@click.option("--images", type=click.Path(file_okay=False), required=True, help="Folder of the images.")
+@click.option(
+    "--policy",
+    type=click.Choice(["safe", "always"]),
+    default="safe",
+    show_default=True,
+    help="safe leaves a keypoint where it is unless the image clearly contradicts it.",
+)
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="How much better another place must be expected to be, in keypoint similarity, before a keypoint moves.",
+)
+@click.option(
+    "--prior-weight",
+    type=click.FloatRange(min=0),
+    help="Power of the pose prior for a usual estimator; default as it is.",
+)
+@click.option(
+    "--reference-outlier-rate",
+    type=click.FloatRange(0, 1),
+    help="Share of outliers of such an estimator, as this command prints it; default as it is. Without it the "
+    "weights measure no estimator's reliability.",
+)
+@report_errors
+def calibrate(
+    weights: str,
+    annotations: str,
+    results: tuple[str, ...],
+    images: str,
+    policy: str,
+    margin: float,
+    prior_weight: float | None,
+    reference_outlier_rate: float | None,
+) -> None:
+    """Measure how the output of trained weights is read, and write it into their config.json.
+
+    Needs labelled people that were not trained on, and estimators' results for them. Temperatures are fitted, so that
+    the confidence says how close a keypoint is; the share of outliers of every results file is printed.
+
+    \b
+    Examples:
+      posefix calibrate runs/mine/weights val.json estimator.json --images val/
+      posefix calibrate runs/mine/weights val.json a.json b.json --images val/ --reference-outlier-rate 0.033
+    """
+    loaded = load_weights(weights)
+    truth = read_annotations(annotations, loaded.skeleton)
+    files = [read_results(path) for path in results]
+    chosen = loaded.calibration
+    if prior_weight is not None:
+        chosen = replace(chosen, prior_weight=prior_weight)
+    if reference_outlier_rate is not None:
+        chosen = replace(chosen, reference_outlier_rate=reference_outlier_rate)
+    plain = replace(loaded, calibration=replace(chosen, policy="always", temperature=(), margin=()))
+    _print_outliers(plain, truth, files, images)
+    temperature = _fit(plain, truth, files, images)
+    calibration = replace(chosen, policy=policy, temperature=temperature, margin=(margin,) * len(loaded.skeleton))
+    save_weights(weights, replace(loaded, calibration=calibration), half=True)
+    click.echo(f"{weights} written")
+
+
+def _print_outliers(weights: Weights, truth: Annotations, files: list[Results], images: str) -> None:
+    """The share of outliers in each results file, whatever the reference rate is."""
+    refiner = Refiner(replace(weights, calibration=replace(weights.calibration, reference_outlier_rate=0.5)))
+    if not refiner.measures_reliability:
+        return
+    for file in files:
+        report = refine_results(refiner, file.entries, images, annotations=truth)[1]
+        share = report.outliers / max(report.confident, 1)
+        click.echo(f"{file.source}: outliers {share:.4f} ({report.outliers} of {report.confident} keypoints)")
+
+
+def _fit(weights: Weights, truth: Annotations, files: list[Results], images: str) -> tuple[float, ...]:
+    """Temperatures, and what they do to the expected calibration error."""
+    skeleton, codec = weights.skeleton, weights.config.codec
+    seen = observe(weights, truth, images, files)
+    temperature = fit_temperature(seen, codec, skeleton)
+    for name, used in (("before", (1.0,) * len(skeleton)), ("after", temperature)):
+        confidence, similarity = predict(seen, codec, skeleton.sigmas, used)
+        error = calibration_error(confidence[seen.ground_truth], similarity[seen.ground_truth])
+        click.echo(f"expected calibration error {name}: {error:.4f}")
+    parts = dict(zip(skeleton.parts, temperature, strict=True))
+    click.echo("temperatures: " + ", ".join(f"{part} {value:.2f}" for part, value in parts.items()))
+    return temperature
