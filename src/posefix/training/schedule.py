@@ -18,3 +18,8 @@ def learning_rate(step: int, optimisation: Optimisation) -> float:
         return peak * min(1.0, (steps - step) / max(optimisation.cooldown, 1))
     done = (step - optimisation.warmup) / max(steps - optimisation.warmup, 1)
     return peak * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def average_decay(step: int, optimisation: Optimisation) -> float:
+    """Decay of the weights' moving average after a step (0-based): it follows fast while there is little behind it."""
+    return min(optimisation.average, (1 + step) / (10 + step))

@@ -35,7 +35,7 @@ from posefix.training.initial_weights import (
 )
 from posefix.training.losses import coordinate_loss, heatmap_loss
 from posefix.training.progress import Progress
-from posefix.training.schedule import learning_rate
+from posefix.training.schedule import average_decay, learning_rate
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ def train(
         if optimisation.clip:
             nn.utils.clip_grad_norm_(network.parameters(), optimisation.clip)
         optimiser.step()
-        _update_average(average, network, min(optimisation.average, (1 + step) / (10 + step)))
+        _update_average(average, network, average_decay(step, optimisation))
 
         meter.add(value, batch, torch.cat(logits), config.model.codec)
         bar.step()
