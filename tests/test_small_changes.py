@@ -15,17 +15,17 @@ from torch import nn
 from factories import make_weights, random_poses
 from posefix.geometry import boxes_around_points
 from posefix.inference import reliability, results
-from posefix.inference.forward import ForwardOutput
+from posefix.inference.decoding import count_outliers, decode
 from posefix.inference.options import Options
-from posefix.inference.predictor import decode
 from posefix.inference.refiner import Refiner
 from posefix.inference.rescoring import DUPLICATE_OKS, duplicates, person_scores, rescore
 from posefix.inference.results import refine_results
+from posefix.keypoints.codec import HeatmapCodec
 from posefix.keypoints.heatmaps import expected_similarity, expected_similarity_argmax
 from posefix.keypoints.oks import keypoint_similarity
 from posefix.keypoints.poses import read_poses
 from posefix.keypoints.skeleton import COCO
-from posefix.network.config import ModelConfig
+from posefix.network.inputs import NetworkInput
 from posefix.network.prior import PosePrior
 from posefix.training import trainer
 from posefix.training.config import Optimisation
@@ -47,39 +47,33 @@ def bumps(x: torch.Tensor, y: torch.Tensor, hw: tuple[int, int]) -> torch.Tensor
 
 def test_mirrored_output_says_the_same_of_the_mirrored_image() -> None:
     """With maps that mirror exactly, the flip test changes neither points nor any keypoint's confidence."""
-    config = ModelConfig(input_hw=(96, 64), pose_prior=False, adaptive_prior=False)
+    network = make_weights(input_hw=(96, 64), width=0.35, pose_prior=False, adaptive_prior=False).build()
+    calibration = Calibration(temperature=tuple(np.linspace(0.5, 4.0, K).tolist()))  # left and right differ
     rng = np.random.default_rng(0)
     x, y = (torch.from_numpy(rng.uniform(3, n - 4, (2, K))).float() for n in (16, 24))
     order = torch.from_numpy(COCO.flip_indices)
     std = torch.from_numpy(rng.uniform(4, 12, (2, K))).float()
     points, valid = torch.zeros(2, K, 2), torch.ones(2, K, dtype=torch.bool)
 
-    def output(at: torch.Tensor, by: torch.Tensor, spread: torch.Tensor) -> ForwardOutput:
-        logits = bumps(at, by, (24, 16))
-        return ForwardOutput(logits, None, None, points, valid, spread)
+    def view(at: torch.Tensor, by: torch.Tensor, spread: torch.Tensor) -> tuple[torch.Tensor, NetworkInput]:
+        return bumps(at, by, (24, 16)), NetworkInput(torch.zeros(2, 96, 64, 3), points, valid, spread, torch.ones(2, K))
 
-    plain = output(x, y, std)
-    mirrored = output(15 - x[:, order], y[:, order], std[:, order])
-    temperature = tuple(np.linspace(0.5, 4.0, K).tolist())  # left and right differ
-    read = Calibration(temperature=temperature)
-    weight = np.ones(2)
-    alone = decode([(plain,)], weight, read, config, order, Options())
-    both = decode([(plain, mirrored)], weight, read, config, order, Options(flip_test=True))
-    np.testing.assert_allclose(both.points, alone.points, atol=1e-3)
-    np.testing.assert_allclose(both.confidence, alone.confidence, atol=1e-4)
-    shifted = output(15 - x[:, order] + 1, y[:, order], std[:, order])
-    off = decode([(plain, shifted)], weight, read, config, order, Options(flip_test=True))
-    assert np.abs(off.points - alone.points)[..., 0].mean() > 1.0  # one heatmap pixel would be seen
+    def read(*views: tuple[torch.Tensor, NetworkInput]) -> tuple[torch.Tensor, ...]:
+        return decode(network, calibration, order, "expected_similarity", views, None, torch.ones(2))
+
+    plain, mirrored = view(x, y, std), view(15 - x[:, order], y[:, order], std[:, order])
+    alone, both = read(plain), read(plain, mirrored)
+    torch.testing.assert_close(both[0], alone[0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(both[1], alone[1], atol=1e-4, rtol=0)
+    off = read(plain, view(15 - x[:, order] + 1, y[:, order], std[:, order]))
+    assert float((off[0] - alone[0])[..., 0].abs().mean()) > 1.0  # one heatmap pixel would be seen
 
 
 def test_mirrored_inputs_exchange_scores_and_sizes() -> None:
-    from posefix.network.inputs import NetworkInput
-
     rng = np.random.default_rng(0)
-    values = [torch.from_numpy(rng.uniform(0, 1, s)).float() for s in ((1, 8, 8, 3), (1, K, 2), (1, K), (1, K))]
+    values = [rng.uniform(0, 1, s) for s in ((1, 8, 8, 3), (1, K, 2), (1, K), (1, K))]
     given = NetworkInput(values[0], values[1], values[2] > 0.5, values[2], values[3])
-    order = torch.from_numpy(COCO.flip_indices)
-    mirrored = given.mirrored(order)
+    mirrored = given.mirrored(COCO.flip_indices)
     left, right = COCO.index("left_wrist"), COCO.index("right_wrist")
     assert mirrored.scores[0, left] == given.scores[0, right] != given.scores[0, left]
     assert mirrored.std[0, left] == given.std[0, right]
@@ -103,7 +97,8 @@ def test_what_counts_as_confident_and_as_outlier() -> None:
     def count(width: float, distance: float) -> tuple[int, int]:
         logits = bumps(middle, middle, (21, 21)) / (2 * width**2)
         point = torch.tensor([[[10.0 + distance * 3.0, 10.0]]])
-        confident, outliers = reliability.count_outliers(logits, point, valid, std)
+        given = NetworkInput(torch.zeros(1, 21, 21, 3), point, valid, std, torch.ones(1, 1))
+        confident, outliers = count_outliers(logits, given, HeatmapCodec(1, 0.0))
         return int(confident), int(outliers)
 
     sure, unsure = 1.9, 2.1
