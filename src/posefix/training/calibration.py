@@ -34,7 +34,7 @@ from posefix.weights.weights import Weights
 Doubles = npt.NDArray[np.float64]
 
 #: Temperatures tried.
-GRID = np.array([0.6, 0.75, 0.9, 1.0, 1.15, 1.35, 1.6, 2.0])
+GRID = np.array([0.6, 0.75, 0.9, 1.0, 1.15, 1.35, 1.6, 2.0, 2.5, 3.0])
 
 
 @dataclass(frozen=True)
