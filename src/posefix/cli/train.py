@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import signal
 from pathlib import Path
 
 import click
 
 from posefix.cli.options import device_option, report_errors
+from posefix.exceptions import TrainingError
 from posefix.training.config import read_config
 from posefix.training.example import write_example
 from posefix.training.trainer import train as run
 from posefix.training.validation import finish, make_validation
 from posefix.weights.weights import save_weights
+
+#: What the others hear when a process of the group dies.
+_LOST = re.compile(r"closed by peer|reset by peer|broken pipe|timed out|remote process|NCCL", re.IGNORECASE)
+_ENDED = "another process of this training has ended; continue with --resume"
+
+
+def _stopped(number: int, frame: object) -> None:
+    """torchrun tells the others to stop when one dies."""
+    raise TrainingError(_ENDED)
 
 
 @click.command()
@@ -49,7 +61,16 @@ def train(config: str | None, example: str | None, resume: bool, device: str) ->
         raise click.UsageError("Missing argument 'CONFIG'; a project to start from: posefix train --example DIR")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = read_config(config)
-    network = run(settings, resume=resume, device=device, validate=make_validation(settings))
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    if several:
+        signal.signal(signal.SIGTERM, _stopped)
+    try:
+        network = run(settings, resume=resume, device=device, validate=make_validation(settings))
+    except RuntimeError as error:
+        if not several or not _LOST.search(str(error)):
+            raise
+        # What gloo and NCCL say is about sockets; what happened is that one of the others died.
+        raise TrainingError(f"{_ENDED} ({str(error).splitlines()[0]})") from error
     if int(os.environ.get("RANK", "0")) == 0:
         folder = Path(settings.out) / "weights"
         save_weights(folder, finish(network, settings), half=True)
