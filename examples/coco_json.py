@@ -19,6 +19,7 @@ from posefix import Refiner
 from posefix.adapters.files import read_any
 from posefix.inference.results import refine_entries
 from posefix.io.json import write_json
+from posefix.io.orientation import ExifRule
 
 
 def drawn_files(folder: Path) -> tuple[Path, Path]:
@@ -55,7 +56,8 @@ def main() -> None:
         out = images / "refined.json"
 
     opened = read_any(results, refiner.skeleton, images=images)
-    refined, report = refine_entries(refiner, opened.entries, images)
+    exif = ExifRule(upright=opened.upright)
+    refined, report = refine_entries(refiner, opened.entries, images, skeleton=opened.skeleton, exif=exif)
     opened.write(out, refined)
     print(report.summary())
     print(f"written to {out} as {opened.format}")

@@ -88,10 +88,10 @@ def test_who_decides(orientation: int, annotated: str | None, mode: str, upright
     shown = (image.shape[1], image.shape[0])
     if annotated is not None and sizes[annotated] != shown:
         assert remark is not None
-        assert "annotated as" in remark
+        assert "recorded as" in remark
     elif decides and apply != upright:
         assert remark is not None
-        assert "as the annotated size says" in remark
+        assert "as the recorded size says" in remark
     elif mode == "auto" and orientation > 1 and not decides:
         assert remark is not None
         assert f"--exif {'ignore' if apply else 'apply'}" in remark

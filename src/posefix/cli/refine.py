@@ -141,7 +141,7 @@ _SECTIONS = {
     type=click.Choice(MODES),
     default="auto",
     show_default=True,
-    help="Whether images are turned as their EXIF orientation says. auto: as the annotated width and height say, else "
+    help="Whether images are turned as their EXIF orientation says. auto: as the recorded width and height say, else "
     "as usual for the format: not for COCO, turned for OpenPose and AlphaPose.",
 )
 @click.option("--use-boxes", is_flag=True, help="Crop around each entry's bbox instead of its keypoints.")

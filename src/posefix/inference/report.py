@@ -30,7 +30,7 @@ class Report:
         skipped: entries that are no pose of this skeleton or of which no keypoint is there, with the reason; they are
             unchanged.
         odd_scores: scores that are no number ≥ 0, by entry; they are unchanged, those of the others are not.
-        odd_images: images of another size than annotated, or whose EXIF orientation had to be guessed, with the reason.
+        odd_images: images of another size than recorded, or whose EXIF orientation had to be guessed, with the reason.
         odd_boxes: boxes that are no [x, y, width, height] with an area, by entry, where boxes were to be used.
     """
 

@@ -70,7 +70,7 @@ def refine_results(
         use_boxes: crop around an entry's ``bbox`` where it has one, instead of around its keypoints.
         skeleton: the entries' keypoint set; None is the refiner's. Of another set, the keypoints that both have by
             name are refined and counted, the others stay as they are.
-        exif: whether images are turned as their EXIF data say; by default as the annotated width and height are, else
+        exif: whether images are turned as their EXIF data say; by default as the width and height on record are, else
             not, as in COCO.
         workers: threads that read images and cut crops while the network computes.
         progress: show a bar.

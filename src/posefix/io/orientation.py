@@ -1,7 +1,7 @@
 """Which way up an image is read: as its pixels are stored, or as its EXIF orientation turns them.
 
 COCO's annotations, and what is evaluated against them, have the coordinates of stored pixels. Estimators that read
-images with ``cv2.imread`` (OpenPose, AlphaPose and most others) have those of upright images. Where the annotated
+images with ``cv2.imread`` (OpenPose, AlphaPose and most others) have those of upright images. Where the recorded
 width and height fit only one of both, they decide; else the format of the results does.
 """
 
@@ -39,22 +39,22 @@ class ExifRule:
 
         Raises:
             ImageError: as ``load_image``.
-            FileFormatError: an image that may be any of several annotated ones.
+            FileFormatError: an image that may be any of several recorded ones.
         """
         info = annotations.find(entry["image_id"]) if annotations is not None else None
         return self.load(path, (info.width, info.height) if info else (None, None))
 
     def load(
-        self, path: str | Path, annotated_wh: tuple[int | None, int | None] = (None, None)
+        self, path: str | Path, recorded_wh: tuple[int | None, int | None] = (None, None)
     ) -> tuple[Image, str | None]:
         """Open an image the way its people's coordinates are meant.
 
         Args:
             path: of the file.
-            annotated_wh: width and height as annotated, None where that is not known.
+            recorded_wh: width and height as recorded, None where that is not known.
 
         Returns:
-            (H, W, 3) uint8 RGB, and what there is to warn of: a size that is not the annotated one, an orientation
+            (H, W, 3) uint8 RGB, and what there is to warn of: a size that is not the recorded one, an orientation
             that was decided against the format's habit, or by habit alone.
 
         Raises:
@@ -68,18 +68,16 @@ class ExifRule:
         height, width = stored.shape[:2]
         upright_wh = (height, width) if tag >= 5 else (width, height)
         apply, told = self.upright if self.mode == "auto" else self.mode == "apply", False
-        if self.mode == "auto" and (width, height) != upright_wh and annotated_wh in ((width, height), upright_wh):
-            apply, told = annotated_wh == upright_wh, True
+        if self.mode == "auto" and (width, height) != upright_wh and recorded_wh in ((width, height), upright_wh):
+            apply, told = recorded_wh == upright_wh, True
         image = turn(stored, tag) if apply else stored
         found = upright_wh if apply else (width, height)
         remark = None
         done = f"EXIF orientation {tag} {'applied' if apply else 'ignored'}"
         if told and apply != self.upright:
-            remark = f"{done}, as the annotated size says; results of this format usually have it otherwise"
-        elif None not in annotated_wh and annotated_wh != found:
-            remark = (
-                f"is {found[0]} × {found[1]}, annotated as {annotated_wh[0]} × {annotated_wh[1]}; nothing is rescaled"
-            )
+            remark = f"{done}, as the recorded size says; results of this format usually have it otherwise"
+        elif None not in recorded_wh and recorded_wh != found:
+            remark = f"is {found[0]} × {found[1]}, recorded as {recorded_wh[0]} × {recorded_wh[1]}; nothing is rescaled"
         elif self.mode == "auto" and tag > 1 and not told:
             remark = (
                 f"{done}, as results of this format usually have it; --exif {'ignore' if apply else 'apply'} if not"
@@ -87,5 +85,5 @@ class ExifRule:
         return image, remark
 
 
-#: The default: the annotated size decides, else images are read as stored.
+#: The default: the recorded size decides, else images are read as stored.
 AUTO = ExifRule()
