@@ -14,6 +14,8 @@ from large_runs import command, contents, write_input
 
 pytest.importorskip("pyarrow", reason="runs in parts need the extra posefix[parquet]")
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 #: At least.
 KILLS = 20
 ARGUMENTS = ("--part-size", "6", "--resume")
