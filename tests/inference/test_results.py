@@ -237,6 +237,23 @@ def test_single_keypoints_without_numbers_are_missing(refiner: Refiner, images: 
     assert report.complete
 
 
+@pytest.mark.parametrize("ranking", ["pose_consistency", "product", "confidence"])
+@pytest.mark.parametrize("spelled", [[0.0, 0.0, 700.0], [None] * 3, [5.0, 5.0, float("nan")]])
+def test_what_stays_missing_has_no_part_in_the_score(
+    ranking: str, spelled: list[Any], refiner: Refiner, images: Path
+) -> None:
+    options = Options(fill_missing=False, prior_weight=1.0)
+    scores = []
+    for missing in (spelled, [0.0, 0.0, 0.0]):
+        entries = make_entries([7, 9])
+        entries[0]["keypoints"][:3] = missing
+        refined, _ = refine_entries(refiner, entries, images, options=options, ranking=ranking)
+        scores.append([e["score"] for e in refined])
+        assert repr(refined[0]["keypoints"][:3]) == repr(missing)
+    assert scores[0] == scores[1]
+    assert 0 < scores[0][0] <= 1
+
+
 def test_a_stray_keypoint_does_not_stretch_the_crop(refiner: Refiner, images: Path) -> None:
     """As estimators write what they do not see: a score near 0, 1.7 times the image's height."""
     options = Options(fill_missing=False, prior_weight=1.0)

@@ -99,7 +99,9 @@ def rescore(
         (N,) and a count; None where the estimator's scores stay, NaN where one person's does. Who has no score that can
         be weighed lowers nobody's either.
     """
-    new = person_scores(scores, keypoints[..., 2].mean(-1), pose_consistency, ranking)
+    # What stayed missing keeps the estimator's score or NaN, which is no confidence.
+    confidence = np.where(present(keypoints), keypoints[..., 2], 0.0).mean(-1)
+    new = person_scores(scores, confidence, pose_consistency, ranking)
     if new is None or not soft_nms:
         return new, 0
     rows = np.flatnonzero(np.isfinite(new))
