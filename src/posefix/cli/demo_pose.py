@@ -12,12 +12,17 @@ import numpy.typing as npt
 
 from posefix.drawing.draw import draw_comparison
 from posefix.html_report.people import Source
+from posefix.inference.crops import prepare
 from posefix.inference.refiner import Refiner
 from posefix.io.coco import annotations_of
 from posefix.io.images import load_image
+from posefix.keypoints.mapping import share_keypoints
 from posefix.keypoints.oks import keypoint_similarity
+from posefix.keypoints.poses import read_poses
 from posefix.keypoints.skeleton import COCO
+from posefix.network.inputs import NetworkInput
 from posefix.pose_errors.report import make_report
+from posefix.weights.weights import Weights
 
 #: The keypoints that the image shows, marked by hand to a few pixels.
 _MARKED = {
@@ -102,3 +107,25 @@ def demo_source(demo: Demo, refined: npt.NDArray[np.floating]) -> Iterator[Sourc
     diagnosis = make_report(annotations, before, COCO, refined=after)
     with resources.as_file(resources.files("posefix") / "assets") as folder:
         yield Source(before, after, COCO, folder, annotations, diagnosis)
+
+
+def demo_crops(weights: Weights, rng: np.random.Generator, people: int = 32) -> NetworkInput:
+    """Crops of the demo's image with its pose moved about: real input for a comparison of networks.
+
+    Args:
+        weights: whose crops; of any keypoint set, which takes random points where the image's pose does not fit.
+        rng: of the movements.
+        people: crops.
+    """
+    image = load_image((resources.files("posefix") / "assets" / "astronaut.jpg").read_bytes())
+    skeleton = weights.skeleton
+    marked = np.zeros((len(skeleton), 3))
+    for k, name in enumerate(skeleton.keypoints):
+        x, y = _MARKED.get(name, rng.uniform((40, 60), (340, 440)))
+        marked[k] = x, y, float(name in _MARKED or rng.uniform() < 0.5)
+    poses = np.repeat(marked[None], people, axis=0)
+    poses[..., :2] += rng.normal(0, 25, (people, 1, 2)) + rng.normal(0, 12, (people, len(skeleton), 2))
+    poses[..., 2] *= rng.uniform(0.3, 1.0, (people, len(skeleton)))
+    poses[:, 0, 2] = 0.9
+    own = read_poses(poses, skeleton)
+    return prepare(image, own, None, share_keypoints(skeleton, skeleton), weights.config).inputs

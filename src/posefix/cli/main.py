@@ -11,6 +11,7 @@ from posefix.cli.convert_results import convert_results
 from posefix.cli.demo import demo
 from posefix.cli.diagnose import diagnose
 from posefix.cli.evaluate import evaluate
+from posefix.cli.export import export
 from posefix.cli.merge_results import merge_results
 from posefix.cli.refine import refine
 from posefix.cli.refine_video import refine_video
@@ -44,6 +45,7 @@ for _command in (
     demo,
     diagnose,
     evaluate,
+    export,
     merge_results,
     refine,
     refine_video,

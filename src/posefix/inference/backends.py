@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posefix.exceptions import InputError, PosefixError
@@ -37,6 +38,8 @@ def load_model(weights: Weights, *, backend: str, device: Any, precision: str, t
         if backend not in ("auto", "torch"):
             raise InputError(f"backend: weights with an image model run in torch, got {backend!r}; use 'auto'")
         backend = "torch"
+    if weights.exported is not None:
+        backend = _exported_backend(weights.exported, backend)
     asked = backend if backend != "auto" else os.environ.get("POSEFIX_BACKEND", "auto")
     chosen = asked if asked != "auto" else _fastest(device, precision)
     if chosen == "torch":
@@ -54,6 +57,17 @@ def load_model(weights: Weights, *, backend: str, device: Any, precision: str, t
         return load_model(weights, backend="torch", device=device, precision=precision, threads=threads)
 
 
+def _exported_backend(folder: Path, backend: str) -> str:
+    """What runs an exported model where nothing, or something that cannot, was asked for."""
+    openvino = (folder / "network.xml").is_file()
+    if backend == "torch" or (openvino and backend == "onnx"):
+        can = "openvino" if openvino else "onnx' or 'openvino"
+        raise InputError(f"backend: {folder} is an exported model, expected '{can}', got {backend!r}")
+    if backend != "auto":
+        return backend
+    return "openvino" if openvino or importlib.util.find_spec("openvino") else "onnx"
+
+
 def _fastest(device: Any, precision: str) -> str:
     if str(device) not in ("auto", "cpu"):
         return "torch"
@@ -68,6 +82,8 @@ def _fastest(device: Any, precision: str) -> str:
 
 def _graph_model(weights: Weights, backend: str, precision: str, threads: int) -> GraphModel:
     runtime: Runtime = OpenVino(threads, precision) if backend == "openvino" else OnnxRuntime(precision)
+    if weights.exported is not None:
+        return GraphModel(runtime, weights.exported, weights.calibration.decoder)
     from posefix.inference.tracing import cached_parts
 
     with cached_parts(weights) as folder:

@@ -40,6 +40,7 @@ class Graph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     compute: Callable[..., tuple[Tensor, ...]]
+    network: nn.Module
 
 
 def graphs(weights: Weights, decoder: str | None = None) -> dict[str, Graph]:
@@ -78,21 +79,25 @@ def graphs(weights: Weights, decoder: str | None = None) -> dict[str, Graph]:
         found = look(crops, points, valid, scores)
         return (*decode(*found, *rest), *outliers(found[0], points, valid, std), found[0])
 
+    whole = ("crops", *_POSE, "prior_weight"), (*_PREDICTION, "confident", "outliers", "image_logits")
     return {
-        "model": Graph(
-            ("crops", *_POSE, "prior_weight"), (*_PREDICTION, "confident", "outliers", "image_logits"), model
+        "model": Graph(*whole, model, network),
+        "network": Graph(("crops", "crop_points", "valid", "scores"), ("image_logits", *peaks), look, network),
+        "outliers": Graph(
+            ("image_logits", "crop_points", "valid", "std"), ("confident", "outliers"), outliers, network
         ),
-        "network": Graph(("crops", "crop_points", "valid", "scores"), ("image_logits", *peaks), look),
-        "outliers": Graph(("image_logits", "crop_points", "valid", "std"), ("confident", "outliers"), outliers),
-        "decode": Graph(("image_logits", *peaks, *_POSE, "prior_weight"), _PREDICTION, decode),
-        "decode_flip": Graph(("image_logits", *peaks, *_POSE, *_MIRRORED, "prior_weight"), _PREDICTION, decode),
+        "decode": Graph(("image_logits", *peaks, *_POSE, "prior_weight"), _PREDICTION, decode, network),
+        "decode_flip": Graph(
+            ("image_logits", *peaks, *_POSE, *_MIRRORED, "prior_weight"), _PREDICTION, decode, network
+        ),
     }
 
 
 class _Module(nn.Module):
-    def __init__(self, compute: Callable[..., tuple[Tensor, ...]]) -> None:
+    def __init__(self, graph: Graph) -> None:
         super().__init__()
-        self.compute = compute
+        self.compute = graph.compute
+        self.network = graph.network  # whose parameters become the file's, not constants of the graph
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return self.compute(*inputs)
@@ -119,7 +124,7 @@ def write_onnx(path: Path, graph: Graph, weights: Weights, metadata: Mapping[str
         # as long and needs another package.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _Module(graph.compute),
+            _Module(graph),
             example,
             str(path),
             input_names=list(graph.inputs),

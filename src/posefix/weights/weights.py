@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 _FORMAT = "posefix-weights-1"
+#: ``format`` in the configuration of an exported model.
+EXPORT_FORMAT = "posefix-export-1"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Weights:
         about: data, recipe, licence and results, as written by whoever trained it.
         origin: where it was loaded from; with the commit, where that is known.
         image_model: another network that sees the crop too; see ``with_image_model``.
+        exported: folder of an exported model, which has no ``state``.
     """
 
     config: ModelConfig
@@ -66,6 +69,7 @@ class Weights:
     about: dict[str, Any] = field(default_factory=dict)
     origin: str = ""
     image_model: ImageModel | ImageModelFile | None = None
+    exported: Path | None = None
 
     def __post_init__(self) -> None:
         count = len(self.skeleton)
@@ -86,6 +90,11 @@ class Weights:
         Raises:
             WeightsError: names or shapes do not fit the configuration.
         """
+        if self.exported is not None:
+            raise WeightsError(
+                f"weights: {self.exported} is an exported model, without parameters for torch; name the weights that "
+                "it was made from"
+            )
         with torch.device("meta"):
             network = RefinementNetwork(self.config)
         expected = {k: tuple(v.shape) for k, v in network.state_dict().items()}
@@ -237,6 +246,9 @@ def load_weights(
     if path.is_dir():
         if is_vitpose_config(_read(partial(read_file, path, CONFIG_NAME), CONFIG_NAME, str(path))):
             return with_image_model(load_weights(), describe_image_model(path, family))
+        exported = _exported(path)
+        if exported is not None:
+            return exported
         config, tensors = _read_folder(path)
         return _parse(config, tensors, str(path), path)
     if path.exists():
@@ -320,6 +332,18 @@ def _image_model_of(data: dict[str, Any], folder: Path | None) -> ImageModelFile
     return ImageModelFile(config, folder / config.file)
 
 
+def _exported(path: Path) -> Weights | None:
+    """The weights of an exported model; None for a folder with other ones."""
+    content = _read(partial(read_file, path, CONFIG_NAME), CONFIG_NAME, str(path))
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError):
+        return None  # the reader of weights says so
+    if not isinstance(data, dict) or data.get("format") != EXPORT_FORMAT:
+        return None
+    return replace(_weights_of(data, {}, str(path), None), exported=path)
+
+
 def _read(read: Callable[[], bytes], name: str, where: str) -> bytes:
     try:
         return bytes(read())
@@ -380,6 +404,10 @@ def _parse(config_bytes: bytes, weights_bytes: bytes, origin: str, folder: Path 
                 f"(sha256 {found}, recorded {str(data['sha256'])[:64]}); copy or download both again"
             )
     check_finite(state, f"weights {origin}")
+    return _weights_of(data, state, origin, folder)
+
+
+def _weights_of(data: dict[str, Any], state: dict[str, Tensor], origin: str, folder: Path | None) -> Weights:
     try:
         return Weights(
             config=ModelConfig.from_dict(data["model"]),

@@ -1,0 +1,110 @@
+"""Backends against each other: network alone and end to end, as ratios within this run.
+
+    python benchmarks/engines.py                        # what is installed, all usable cores
+    python benchmarks/engines.py --threads 1 --rounds 9
+
+Every backend runs in short turns, one after the other and again, so that other work on the machine meets all of them
+alike; the median over the rounds counts. The CPU time per crop hardly feels other work at all. Network alone is the
+model on ready crops by the same streams; end to end is ``Refiner.refine_batch`` on images of eight people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from posefix.inference.refiner import Refiner
+from posefix.inference.streams import usable_cores
+from posefix.network.inputs import NetworkInput
+
+PEOPLE = 8
+KINDS = (
+    ("torch", "float32"),
+    ("torch", "bfloat16"),
+    ("onnx", "float32"),
+    ("openvino", "float32"),
+    ("openvino", "bfloat16"),
+)
+MODULES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
+
+
+@dataclass
+class Times:
+    """Seconds per crop, one number per round."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def add(self, run: Callable[[], object], crops: int) -> None:
+        """One round."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        run()
+        self.wall.append((time.perf_counter() - wall) / crops)
+        self.cpu.append((time.process_time() - cpu) / crops)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", help="folder or hub repository; default those in the package")
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(options.images)]
+    corner = rng.uniform(0, (400, 240), (options.images, PEOPLE, 1, 2))
+    points = corner + rng.uniform(0, (120, 200), (options.images, PEOPLE, 17, 2))
+    poses = list(np.concatenate([points, np.ones((*points.shape[:3], 1))], -1))
+    crops = options.images * PEOPLE
+
+    refiners, start_up, alone, latency, whole = {}, {}, {}, {}, {}
+    for backend, precision in KINDS:
+        if importlib.util.find_spec(MODULES[backend]):
+            start = time.perf_counter()
+            name = f"{backend} {precision}"
+            refiners[name] = Refiner.from_pretrained(
+                options.weights, device="cpu", backend=backend, precision=precision, threads=options.threads
+            )
+            refiners[name].refine_batch(images, poses)
+            start_up[name] = time.perf_counter() - start
+            alone[name], latency[name], whole[name] = Times(), Times(), Times()
+    first = next(iter(refiners.values()))
+    inputs = NetworkInput.join([first.prepare(i, p).inputs for i, p in zip(images, poses, strict=True)])
+    for _ in range(options.rounds):
+        for name, refiner in refiners.items():
+
+            def network(refiner: Refiner = refiner, inputs: NetworkInput = inputs) -> None:
+                runner = refiner.predictor.runner
+                for piece in runner.start(inputs, batch_size=32, flip_test=False, count=False):
+                    piece.result.result()
+
+            alone[name].add(network, crops)
+            one = inputs.take(slice(0, 1))
+            latency[name].add(lambda run=network, one=one: run(inputs=one), 1)
+            whole[name].add(lambda refiner=refiner: refiner.refine_batch(images, poses), crops)
+
+    base = statistics.median(whole[next(iter(whole))].wall)
+    print(f"{options.threads} threads, {options.rounds} rounds of {crops} crops; end to end relative to the first")
+    print(f"{'':<20}{'network':>9}{'end to end':>12}{'ratio':>7}{'CPU ms/crop':>13}{'one crop':>10}{'start':>8}")
+    for name in refiners:
+        speed, total = (statistics.median(t[name].wall) for t in (alone, whole))
+        print(
+            f"{name:<20}{1 / speed:>7.1f}/s{1 / total:>10.1f}/s{base / total:>7.2f}"
+            f"{1e3 * statistics.median(whole[name].cpu):>13.1f}{1e3 * statistics.median(latency[name].wall):>7.0f} ms"
+            f"{start_up[name]:>6.1f} s"
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+    print(f"peak memory with all of them loaded {peak:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
