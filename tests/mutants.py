@@ -32,7 +32,7 @@ MUTANTS = (
     Mutant(CODEC, "(self.stride - 1 - 2 * self.offset) / self.stride", "(self.stride - 2 * self.offset) / self.stride"),
     Mutant(CODEC, "(self.stride - 1 - 2 * self.offset) / self.stride", "1.0"),
     Mutant(PREDICTOR, "heat = temperature[flip_indices]", "heat = temperature"),
-    Mutant(INPUTS, "self.crops.shape[2] - 1 - points", "self.crops.shape[2] - points"),
+    Mutant("geometry.py", "mirrored[..., 0] = width - 1 - mirrored", "mirrored[..., 0] = width - mirrored"),
     Mutant(INPUTS, "self.scores[:, flip_indices]", "self.scores"),
     Mutant(INPUTS, "self.std[:, flip_indices]", "self.std"),
     Mutant(INPUTS, "self.valid[:, flip_indices]", "self.valid"),

@@ -60,7 +60,7 @@ def decode(
         (B, K, 2) crop pixels, and three times (B, K).
     """
     codec, inputs = network.config.codec, views[0][1]
-    temperature = torch.tensor(calibration.temperature or (1.0,), device=prior_weight.device)
+    temperature = torch.tensor(calibration.temperature or (1.0,), dtype=torch.float32, device=prior_weight.device)
     sharp, calibrated = [], []
     for index, (image_logits, seen) in enumerate(views):
         logits, heat = image_logits, temperature

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors.torch import load, save
 
 from posefix.inference.backends import load_model
 from posefix.inference.crops import Prediction, Prepared, Refined, paste_back, prepare
@@ -84,6 +85,12 @@ class Engine:
         self.threads = cores if on_cpu and weights.image_model is None else 0
         runner = Runner(self.model, weights.skeleton.flip_indices, self.threads)
         self.predictor = Predictor(runner, weights.config, weights.calibration)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent to other processes as one piece of bytes: hundreds of tensors are more shared files than some bear."""
+        state = save({k: v.detach().cpu().contiguous() for k, v in self.weights.state.items()})
+        bare = replace(self.weights, state={})
+        return _rebuilt, (type(self), bare, state, str(self.device), self.precision, self.backend, self.threads or None)
 
     @classmethod
     def from_pretrained(
@@ -302,3 +309,10 @@ def _groups(prepared: Iterable[Prepared], people: int) -> Iterator[list[Prepared
         count += len(one.rows)
     if group:
         yield group
+
+
+def _rebuilt(cls: type[Engine], bare: Weights, state: bytes, device: str, *options: Any) -> Engine:
+    """What ``Engine.__reduce__`` took apart."""
+    precision, backend, threads = options
+    weights = replace(bare, state=load(state))
+    return cls(weights, device=device, precision=precision, backend=backend, threads=threads)

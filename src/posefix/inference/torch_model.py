@@ -64,7 +64,8 @@ class TorchModel:
     @torch.inference_mode()
     def look(self, inputs: NetworkInput) -> View:
         """Through the network; the maps stay on the device."""
-        image_logits, peaks = self.network.image_logits_and_peaks(inputs.to(self.device))
+        with torch.autocast(self.device.type, enabled=False):  # the precision is this model's own choice
+            image_logits, peaks = self.network.image_logits_and_peaks(inputs.to(self.device))
         return View(image_logits, peaks, inputs.without_crops())
 
     @torch.inference_mode()

@@ -110,7 +110,9 @@ class Weights:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             raise WeightsError(f"weights {self.origin}: {problems[0]}{more}; they belong to another model")
         check_finite(self.state, f"weights {self.origin}".strip())
-        network = RefinementNetwork(self.config)
+        # The first values are overwritten: the user's random numbers stay, whatever device and dtype are the default.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            network = RefinementNetwork(self.config).float()
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in self.state.items()})
         if self.image_model is not None:
             model = self.image_model.load() if isinstance(self.image_model, ImageModelFile) else self.image_model
