@@ -350,7 +350,9 @@ def annotations_of(data: Any, skeleton: Skeleton | None = None, *, source: str =
     extent = boxes_xyxy_to_xywh(np.nan_to_num(boxes_around_points(ground_truth[..., :2], seen), nan=0.0))
     boxes = np.asarray(boxes_xywh_to_xyxy(box_field(persons, indices, extent, source)), np.float64)
     ids = [spelling[spelled_id(p["image_id"])] for p in persons]
-    categories = number_field(persons, indices, "category_id", np.full(len(ids), next(iter(named), 1)), source)
+    categories = number_field(
+        persons, indices, "category_id", np.full(len(ids), next(filter(is_number, named), 1)), source
+    )
     return Annotations(
         source=source,
         images=images,
