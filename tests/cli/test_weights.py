@@ -108,7 +108,7 @@ def test_verify_finds_what_is_wrong(folder: Path, tmp_path: Path) -> None:
     assert "is not the file that config.json was written with" in refused("verify", str(folder))
     save_file(state | {"head.2.bias": torch.full((17,), torch.nan)}, path)
     record(folder)
-    assert "head.2.bias has values that are not finite" in refused("verify", str(folder))
+    assert "head.2.bias has numbers that are not finite" in refused("verify", str(folder))
     save_file({k: v for k, v in state.items() if k != "head.2.bias"}, path)
     record(folder)
     assert "head.2.bias is missing" in refused("verify", str(folder))

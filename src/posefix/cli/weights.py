@@ -60,7 +60,7 @@ class Stored:
         return None if value is None else str(value)
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def weights() -> None:
     """Weights: what is here, where it is from, whether it is whole.
 
