@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -233,3 +235,13 @@ def test_duplicate_oks_of_nobody_of_points_and_of_keypoints_never_annotated() ->
     half = np.where(np.arange(17) < 5, SIGMAS, 0.0)
     np.testing.assert_array_equal(duplicate_oks(same, np.ones((2, 17), bool), np.ones(2), np.ones(2), half), [0, 1])
     np.testing.assert_array_equal(duplicate_oks(same, np.ones((2, 17), bool), np.ones(2), np.zeros(2), SIGMAS), 0)
+
+
+def test_thousands_in_one_image_take_little_memory() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0, 4000, (1500, 17, 2))
+    tracemalloc.start()
+    duplicate_oks(points, np.ones((1500, 17), bool), rng.uniform(0, 1, 1500), np.full(1500, 900.0), SIGMAS)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6

@@ -14,7 +14,7 @@ Floats = npt.NDArray[np.floating]
 #: Share of a bounding box that a person's segment covers on COCO; used where no area is labelled.
 AREA_PER_BOX = 0.53
 #: People whose OKS with all others is computed at once: a crowd of a thousand takes 56 MB.
-_BLOCK = 64
+_PAIRS = 2**15
 #: How far from its place an annotator puts a keypoint, per axis in length scales of keypoint similarity; measured as
 #: the error that estimators share where they are right (benchmarks/accuracy.py --only stronger).
 ANNOTATORS_ERROR = 0.2
@@ -139,8 +139,9 @@ def duplicate_oks(
     rank = np.empty(len(points), np.int64)
     rank[np.argsort(-np.asarray(scores, np.float64), kind="stable")] = np.arange(len(points))
     found = np.zeros(len(points))
-    for first in range(0, len(points), _BLOCK):
-        own = slice(first, first + _BLOCK)
+    block = max(_PAIRS // max(len(points), 1), 1)
+    for first in range(0, len(points), block):
+        own = slice(first, first + block)
         both, either = valid[own, None] & valid, valid[own, None] | valid
         similarity = keypoint_similarity(points[own, None], points, (area[own, None] + area) / 2, sigmas)
         pairs = (similarity * both).sum(-1) / np.maximum(either.sum(-1), 1)
