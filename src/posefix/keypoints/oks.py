@@ -13,7 +13,7 @@ Floats = npt.NDArray[np.floating]
 
 #: Share of a bounding box that a person's segment covers on COCO; used where no area is labelled.
 AREA_PER_BOX = 0.53
-#: People whose OKS with all others is computed at once: a crowd of a thousand takes 56 MB.
+#: Pairs of people whose OKS is computed at once, however many there are: some 40 MB.
 _PAIRS = 2**15
 #: How far from its place an annotator puts a keypoint, per axis in length scales of keypoint similarity; measured as
 #: the error that estimators share where they are right (benchmarks/accuracy.py --only stronger).
