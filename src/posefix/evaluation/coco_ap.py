@@ -128,7 +128,7 @@ def compare(
 
 
 def format_table(rows: Sequence[Row]) -> str:
-    """A comparison as text: metrics × 100, then the change of AP with its interval."""
+    """A comparison as text: metrics in [0, 1], then the change of AP with its interval."""
     columns = ("AP", "AP50", "AP75", "APM", "APL", "AR")
     keys = ("ap", "ap50", "ap75", "ap_medium", "ap_large", "ar")
     width = max([len("results"), *(len(row.name) for row in rows)])
@@ -137,10 +137,10 @@ def format_table(rows: Sequence[Row]) -> str:
     lines = [title + (f"{'ΔAP':>8}  95 % interval" if with_change else "")]
     lines.append("─" * len(lines[0]))
     for row in rows:
-        line = f"{row.name:<{width}}" + "".join(f"{_percent(getattr(row.metrics, k)):>7}" for k in keys)
+        line = f"{row.name:<{width}}" + "".join(f"{_figure(getattr(row.metrics, k)):>7}" for k in keys)
         if row.change is not None and row.interval is not None:
-            low, high = (_percent(v, sign=True) for v in row.interval)
-            line += f"{_percent(row.change, sign=True):>8}  [{low}, {high}]"
+            low, high = (_figure(v, sign=True) for v in row.interval)
+            line += f"{_figure(row.change, sign=True):>8}  [{low}, {high}]"
         lines.append(line)
     return "\n".join(lines)
 
@@ -163,10 +163,10 @@ def to_json(rows: Sequence[Row]) -> dict[str, Any]:
     return {"results": listed}
 
 
-def _percent(value: float, sign: bool = False) -> str:
+def _figure(value: float, sign: bool = False) -> str:
     if not np.isfinite(value):
         return "–"
-    return f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
+    return f"{value:+.3f}" if sign else f"{value:.3f}"
 
 
 def _labels(results: Sequence[ResultSource]) -> list[str]:
