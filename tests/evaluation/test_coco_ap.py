@@ -250,7 +250,7 @@ def test_comparison(data: dict[str, Any], results: list[dict[str, Any]]) -> None
     assert len(lines) == 5
     assert len({len(line) for line in (lines[0], lines[1], *lines[3:])}) <= 3
     assert f"{rows[0].metrics.ap:.3f}" in lines[2]
-    assert f"{100 * change:+.1f}" in lines[3]
+    assert f"{change:+.3f}" in lines[3]
     assert json.loads(json.dumps(to_json(rows)))["results"][1]["change"] == change
     assert "ΔAP" not in format_table(rows[:1])
 
