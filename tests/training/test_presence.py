@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from factories import make_weights
-from posefix.inference.predictor import presence
+from posefix.inference.decoding import presence
 from posefix.training.presence import PresenceObservations, _moved, confidences, fit_presence
 from posefix.weights.calibration import Calibration
 
