@@ -207,12 +207,22 @@ class OpenVino:
             raise WeightsError(f"{file.path}: OpenVINO cannot read it: {error}") from error
 
 
+_FIRST_INFERENCE = threading.Lock()
+
+
 class _OpenVinoSession:
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         # An input may also be named after a node that its optimiser removed.
         self._names = [port.node.friendly_name for port in compiled.inputs]
         self._own = threading.local()
+        # OpenVINO's Python module initialises itself at its first inference, and two threads that do so at once wait
+        # for each other for ever. So the first one is made here, alone.
+        with _FIRST_INFERENCE:
+            self.run({n: np.zeros(list(p.shape), p.element_type.to_dtype()) for n, p in self._inputs()})
+
+    def _inputs(self) -> list[tuple[str, Any]]:
+        return list(zip(self._names, self._compiled.inputs, strict=True))
 
     def run(self, inputs: Arrays) -> list[npt.NDArray[Any]]:
         """Outputs of one person."""
