@@ -13,6 +13,7 @@ import torch
 
 from posefix.adapters import adapt
 from posefix.io.images import load_image
+from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import COCO, Skeleton
 
 
@@ -29,7 +30,7 @@ class StandIn:
         assert poses.dtype == np.float64
         assert poses.shape[1:] == (len(self.skeleton), 3)
         new = np.array(poses)
-        there = np.isfinite(new[..., :2]).all(-1) & (new[..., 2] > 0)
+        there = present(new)
         new[there, :2] += self.move
         if self.score is not None:
             new[there, 2] = self.score
