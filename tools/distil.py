@@ -1,7 +1,7 @@
 """Train a student network on a teacher's heatmaps, without labels; resumable, one thread.
 
     python tools/teach.py …                      # targets, once per set of images
-    python tools/distil.py configs/student.yaml [--resume] [--evaluate]
+    python tools/distil.py configs/distil/student.yaml [--resume] [--evaluate]
 
 Loss: cross-entropy against each heatmap divided by its sum, weighted by its height, so that what the teacher does
 not see asks nothing. Writes ``checkpoint.safetensors`` (every few minutes), ``log.jsonl`` and at the end

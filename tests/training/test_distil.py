@@ -162,7 +162,7 @@ def test_resuming_changes_nothing(distil: Any, teach: Any, tmp_path: Path) -> No
 def test_configuration_names_what_it_needs(distil: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSEFIX_DATA", "/data")
     monkeypatch.setenv("POSEFIX_RUNS", "/runs")
-    config = distil.read_config(TOOLS.parent / "configs" / "student.yaml")
+    config = distil.read_config(TOOLS.parent / "configs" / "distil" / "student.yaml")
     assert config.out == "/runs/student"
     assert all(t.startswith("/runs/teach/") for t in config.targets)
     assert config.validation[0] == ("/data/coco/val.json", "/data/coco/val")
