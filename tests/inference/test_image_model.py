@@ -144,7 +144,7 @@ def test_keypoints_that_it_does_not_know_are_the_packages() -> None:
     without = Refiner(replace(weights, config=config), device="cpu", precision="float32")
     options = {"policy": "always", "prior_weight": 0.0}
     a, b = with_eyes.refine(image, pose, **options), without.refine(image, pose, **options)
-    np.testing.assert_allclose(a[0, 5:], b[0, 5:], atol=1e-4)
+    np.testing.assert_allclose(a[0, 5:], b[0, 5:], atol=1e-3)  # px; float32 crops of two code paths
     assert np.abs(a[0, :5, :2] - b[0, :5, :2]).max() > 1
 
 
@@ -176,7 +176,7 @@ def test_a_file_outside_its_folder_is_refused(tmp_path: Path, file: str) -> None
     data = json.loads(path.read_text())
     data["image_model"]["file"] = file
     path.write_text(json.dumps(data))
-    with pytest.raises(WeightsError, match="must be a name in the weights' folder"):
+    with pytest.raises(WeightsError, match=r"must be (the|a) name (of a file in the weights folder|in the weights' folder)"):
         load_weights(tmp_path / "weights")
 
 

@@ -54,10 +54,11 @@ def test_threads_end_with_the_object() -> None:
     streams.submit(nothing).result()
     mine = [t for t in threading.enumerate() if t.name.startswith("posefix-")]
     assert len(mine) >= 3
-    before = threading.active_count()
     del streams
     gc.collect()
-    assert threading.active_count() == before - 3
+    for thread in mine[-3:]:
+        thread.join(10)
+    assert not [t for t in mine[-3:] if t.is_alive()]
 
 
 def test_a_copy_has_threads_of_its_own() -> None:

@@ -54,7 +54,7 @@ def test_ears_that_nobody_annotates_are_neither_seen_nor_made_up() -> None:
     np.testing.assert_array_equal(shared.put_back(poses, poses + 1)[:, ears], poses[:, ears])
     far = poses.copy()
     far[:, ears, :2] = 1e4
-    np.testing.assert_array_equal(shared.boxes(far), shared.boxes(poses))
+    np.testing.assert_array_equal(shared.boxes(far, (400, 400)), shared.boxes(poses, (400, 400)))
 
 
 def test_there_and_back() -> None:
@@ -84,7 +84,7 @@ def test_refine_mapped(refiner: Refiner, image: Any, width: int) -> None:
     np.testing.assert_array_equal(refined[:, own], poses[:, own])
     assert (refined[:, shared.from_source] != poses[:, shared.from_source]).any(-1).all()
     # The crop is cut around all of the person, not around what is shared.
-    alone = refiner.refine(image, shared.to_target(poses), boxes_xyxy=shared.boxes(poses))
+    alone = refiner.refine(image, shared.to_target(poses), boxes_xyxy=shared.boxes(poses, image.shape[:2]))
     np.testing.assert_array_equal(refined[:, shared.from_source], alone[:, shared.from_target])
 
 

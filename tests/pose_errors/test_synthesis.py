@@ -363,7 +363,7 @@ def test_another_keypoint_set() -> None:
         ({"centres": np.zeros((5, 16, 2))}, r"centres: expected \(N, 17, 2\) for skeleton 'coco', got \(5, 16, 2\)"),
         ({"ground_truth_mask": np.ones((4, 17), bool)}, "annotated_mask and area"),
         ({"area": np.ones(4)}, "annotated_mask and area"),
-        ({"others": np.zeros((5, 17, 3))}, r"other instances: expected \(5, M, 17, 3\)"),
+        ({"others": np.zeros((5, 17, 3))}, r"others: expected \(5, M, 17, 3\)"),
         ({"others": np.zeros((4, 1, 17, 3))}, "others"),
     ],
 )
