@@ -176,7 +176,8 @@ def test_a_file_outside_its_folder_is_refused(tmp_path: Path, file: str) -> None
     data = json.loads(path.read_text())
     data["image_model"]["file"] = file
     path.write_text(json.dumps(data))
-    with pytest.raises(WeightsError, match=r"must be (the|a) name (of a file in the weights folder|in the weights' folder)"):
+    refused = r"must be (the|a) name (of a file in the weights folder|in the weights' folder)"
+    with pytest.raises(WeightsError, match=refused):
         load_weights(tmp_path / "weights")
 
 
