@@ -13,7 +13,6 @@ import torch
 from factories import make_weights
 from posefix.exceptions import ImageError, InputError, WeightsError
 from posefix.geometry import flip_points
-from posefix.inference.crops import Prediction, paste_back
 from posefix.inference.options import make_options
 from posefix.inference.refiner import Refiner
 from posefix.keypoints.poses import relative_scores
@@ -166,22 +165,6 @@ def test_safe_policy_keeps_exactly_what_is_good_enough(scene: tuple[Any, Floats]
     np.testing.assert_array_equal(refined[..., :2], keypoints[..., :2])
     moved = keep_all.refine(image, keypoints, policy="always")
     assert (moved[..., :2] != keypoints[..., :2]).any()
-
-
-def test_paste_back_by_margin() -> None:
-    config = ModelConfig()
-    refiner = Refiner(make_weights(), device="cpu", precision="float32")
-    keypoints = np.full((1, 17, 3), 0.5)
-    keypoints[0, :, :2] = np.random.default_rng(0).uniform(10, 90, (17, 2))
-    prepared = refiner.prepare(np.zeros((100, 100, 3), np.uint8), keypoints)
-    best = np.full((1, 17), 0.8)
-    own = np.linspace(0.7, 0.8, 17)[None]
-    answer = Prediction(np.full((1, 17, 2), 20.0), best, own, np.ones((1, 17)))
-    result = paste_back(prepared, answer, np.full(17, 0.05), fill_missing=True).keypoints
-    stayed = (result[..., :2] == keypoints[..., :2]).all(-1)
-    np.testing.assert_array_equal(stayed, own >= 0.75)
-    np.testing.assert_allclose(result[..., 2], np.where(stayed, own, best))
-    assert config.map_hw == (64, 48)
 
 
 def test_decoders_and_temperature(scene: tuple[Any, Floats]) -> None:

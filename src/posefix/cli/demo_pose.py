@@ -80,8 +80,7 @@ def similarity_to_marked(demo: Demo, keypoints: npt.NDArray[np.floating]) -> flo
 def refine_demo(refiner: Refiner) -> tuple[Demo, npt.NDArray[np.floating], npt.NDArray[np.uint8]]:
     """The demo, its refined pose (1, 17, 3) and a before/after image."""
     demo = load_demo()
-    # The image ends at the chest: what it does not show stays missing.
-    refined = refiner.refine(demo.image, demo.corrupted, fill_missing=False)
+    refined = refiner.refine(demo.image, demo.corrupted)
     return demo, refined, draw_comparison(demo.image, demo.corrupted, refined)
 
 

@@ -30,6 +30,9 @@ Floats = npt.NDArray[np.floating]
 
 #: Of a keypoint that has a place.
 LEAST_CONFIDENCE = 1e-6
+#: Distance to the image's border, in length scales of keypoint similarity, within which nothing is filled: keypoints
+#: outside the image gather there. Of those filled so near, 19 % were labelled in the image, of the others 63 %.
+_BORDER = 0.75
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ def paste_back(
         prediction: for ``prepared.rows``.
         margin: (K,) an input stays where its expected similarity is at least the best one's minus this; None
             keeps none.
-        fill_missing: whether missing keypoints take the prediction, where it lies inside the image.
+        fill_missing: whether missing keypoints take the prediction, where it lies well inside the image.
         fill_threshold: least confidence at which they do.
 
     Returns:
@@ -205,7 +208,8 @@ def paste_back(
     confidence = np.clip(confidence, LEAST_CONFIDENCE, 1.0)
     filled = np.zeros(poses.valid.shape, bool)
     if fill_missing:
-        inside = ((points >= -0.5) & (points < np.array(prepared.image_hw[::-1]) - 0.5)).all(-1)
+        border = _BORDER * prepared.inputs.std / prepared.affine[:, :1, 0]
+        inside = np.minimum(points + 0.5, np.array(prepared.image_hw[::-1]) - 0.5 - points).min(-1) >= border
         filled[rows] = ~valid & poses.known & inside & (confidence >= fill_threshold)
     known = np.zeros(poses.valid.shape)
     known[rows] = np.where(valid | filled[rows], confidence, 0.0)

@@ -29,7 +29,7 @@ class Options:
             ``"always"`` takes the network's output.
         decoder: ``"expected_similarity"`` or the paper's ``"soft_argmax"``.
         flip_test: also run the network on the mirrored image and average; twice the time.
-        fill_missing: give missing keypoints the network's output where the image supports it: inside the image and
+        fill_missing: give missing keypoints the network's output where the image supports it: well inside it and
             with at least the weights' ``fill_threshold`` of confidence; else they stay missing.
         batch_size: people per pass through the network.
         prior_weight: weight of the input pose against the image; multiplies the power of the pose prior. Below 1 for

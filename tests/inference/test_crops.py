@@ -1,0 +1,50 @@
+"""Back from the network to the image: what stays, what moves, what is filled."""
+
+import numpy as np
+import pytest
+
+from factories import make_weights
+from posefix import Refiner
+from posefix.inference.crops import Prediction, Prepared, paste_back
+from posefix.keypoints.skeleton import COCO
+
+
+def prepare(keypoints: np.ndarray) -> Prepared:
+    refiner = Refiner(make_weights(), device="cpu", precision="float32")
+    return refiner.prepare(np.zeros((100, 100, 3), np.uint8), keypoints)
+
+
+def test_paste_back_by_margin() -> None:
+    keypoints = np.full((1, 17, 3), 0.5)
+    keypoints[0, :, :2] = np.random.default_rng(0).uniform(10, 90, (17, 2))
+    prepared = prepare(keypoints)
+    best = np.full((1, 17), 0.8)
+    own = np.linspace(0.7, 0.8, 17)[None]
+    answer = Prediction(np.full((1, 17, 2), 20.0), best, own, np.ones((1, 17)))
+    result = paste_back(prepared, answer, np.full(17, 0.05), fill_missing=True).keypoints
+    stayed = (result[..., :2] == keypoints[..., :2]).all(-1)
+    np.testing.assert_array_equal(stayed, own >= 0.75)
+    np.testing.assert_allclose(result[..., 2], np.where(stayed, own, best))
+
+
+@pytest.mark.parametrize("side", ["left", "top", "right", "bottom"])
+def test_nothing_is_filled_near_the_border(side: str) -> None:
+    """Keypoints outside the image gather at its border."""
+    ankle, knee = COCO.index("left_ankle"), COCO.index("left_knee")
+    keypoints = np.zeros((1, 17, 3))
+    keypoints[0, :9] = np.random.default_rng(0).uniform(30, 70, (9, 3))
+    keypoints[0, :9, 2] = 1.0
+    prepared = prepare(keypoints)
+    scale = prepared.affine[0, 0, 0]
+    std = prepared.inputs.std[0] / scale
+    places = np.full((17, 2), 50.0)
+    for k, lengths in ((ankle, 0.7), (knee, 0.8)):
+        away = lengths * std[k] - 0.5  # the image begins half a pixel before the first pixel's centre
+        places[k, int(side in ("top", "bottom"))] = away if side in ("left", "top") else 99 - away
+    crop = np.concatenate([places, np.ones((17, 1))], 1) @ prepared.affine[0].T
+    ones = np.ones((1, 17))
+    refined = paste_back(prepared, Prediction(crop[None], 0.9 * ones, 0 * ones, ones), None, fill_missing=True)
+    assert not refined.filled[0, ankle]
+    assert (refined.keypoints[0, ankle] == 0).all()
+    assert refined.filled[0, knee]
+    np.testing.assert_allclose(refined.keypoints[0, knee, :2], places[knee], atol=1e-6)
