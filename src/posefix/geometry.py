@@ -2,7 +2,7 @@
 
 Pixel index = coordinate: the centre of the top-left pixel is (0, 0). A crop rectangle of width w maps onto
 the full input width W without a "− 1" (PoseFix's reference), so x_in = (x − left) · W / w. Heatmap cell c lies
-at input pixel ``stride · c + offset``: offset 0 in the paper's networks, (stride − 1) / 2 where the cells are
+at input pixel ``stride · c + offset``: offset 0 in the paper's networks, (stride − 1) / 2 where the heatmap pixels are
 to mirror onto themselves.
 """
 

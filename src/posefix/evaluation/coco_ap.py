@@ -38,7 +38,7 @@ ResultSource = Results | Sequence[Entry] | PathLike
 
 @dataclass(frozen=True)
 class Metrics:
-    """Average precision and recall of the COCO keypoint evaluation, in [0, 1]; NaN where nobody is labelled."""
+    """Average precision and recall of the COCO keypoint evaluation, in [0, 1]; NaN where no person is labelled."""
 
     ap: float
     ap50: float
@@ -260,4 +260,6 @@ def _coco_data(dataset: dict[str, Any]) -> pycoco.COCO:
 
 
 def _metrics(run: COCOeval) -> Metrics:
-    return Metrics(*(float(s) if s >= 0 else float("nan") for s in run.stats))  # COCOeval says −1 for "nobody"
+    return Metrics(
+        *(float(s) if s >= 0 else float("nan") for s in run.stats)
+    )  # COCOeval says −1 where no person is labelled

@@ -31,7 +31,7 @@ PAPER_SPLIT = (0.1, 0.8)
 
 @dataclass(frozen=True)
 class CrowdPoseMetrics:
-    """CrowdPose's figures in [0, 1]; NaN where nobody is labelled.
+    """CrowdPose's figures in [0, 1]; NaN where no person is labelled.
 
     Attributes:
         overall: AP and AR on all images.

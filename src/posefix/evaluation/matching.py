@@ -68,7 +68,7 @@ def match_people(annotations: Annotations, results: Results, skeleton: Skeleton)
 
 
 def others_of(annotations: Annotations, people: Indices, min_iou: float = 0.0) -> tuple[Doubles, Indices]:
-    """Other labelled people in the same image; crowd regions are nobody.
+    """Other labelled people in the same image; crowd regions do not count.
 
     Args:
         annotations: everybody.
@@ -76,7 +76,7 @@ def others_of(annotations: Annotations, people: Indices, min_iou: float = 0.0) -
         min_iou: overlap of the boxes from which somebody counts as another instance.
 
     Returns:
-        (N, M, K, 3) [x, y, v], zero rows for nobody, and (N,) how many there are.
+        (N, M, K, 3) [x, y, v], zero rows as padding, and (N,) how many there are.
     """
     groups = _by_image(annotations.image_ids.tolist())
     rows: list[list[int]] = []

@@ -74,7 +74,7 @@ def evaluate_posetrack(truth: PoseTrack, results: PoseTrack) -> PoseTrackAp:
 
     Args:
         truth: labelled sequences, with ``bbox_head``.
-        results: of the same frames; frames where nobody is labelled are left out, as in poseval.
+        results: of the same frames; frames without labelled people are left out, as in poseval.
 
     Raises:
         FileFormatError: a labelled person without head box, or results of other frames.

@@ -41,7 +41,7 @@ class Source:
         skeleton: the keypoint set.
         images: folder of the images; None shows poses without images.
         annotations: names of the images.
-        diagnosis: what ``make_report`` found; None where nobody is labelled.
+        diagnosis: what ``make_report`` found; None without ground truth.
         exif: how images are read, as for refinement.
     """
 

@@ -80,7 +80,7 @@ class Prediction:
 
     @staticmethod
     def join(parts: Sequence[Prediction], num_keypoints: int) -> Prediction:
-        """People one after another; of no parts, of nobody."""
+        """People one after another; of no parts, of no people."""
         if not parts:
             return Prediction(np.zeros((0, num_keypoints, 2)), *(np.zeros((0, num_keypoints)) for _ in range(3)))
         names = [f.name for f in fields(Prediction)]

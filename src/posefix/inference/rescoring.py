@@ -51,7 +51,7 @@ def can_be_weighed(score: Any) -> bool:
 def duplicates(keypoints: Floats, scores: Floats, images: Sequence[Any], sigmas: npt.ArrayLike) -> Floats:
     """(N,) OKS of each person with the most like of the better-scored ones of the same image; 0 below 0.5.
 
-    Two detections of one person are pulled onto each other by refinement. Nobody goes, for the same people come out
+    Two detections of one person are pulled onto each other by refinement. No person is removed, for the same people come out
     as went in, but the second is no image logits for another person: times one minus this, scores are those of soft NMS
     (Bodla et al. 2017, linear; OKS for IoU).
 
@@ -97,7 +97,7 @@ def rescore(
 
     Returns:
         (N,) and a count; None where the estimator's scores stay, NaN where one person's does. Who has no score that can
-        be weighed lowers nobody's either.
+        be weighed lowers no other score either.
     """
     # What stayed missing keeps the estimator's score or NaN, which is no confidence.
     confidence = np.where(present(keypoints), keypoints[..., 2], 0.0).mean(-1)

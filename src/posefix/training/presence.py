@@ -1,7 +1,7 @@
-"""Whether a keypoint is there at all: fitted on people, and on poses moved to where nobody is.
+"""Whether a keypoint is there at all: fitted on people, and on poses moved to where no person is.
 
 The confidence of a place supposes that the keypoint is somewhere in the crop. A pose on a coffee cup would get a high
-one. So poses of an estimator are moved to parts of the images where nobody is labelled, and a logistic regression over
+one. So poses of an estimator are moved to parts of the images where no person is labelled, and a logistic regression over
 the peaks of the image's own heatmaps learns to tell them apart (``Calibration.presence``).
 """
 
@@ -39,12 +39,12 @@ NOBODY_SHARE = 0.2
 
 @dataclass(frozen=True)
 class PresenceObservations:
-    """P poses of K keypoints, half of them moved to where nobody is.
+    """P poses of K keypoints, half of them moved to where no person is.
 
     Attributes:
         peaks: (P, K) of ``ForwardOutput``.
         confidence: (P, K) without presence.
-        similarity: (P, K) reached; 0 where nobody is.
+        similarity: (P, K) reached; 0 where no person is.
         known: (P, K) bool, labelled, or of a moved pose.
         nobody: (P,) bool, moved poses.
     """
@@ -59,7 +59,7 @@ class PresenceObservations:
 def observe_presence(
     weights: Weights, annotations: Annotations, images: str | os.PathLike[str], results: Results, *, seed: int = 0
 ) -> PresenceObservations:
-    """Run the network on an estimator's people, and on the same poses moved to where nobody is.
+    """Run the network on an estimator's people, and on the same poses moved to where no person is.
 
     Args:
         weights: to calibrate.
@@ -102,7 +102,7 @@ def observe_presence(
 
 
 def _moved(pose: Doubles, others_xyxy: Doubles, image_hw: Sequence[int], rng: np.random.Generator) -> Doubles | None:
-    """A pose at another place and of another size, where nobody is labelled; None where no place was found."""
+    """A pose at another place and of another size, where no person is labelled; None where no place was found."""
     valid = present(pose)
     box = boxes_around_points(pose[None, :, :2], valid[None])[0]
     centre, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]

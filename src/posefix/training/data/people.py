@@ -47,7 +47,7 @@ def read_people(sets: Sequence[SetConfig], skeleton: Skeleton) -> People:
     """Read all sets.
 
     Raises:
-        TrainingError: a file cannot be read, does not fit the skeleton, or has nobody to train on.
+        TrainingError: a file cannot be read, does not fit the skeleton, or has no person to train on.
     """
     parts = [_read_packed(s, skeleton) if s.shards else _read_set(s, skeleton) for s in sets]
     total = sum(s.weight for s in sets)
@@ -82,7 +82,7 @@ def _read_set(config: SetConfig, skeleton: Skeleton) -> People:
     enough = (ground_truth[..., 2] > 0).sum(-1) >= config.min_keypoints
     usable = enough & ~data.iscrowd & (box_area(boxes) > 0) & (data.area > 0)
     if not usable.any():
-        raise TrainingError(f"{config.annotations}: nobody has {config.min_keypoints} labelled keypoints")
+        raise TrainingError(f"{config.annotations}: no person has {config.min_keypoints} labelled keypoints")
     estimates = [_match_estimates(path, skeleton, data.ids, boxes, image_ids) for path in config.estimates]
     stacked = np.stack(estimates, 1) if estimates else np.zeros((len(data), 0, len(skeleton), 3), np.float32)
     names = [image_name({"image_id": image_id}, data) for image_id in data.images]
@@ -103,7 +103,7 @@ def _read_packed(config: SetConfig, skeleton: Skeleton) -> People:
     shards = read_shards(config.shards, skeleton)
     rows = np.flatnonzero((shards.ground_truth[..., 2] > 0).sum(-1) >= config.min_keypoints)
     if not len(rows):
-        raise TrainingError(f"{config.shards}: nobody has {config.min_keypoints} labelled keypoints")
+        raise TrainingError(f"{config.shards}: no person has {config.min_keypoints} labelled keypoints")
     return People(
         ground_truth=shards.ground_truth[rows],
         estimates=shards.estimates[rows],
