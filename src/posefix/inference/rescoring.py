@@ -51,8 +51,8 @@ def can_be_weighed(score: Any) -> bool:
 def duplicates(keypoints: Floats, scores: Floats, images: Sequence[Any], sigmas: npt.ArrayLike) -> Floats:
     """(N,) OKS of each person with the most like of the better-scored ones of the same image; 0 below 0.5.
 
-    Two detections of one person are pulled onto each other by refinement. No person is removed, for the same people come out
-    as went in, but the second is no image logits for another person: times one minus this, scores are those of soft NMS
+    Refinement pulls two detections of one person onto each other. No person is removed: the same people come out as
+    went in. But the second detection stands for no other person. Times one minus this, scores are those of soft NMS
     (Bodla et al. 2017, linear; OKS for IoU).
 
     Args:

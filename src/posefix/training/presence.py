@@ -1,7 +1,7 @@
 """Whether a keypoint is there at all: fitted on people, and on poses moved to where no person is.
 
 The confidence of a place supposes that the keypoint is somewhere in the crop. A pose on a coffee cup would get a high
-one. So poses of an estimator are moved to parts of the images where no person is labelled, and a logistic regression over
+one. So poses of an estimator are moved to parts of the images where no person is labelled. A logistic regression over
 the peaks of the image's own heatmaps learns to tell them apart (``Calibration.presence``).
 """
 
