@@ -58,7 +58,7 @@ def pckh(
 
     Args:
         points: (N, 16, 2) px; NaN is not found.
-        labelled: (N, 16, 3) [x, y, v] px; v > 0 is labelled, visible or not.
+        ground_truth: (N, 16, 3) [x, y, v] px; v > 0 is labelled, visible or not.
         head_size: (N,) px, see ``head_sizes``.
         threshold: in head sizes.
 

@@ -70,7 +70,7 @@ class Annotations:
         images: by id, in file order.
         image_ids: (N,) int64, or objects where ids are strings.
         category_ids: (N,) int64.
-        labelled: (N, K, 3) [x, y, v] px.
+        ground_truth: (N, K, 3) [x, y, v] px.
         boxes_xyxy: (N, 4) px.
         area: (N,) px².
         iscrowd: (N,) bool.

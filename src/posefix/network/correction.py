@@ -1,8 +1,8 @@
-"""What the whole input pose says about the image's image logits: a small network on top of a larger one.
+"""Corrects the image logits by the whole input pose: a small network on top of a larger one.
 
-The trunk sees everybody in the crop. Whose joints are meant, and which of two hypotheses fits the rest of the
-pose, is decided here, at half the trunk's resolution and from its answer, so that the trunk may stay as it was
-trained on far more images.
+The trunk sees all people in the crop. Whose keypoints are meant, and which of two hypotheses fits the rest of the
+pose, is decided here, at half the trunk's resolution and from its output. So the trunk can stay as it was trained, on
+far more images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CHANNELS = 64
 _DILATIONS = (1, 2, 2, 1)
 #: Standard deviations, in heatmap pixels of stride 8, at which the input pose is drawn.
 _STDS = (1.0, 3.0)
-#: Image logits this far below the best heatmap pixel, in nats, is nothing.
+#: Image logits this far below the best heatmap pixel's, in nats, count as nothing.
 _DEPTH = 8.0
 
 
@@ -46,7 +46,7 @@ class Correction(nn.Module):
         self.out = nn.Conv2d(_CHANNELS, num_keypoints, 1)
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
-        #: How far the image logits is believed, per keypoint (log).
+        #: Weight of the image logits, per keypoint (log).
         self.log_gain = nn.Parameter(torch.zeros(num_keypoints))
 
     def forward(
@@ -61,7 +61,7 @@ class Correction(nn.Module):
 
         Args:
             features: (B, C, h, w) of the trunk.
-            image logits: (B, K, h, w) its logits.
+            image_logits: (B, K, h, w) of the trunk.
             heatmap_points: (B, K, 2) input pose in their heatmap pixels.
             valid: (B, K) bool.
             scores: (B, K) height at which each point is drawn; None is 1.

@@ -20,10 +20,10 @@ _QUIET = 0.03
 class PosePrior(nn.Module):
     """log(π · N(heatmap pixel; input point, s²) + (1 − π) / heatmap pixels) for each keypoint, s = std · exp(a).
 
-    The network then starts as "image image logits times input pose" and learns the image logits. π and a are learned
-    per keypoint; a missing keypoint has π = 0. The adaptive prior corrects both for each person by how well the
-    image logits agrees with the whole input pose: where a few keypoints of a person contradict the image logits, the
-    others get less weight too, and those of a precise estimator more. Scored, it also sees the estimator's scores.
+    Added to the image logits, it makes the output the product of what the image shows and where the input pose is.
+    π and a are learned per keypoint; a missing keypoint has π = 0. The adaptive prior corrects both for each person by
+    how well the image logits agree with the whole input pose: where they contradict some keypoints of a person, the
+    others get less weight too; keypoints of a precise estimator get more. Scored, it also sees the estimator's scores.
     """
 
     def __init__(self, num_keypoints: int, *, adaptive: bool, scored: bool = False, share: float = 0.9) -> None:
@@ -44,7 +44,7 @@ class PosePrior(nn.Module):
         """Log prior over heatmap pixels.
 
         Args:
-            image logits: (B, K, h, w) the image's logits.
+            image_logits: (B, K, h, w).
             heatmap_points: (B, K, 2) input pose in heatmap pixels.
             valid: (B, K) bool.
             std: (B, K) length scale of keypoint similarity in heatmap pixels.
@@ -75,8 +75,10 @@ class PosePrior(nn.Module):
 
 
 def _match_features(image_logits: Tensor, heatmap_points: Tensor, valid: Tensor, std: Tensor) -> list[Tensor]:
-    """(B, K) each: how much of the image logits lies near the input points at several widths, how peaked it is, and
-    which points are valid: a precise estimator differs from a coarse one where the image logits is sharp."""
+    """(B, K) each: the heatmap's mass near the input points at several widths, how peaked it is, which are valid.
+
+    A precise estimator differs from a coarse one where the heatmap is peaked.
+    """
     probabilities = heatmap_probabilities(image_logits.float())
     points = torch.where(valid.unsqueeze(-1), heatmap_points, torch.zeros_like(heatmap_points))
     near = [expected_similarity(probabilities, points, std * scale) for scale in _SCALES]

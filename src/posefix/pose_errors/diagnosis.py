@@ -56,14 +56,14 @@ def diagnose(
 
     Candidates are the own labelled keypoint, its mirror, and both of every other instance. None within similarity 0.5:
     miss. Else the nearest decides: own (ties too) is good above 0.85 and jitter below; own mirror is inversion; a
-    other instance's keypoint is swap.
+    keypoint of another person is swap.
 
     Args:
         points: (N, K, 2) px, predicted.
         valid: (N, K) which predictions exist; a keypoint without one is a miss.
-        labelled: (N, K, 3) [x, y, v] of the same people.
+        ground_truth: (N, K, 3) [x, y, v] of the same people.
         area: (N,) px² of them; with none every keypoint is a miss.
-        other instances: (N, M, K, 3) [x, y, v] of the other people, zero rows for nobody; None: there are none.
+        others: (N, M, K, 3) [x, y, v] of the other people, zero rows as padding; None: there are none.
         skeleton: the keypoint set.
 
     Returns:
@@ -107,7 +107,7 @@ class Diagnosis:
         people: (D,) which labelled person each is matched with.
         people_count: labelled people that could have been matched.
         points: (D, K, 2) px of the matched entries.
-        labelled: (D, K, 3) [x, y, v] px of their people.
+        ground_truth: (D, K, 3) [x, y, v] px of their people.
         kinds: (D, K) int8 ``PoseError``.
         similarity: (D, K) to the own annotation; 0 where missing or not labelled.
         oks: (D,).

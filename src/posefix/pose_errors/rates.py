@@ -86,7 +86,7 @@ def _count(
     """(P, 3, 2, 2, 2, 5) how often each kind was seen.
 
     Axes: part; labelled keypoints (≤ 5, ≤ 10, more); no crowd, crowd; own mirror not labelled, labelled; without,
-    with a other instance's keypoint to swap with; kind.
+    with a keypoint of another person to swap with; kind.
     """
     flip_indices = skeleton.flip_indices
     sided = flip_indices != np.arange(len(skeleton))

@@ -180,7 +180,7 @@ def synthesize(
         area: (N,) px² in the frame of the points; sets all radii. Where it is the box's area instead of the
             person's, radii are the reference's.
         rng: source of randomness.
-        other instances: (N, M, K, 3) other people near [x, y, v], zero rows for nobody.
+        others: (N, M, K, 3) other people near [x, y, v], zero rows as padding.
         overlap: (N,) number of overlapping people; default: other instances with any v > 0.
         centre_mask: (N, K) which centres exist; default ``ground_truth_mask``.
         rates: default the reference's.

@@ -45,7 +45,7 @@ class Observations:
         logits: (P, K, h, w) float16.
         std: (P, K) length scale that test time assumes.
         targets: (P, K, 2) labelled points.
-        labelled: (P, K) which are.
+        ground_truth: (P, K) which are.
         area: (P,) labelled area in crop px².
         group: (P,) image, for splitting into halves.
     """

@@ -29,7 +29,7 @@ class CopyPaste:
         there: (B,) bool, which samples have one.
         rows: (B,) who it is.
         to_image: (B, 2, 3) from their own image to the first person's.
-        labelled: (B, K, 3) [x, y, v] in the first person's image; v = 0 where there is no person.
+        ground_truth: (B, K, 3) [x, y, v] in the first person's image; v = 0 where there is no person.
         outline: (B, K, 2) the same with estimates where there is no annotation, NaN where there is neither.
         behind: (B,) bool, whether the first person covers them.
     """
