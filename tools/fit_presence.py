@@ -3,7 +3,7 @@
     python tools/fit_presence.py WEIGHTS DATA [--results movenet tinypose_256]
 
 WEIGHTS is a folder or ``embedded``; DATA holds val.json, val/ and results/*.json. Prints the coefficients for the
-configuration, and the expected calibration error on people and on poses moved to where nobody is.
+configuration, and the expected calibration error on people and on poses moved to empty places.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def main() -> None:
     ]
     seen = PresenceObservations(*(np.concatenate([getattr(p, n) for p in parts]) for n in vars(parts[0])))
     fitted = fit_presence(seen)
-    print(f"presence: {list(fitted)}  ({(~seen.nobody).sum()} people, {seen.nobody.sum()} moved poses)")
-    count = int((seen.known & ~seen.nobody[:, None]).sum())
-    print(f"{'presence':<24}{'error, people':>15}{'error, all':>12}{'where nobody is: mean, 90 % below':>36}")
+    print(f"presence: {list(fitted)}  ({(~seen.moved).sum()} people, {seen.moved.sum()} moved poses)")
+    count = int((seen.known & ~seen.moved[:, None]).sum())
+    print(f"{'presence':<24}{'error, people':>15}{'error, all':>12}{'moved poses: mean, 90 % below':>36}")
     for name, coefficients in (("none", ()), ("stored", weights.calibration.presence), ("fitted", fitted)):
         confidence, similarity = confidences(seen, weights, coefficients)
-        nobody = confidence[count:]
+        moved = confidence[count:]
         errors = calibration_error(confidence[:count], similarity[:count]), calibration_error(confidence, similarity)
-        print(f"{name:<24}{errors[0]:>15.3f}{errors[1]:>12.3f}{nobody.mean():>28.2f}{np.quantile(nobody, 0.9):>8.2f}")
+        print(f"{name:<24}{errors[0]:>15.3f}{errors[1]:>12.3f}{moved.mean():>28.2f}{np.quantile(moved, 0.9):>8.2f}")
 
 
 if __name__ == "__main__":

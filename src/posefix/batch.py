@@ -62,7 +62,7 @@ class BatchSettings:
         prior_weight: as in ``Options``, but None is 1: a worker does not see the whole input, on which it is to be
             measured.
         ranking: one of ``RANKINGS``. People without a usable score keep the one they have.
-        soft_nms: lower the score of who repeats a better-scored person of the image.
+        soft_nms: lower the score of people who repeat a better-scored one of the image.
         use_boxes: crop around ``bbox`` where a row has one.
         workers: threads that read images while the network computes.
         exif: ``"apply"`` turns images as their EXIF orientation says, as rows have it whose estimator read them with

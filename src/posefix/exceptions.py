@@ -19,7 +19,7 @@ from posefix.messages import message
 
 
 class PosefixError(ValueError):
-    """Base of all exceptions raised for user mistakes; the message says how to mend them.
+    """Base of all exceptions raised for user mistakes; the message says how to fix them.
 
     What files and URLs brought into the message is made harmless: no control characters, no passwords.
     """

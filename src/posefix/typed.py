@@ -21,7 +21,7 @@ def check_fields(instance: Any, where: str, error: type[PosefixError]) -> None:
 
     Args:
         instance: a dataclass whose annotations are bool, int, float, str, tuples of these, other dataclasses, or
-            unions; fields of other types are not looked at.
+            unions; fields of other types are not checked.
         where: named in messages before the field, with its dot: ``"model."``.
         error: what to raise.
 

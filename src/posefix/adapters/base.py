@@ -119,7 +119,7 @@ def with_scores(points: Doubles, scores: Doubles | None) -> Doubles:
 
 
 def check_2d(points: Doubles, what: str) -> Doubles:
-    """Points if they are (N, K, 2), and nobody where there is not a single number.
+    """Points if they are (N, K, 2); no people where the array is empty.
 
     Raises:
         InputError: another shape.

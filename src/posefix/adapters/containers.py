@@ -41,7 +41,7 @@ def unwrap(data: Any, image: str) -> Container | None:
     """Take a known form apart; None where the data is in none of them.
 
     Known are results under a key ``results``, ``predictions`` or ``annotations``; AlphaPose's ``open`` and ``cmu``
-    objects and PoseFlow's lists by image name; keypoints nested as [[x, y, score], …], or as [[x, y], …] beside
+    objects and PoseFlow's lists by image name; keypoints nested as [[x, y, score], …], or as [[x, y], …] with
     ``keypoint_scores`` (MMPose); lists without image ids, of one image (OpenPifPaf, MMPose).
 
     Args:

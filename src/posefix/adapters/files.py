@@ -82,7 +82,7 @@ def read_any(
 
     Args:
         path: a JSON file; for OpenPose also the folder that ``--write_json`` filled, for PoseTrack one of sequences.
-        skeleton: whose keypoints the entries are to have; a file may have more, or others beside them.
+        skeleton: whose keypoints the entries are to have; a file may have more of them.
         format: one of ``FORMATS``, or ``"auto"``.
         images: folder of the images, where the endings of OpenPose's frames are looked up; else ``.jpg``.
         own_keypoints: PoseTrack's entries have all of PoseTrack's keypoints, not the skeleton's.
@@ -199,7 +199,7 @@ def is_alphapose(path: PathLike) -> bool:
     try:
         return _format_of([next(iterate_entries(path), {})], os.fspath(path)) == "alphapose"
     except FileFormatError:
-        return False  # whoever reads the file tells what is wrong with it
+        return False  # reading the file reports the error
 
 
 def _format_of(data: Any, source: str) -> str:
@@ -252,7 +252,7 @@ def _check_count(refined: Sequence[Entry], expected: int) -> None:
 def _read_list(data: Any, skeleton: Skeleton, source: str, name: str) -> Opened:
     """COCO's or AlphaPose's list of people; AlphaPose's box gets COCO's name."""
     people = check_entries(data, source=source, poses=False)
-    # One odd entry among many does not stop the others; whoever refines them names it.
+    # One odd entry among many does not stop the others; refining names it.
     sizes = [len(p["keypoints"]) for p in people if isinstance(p.get("keypoints"), list)]
     if not sizes or (name == "coco" and 3 * len(skeleton) in sizes):
         return Opened(name, people, lambda path, refined: write_packed(path, list(refined)), skeleton, list)
@@ -329,7 +329,7 @@ def _openpose(frames: Mapping[Path, Any], skeleton: Skeleton, images: PathLike |
     for path, data in frames.items():
         image = _image_of(path, images)
         size_from = [Path(images) / image] if images is not None else None
-        # Who is no pose stays in the file, and is an entry for whoever refines them to name.
+        # An entry that is no pose stays in the file, and refining names it.
         odd[path] = {i: p for i, p in enumerate(data["people"]) if mixed and not openpose.is_usable(p)}
         usable = {**data, "people": [{} if i in odd[path] else p for i, p in enumerate(data["people"])]}
         try:

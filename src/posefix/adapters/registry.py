@@ -169,7 +169,7 @@ def _named(name: str) -> Iterator[None]:
 
 
 def _checked(found: Extracted, output: Any, name: str) -> Extracted:
-    """Arrays of the promised shape, and a frame of nobody comes back as it is, however its package writes that."""
+    """Arrays of the promised shape; a frame without people comes back as it is, however its package writes that."""
     for poses in found.keypoints:
         if poses.ndim != 3 or poses.shape[-1] != 3:
             raise InputError(f"output: expected (N, K, 3) keypoints of {name}, got {poses.shape}")
@@ -184,7 +184,7 @@ def _checked(found: Extracted, output: Any, name: str) -> Extracted:
 
 
 def _joined(outputs: Any, images: Images, skeleton: Skeleton) -> Extracted:
-    """A list with one element per image; an empty element is an image of nobody, an empty list no image."""
+    """A list with one element per image; an empty element is an image without people, an empty list no image."""
     many = images is not None and not isinstance(images, Mapping) and len(images) == len(outputs)
     parts = []
     for i, output in enumerate(outputs):

@@ -1,6 +1,6 @@
 """rtmlib: a tuple (keypoints, scores) of arrays in pixels; a score ≤ 0 means missing, and people may be phantoms.
 
-Where its detector finds nobody, rtmlib takes the whole image for one person, and RTMO answers one person of zeros.
+Where its detector finds no person, rtmlib takes the whole image for one person, and RTMO answers one person of zeros.
 People whose mean score is below 0.3 are left alone: rtmlib itself draws keypoints from 0.5 on.
 """
 
@@ -19,7 +19,7 @@ REAL_PERSON = 0.3
 
 def recognise(output: Any) -> bool:
     """Two arrays, (N, K, 2) and (N, K)."""
-    if _is_nobody(output):
+    if _is_empty(output):
         return True
     return (
         isinstance(output, (tuple, list))
@@ -31,14 +31,14 @@ def recognise(output: Any) -> bool:
     )
 
 
-def _is_nobody(output: Any) -> bool:
-    """``([], [])``, which detectors hand on where they found nobody; a list of two is two images of nobody."""
+def _is_empty(output: Any) -> bool:
+    """``([], [])``, which detectors hand on where they found no person; a list of two is two empty images."""
     return isinstance(output, tuple) and len(output) == 2 and all(isinstance(p, list) and not p for p in output)
 
 
 def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     """One image's people."""
-    if _is_nobody(output):
+    if _is_empty(output):
         return Extracted([np.zeros((0, 0, 3))], lambda _: output)
     keypoints, own_scores = output
     before = with_scores(to_numpy(keypoints), to_numpy(own_scores))

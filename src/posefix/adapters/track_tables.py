@@ -51,9 +51,9 @@ def open_h5(path: Path, mode: str = "r") -> Any:
 
 
 def replace_file(target: PathLike, fill: Callable[[Path], None]) -> None:
-    """Write a file whole or not at all: ``fill`` writes beside it, then it takes its place."""
-    with new_file(target, keep_suffix=True) as beside:
-        fill(beside)
+    """Write a file whole or not at all: ``fill`` writes a temporary file, which then replaces it."""
+    with new_file(target, keep_suffix=True) as part:
+        fill(part)
 
 
 def _tracked(cells: Doubles, names: Sequence[str], ids: list[Any], skeleton: Skeleton, write: Any) -> Tracked:
@@ -144,9 +144,9 @@ def read_dlc_h5(path: Path, skeleton: Skeleton) -> Tracked:
         raise FileFormatError(f"{path}: expected {len(labels)} numbers a row, got {table.shape[1:]}")
 
     def write(new: Doubles, target: PathLike) -> None:
-        def fill(beside: Path) -> None:
-            shutil.copyfile(path, beside)
-            with open_h5(beside, "r+") as file:
+        def fill(part: Path) -> None:
+            shutil.copyfile(path, part)
+            with open_h5(part, "r+") as file:
                 records = file[f"{name}/table"][:]
                 records["values_block_0"] = new
                 file[f"{name}/table"][:] = records
@@ -233,9 +233,9 @@ def read_analysis_h5(path: Path, skeleton: Skeleton) -> Tracked:
     ids = own if len(own) == points.shape[0] else list(range(points.shape[0]))
 
     def write(after: Doubles, target: PathLike) -> None:
-        def fill(beside: Path) -> None:
-            shutil.copyfile(path, beside)
-            with open_h5(beside, "r+") as file:
+        def fill(part: Path) -> None:
+            shutil.copyfile(path, part)
+            with open_h5(part, "r+") as file:
                 file["tracks"][...] = after[..., :2].transpose(1, 3, 2, 0)
                 if scores is not None:
                     file["point_scores"][...] = after[..., 2].transpose(1, 2, 0)
@@ -271,7 +271,7 @@ def read_slp(path: Path, skeleton: Skeleton) -> Tracked:
         for t, column, f, n in place:
             new[f][n] = after[t, column]
         refined = found.rebuild(list(new))
-        replace_file(target, lambda beside: sleap_io.save_slp(refined, os.fspath(beside)))
+        replace_file(target, lambda part: sleap_io.save_slp(refined, os.fspath(part)))
 
     return _tracked(cells, nodes, list(order), skeleton, write)
 

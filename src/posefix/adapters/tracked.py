@@ -57,7 +57,7 @@ class Rows:
     linked: bool = False
 
     def spread(self, poses: Doubles, frames: int | None = None) -> Doubles:
-        """(R, K, 3) → (T, N, K, 3), NaN for who is not there."""
+        """(R, K, 3) → (T, N, K, 3), NaN for people missing from a frame."""
         count = max(frames or 0, int(self.frame.max(initial=-1)) + 1)
         tracks = np.full((count, len(self.ids), *poses.shape[1:]), np.nan)
         tracks[self.frame, self.person] = poses
@@ -85,7 +85,7 @@ def arrange(frame: Ints, ids: Sequence[Hashable | None], poses: Doubles, what: s
     linked = False
     if any(i is None for i in ids):
         if not all(i is None for i in ids):
-            raise InputError(f"{what}: expected a track id for everybody or nobody, got some")
+            raise InputError(f"{what}: expected a track id for every person or for none, got some")
         linked = len(np.unique(frame)) < len(frame)
         ids = link_people(frame, poses).tolist() if linked else [0] * len(ids)
     order: dict[Hashable | None, int] = {}
@@ -162,14 +162,14 @@ def tracked_output(output: Any, skeleton: Skeleton) -> Tracked:
 
     def rebuild(tracks: Floats) -> Any:
         new = rows.gather(tracks)
-        # Who is nobody in a frame has no keypoint there, before and after.
+        # A person missing from a frame has no keypoint there, before and after.
         return found.rebuild([new[end - count : end] for end, count in zip(ends, counts, strict=True)])
 
     return Tracked(rows.spread(poses, len(counts)), rows.ids, rebuild, rows.linked)
 
 
 def _ids_of(output: Any, counts: list[int]) -> list[Hashable | None]:
-    """Track id of everybody in outputs of many frames; None where the output has none."""
+    """Track ids of all people in outputs of many frames; None where the output has none."""
     if not isinstance(output, (list, tuple)):
         # Tables have a column for each individual.
         return [n for count in counts for n in range(count)]

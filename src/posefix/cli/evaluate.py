@@ -17,7 +17,7 @@ from posefix.io.json import write_json
 from posefix.io.posetrack import read_posetrack
 from posefix.keypoints.skeleton import COCO, CROWDPOSE, MPII, POSETRACK18, Skeleton
 
-#: ``--metric`` beside OKS → the keypoint set that it is defined for.
+#: ``--metric`` other than OKS → the keypoint set that it is defined for.
 _METRICS = {"crowdpose": CROWDPOSE, "pckh": MPII, "poseval": POSETRACK18}
 
 

@@ -117,7 +117,7 @@ _SECTIONS = {
 @click.option(
     "--soft-nms/--no-soft-nms",
     default=True,
-    help="Lower the score of people whose refined pose repeats a better-scored one of the same image; nobody is "
+    help="Lower the score of people whose refined pose repeats a better-scored one of the same image; no person is "
     "removed. Not with --ranking estimator, which leaves every score as it was.",
 )
 @click.option(

@@ -33,7 +33,7 @@ from posefix.video.options import VideoOptions
     type=int,
     help="Number that POSES gives the video's first frame; default 0 where it occurs, else 1.",
 )
-@click.option("--online", is_flag=True, help="Look at no later frame but --delay; else the whole video counts.")
+@click.option("--online", is_flag=True, help="Use no later frame but --delay; else the whole video counts.")
 @click.option("--delay", default=8, show_default=True, help="Frames by which results come late when online.")
 @click.option("--max-gap", default=15, show_default=True, help="Longest stretch of missing frames that is filled.")
 @click.option("--repair-sides/--no-repair-sides", default=True, help="Put exchanged left and right right.")

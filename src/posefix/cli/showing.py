@@ -1,4 +1,4 @@
-"""What ``refine`` and ``diagnose`` show beside their files: images of people and the HTML report."""
+"""What ``refine`` and ``diagnose`` show in addition to their files: images of people and the HTML report."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ report_people_option = click.option(
 def diagnosis_of(
     annotations: Annotations | None, before: Sequence[Entry], after: Sequence[Entry], skeleton: Skeleton
 ) -> Report | None:
-    """What refinement did to labelled people; None where nobody is labelled, or not in all of these images."""
+    """What refinement did to labelled people; None without labelled people, or if some of these images have none."""
     if annotations is None or not annotations.num_keypoints.any():
         return None
     try:
@@ -47,7 +47,7 @@ def diagnosis_of(
 
 
 def gains_of(report: Report | None, people: int) -> Doubles | None:
-    """(N,) object keypoint similarity that each person of a results file gained, NaN for who is not labelled."""
+    """(N,) object keypoint similarity that each person of a results file gained, NaN for people without a label."""
     if report is None or report.after is None:
         return None
     gains = np.full(people, np.nan)

@@ -18,7 +18,7 @@ from posefix.training.trainer import train as run
 from posefix.training.validation import finish, make_validation
 from posefix.weights.weights import save_weights
 
-#: What the others hear when a process of the group dies.
+#: Errors in the other processes when one of the group dies.
 _LOST = re.compile(r"closed by peer|reset by peer|broken pipe|timed out|remote process|NCCL", re.IGNORECASE)
 _ENDED = "another process of this training has ended; continue with --resume"
 

@@ -125,7 +125,7 @@ def download(repository: str, revision: str | None, force: bool) -> None:
 @click.argument("where", required=False)
 @report_errors
 def verify(where: str | None) -> None:
-    """Check weights: load them strictly, look at every number, compare the hash. Exit status 1 if wrong.
+    """Check weights: load them strictly, check every number, compare the hash. Exit status 1 if wrong.
 
     \b
     Examples:
@@ -199,9 +199,9 @@ def build(
 
     \b
     Examples:
-      posefix weights build --image-model rtmpose-m.onnx --out eyes/
-      posefix weights build --image-model mine.onnx --family hrnet --channels bgr --out eyes/
-      posefix refine results.json --images val2017/ --weights eyes/ --out refined.json
+      posefix weights build --image-model rtmpose-m.onnx --out stronger/
+      posefix weights build --image-model mine.onnx --family hrnet --channels bgr --out stronger/
+      posefix refine results.json --images val2017/ --weights stronger/ --out refined.json
     """
     check_output(out, folder=True)
     values = {"output": output, "alignment": alignment, "sharpness": sharpness, "own_weight": own_weight}

@@ -1,4 +1,4 @@
-"""Before | after images of the people who show best what refinement does."""
+"""Before | after images of the people that show best what refinement does."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write_examples(
     most: int = 20,
     exif: ExifRule = AUTO,
 ) -> list[Path]:
-    """Write a before | after image of each of the people who show best what refinement did.
+    """Write a before | after image of each of the people that show best what refinement did.
 
     Args:
         before: entries as in COCO results.

@@ -1,4 +1,4 @@
-"""Which people are worth looking at: those whose pose most likely became better, and matters."""
+"""Which people are worth showing: those whose pose most likely became better, and matters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from posefix.keypoints.oks import AREA_PER_BOX, keypoint_similarity
 from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
 
-#: Nobody counts as smaller than this, px: a person of a single keypoint has no size.
+#: Least size of a person, px: a single keypoint has none.
 _SMALLEST = 20.0
 
 
@@ -29,10 +29,10 @@ def likely_gains(before: Sequence[Entry], after: Sequence[Entry], skeleton: Skel
     A keypoint that moved gains at most 1 − s, with s the keypoint similarity between its old and its new place. The
     refiner's confidence tells how much of that is to be expected. The mean over the keypoints is multiplied by the
     person's confidence, because a pose that is doubtful as a whole is no good example, and by the score over
-    the best score of the file, because detections of nobody matter to nobody.
+    the best score of the file, because false detections do not matter.
 
     Args:
-        before: N entries as in COCO results; who is no pose of the skeleton gains nothing.
+        before: N entries as in COCO results; an entry that is no pose of the skeleton gains nothing.
         after: the same people in the same order, refined.
         skeleton: their keypoint set.
 

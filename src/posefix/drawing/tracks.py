@@ -1,4 +1,4 @@
-"""Tracks to look at: a video of before | after with trails, and curves of x and y over time."""
+"""Drawn tracks: a video of before | after with trails, and curves of x and y over time."""
 
 from __future__ import annotations
 
@@ -93,13 +93,13 @@ def write_video(path: PathLike, frames: Iterable[Image], rate: float) -> int:
         InputError: there is no frame.
     """
     target = Path(path)
-    beside = target.with_name(f".{target.stem}.part.mp4")
+    part = target.with_name(f".{target.stem}.part.mp4")
     writer, count = None, 0
     try:
         for frame in frames:
             if writer is None:
                 size = (frame.shape[1], frame.shape[0])
-                writer = cv2.VideoWriter(str(beside), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+                writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
                 if not writer.isOpened():
                     raise ImageError(f"{path}: OpenCV cannot write this video here")
             writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
@@ -107,11 +107,11 @@ def write_video(path: PathLike, frames: Iterable[Image], rate: float) -> int:
         if writer is None:
             raise InputError(f"{path}: expected at least one frame to write, got none")
         writer.release()
-        beside.replace(target)
+        part.replace(target)
     finally:
         if writer is not None:
             writer.release()
-        beside.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
     return count
 
 

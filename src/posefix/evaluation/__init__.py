@@ -1,1 +1,1 @@
-"""Average precision and its relatives, and who was matched with whom."""
+"""Average precision and related measures, and the matching of detections with labelled people."""

@@ -23,7 +23,7 @@ from posefix.io.json import PathLike, is_number, read_json
 from posefix.keypoints.oks import AREA_PER_BOX
 from posefix.keypoints.skeleton import CROWDPOSE
 
-#: Crowd index from which an image is medium, and hard. crowdposetools, whose numbers everybody publishes, splits
+#: Crowd index from which an image is medium, and hard. crowdposetools, whose numbers are published, splits
 #: here; the paper's text says 0.1 instead of 0.2.
 SPLIT = (0.2, 0.8)
 PAPER_SPLIT = (0.1, 0.8)

@@ -1,4 +1,4 @@
-"""Which detection is an attempt at which labelled person, and who else is in the image."""
+"""Which detection belongs to which labelled person, and the other people of its image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ResultSource = Results | Sequence[Entry] | PathLike
 
 #: OKS from which a detection counts as an attempt at a person (Ronchi & Perona).
 MATCH_OKS = 0.1
-#: Detections per image that COCO's evaluation looks at, best scores first.
+#: Detections per image that COCO's evaluation uses, best scores first.
 MAX_DETECTIONS = 20
 
 
@@ -71,9 +71,9 @@ def others_of(annotations: Annotations, people: Indices, min_iou: float = 0.0) -
     """Other labelled people in the same image; crowd regions do not count.
 
     Args:
-        annotations: everybody.
-        people: (N,) whose other instances.
-        min_iou: overlap of the boxes from which somebody counts as another instance.
+        annotations: all labelled people.
+        people: (N,) indices of the people whose other instances are wanted.
+        min_iou: overlap of the boxes from which a person counts as another instance.
 
     Returns:
         (N, M, K, 3) [x, y, v], zero rows as padding, and (N,) how many there are.
@@ -108,7 +108,7 @@ def open_results(source: ResultSource) -> Results:
 
 
 def matchable(annotations: Annotations, skeleton: Skeleton) -> Bools:
-    """(N,) who can be matched: people with a labelled keypoint, crowd regions aside."""
+    """(N,) people that can be matched: those with a labelled keypoint, without crowd regions."""
     seen = (annotations.ground_truth[..., 2] > 0) & (np.array(skeleton.sigmas) > 0)
     return np.asarray(seen.any(-1) & ~annotations.iscrowd & (annotations.num_keypoints > 0))
 

@@ -139,7 +139,7 @@ def read_mpii(path: PathLike, head_boxes: PathLike | None = None) -> dict[str, A
     """Read MPII's annotations as the content of a COCO annotation file.
 
     ``write_json`` makes a file of it that ``posefix train``, ``diagnose`` and ``refine --annotations`` read. Images'
-    ids are the numbers in their names. Besides COCO's fields people have ``bbox_head`` where known, and ``center`` and
+    ids are the numbers in their names. COCO's fields apart, people have ``bbox_head`` where known, and ``center`` and
     ``scale`` as MPII gives them. ``bbox`` is the keypoints' extent × 1.2: MPII has no boxes.
 
     Args:

@@ -87,12 +87,12 @@ def evaluate_posetrack(truth: PoseTrack, results: PoseTrack) -> PoseTrackAp:
     score: list[list[Doubles]] = [[] for _ in POSETRACK18.keypoints]
     label: list[list[Bools]] = [[] for _ in POSETRACK18.keypoints]
     positives = np.zeros(len(POSETRACK18))
-    nobody = _People(np.zeros((0, 17, 2)), np.zeros((0, 17), bool), np.zeros((0, 17)))
+    no_people = _People(np.zeros((0, 17, 2)), np.zeros((0, 17), bool), np.zeros((0, 17)))
     for image in truth.images:
         frame = spelled_id(image["id"])
         if frame not in ground_truth:
             continue
-        own, others, size = ground_truth[frame], found.get(frame, nobody), heads[frame]
+        own, others, size = ground_truth[frame], found.get(frame, no_people), heads[frame]
         polygons = _ignored(image)
         if polygons:
             own, others = own.without(polygons), others.without(polygons)

@@ -1,6 +1,6 @@
 """The HTML file itself.
 
-The page is three files beside this one, which a template engine would not make shorter: everything that varies is one
+The page is three files next to this one, which a template engine would not make shorter: everything that varies is one
 block of JSON, and the script puts it into the page as text, never as markup. A content security policy allows this
 script and this style alone and no connection, so that a name in a results file can do nothing.
 """

@@ -55,7 +55,7 @@ class Source:
 
 
 def ranked_people(source: Source, most: int) -> list[int]:
-    """Indices of the people who are worth a look, at most ``most``.
+    """Indices of the people worth showing, at most ``most``.
 
     By the change of object keypoint similarity, gains and losses alike, times the person's score, where it is known;
     then by the likely gain.
@@ -70,7 +70,7 @@ def ranked_people(source: Source, most: int) -> list[int]:
         else:
             scores = np.array([score_of(source.before[i]) for i in found.entries])
             change = np.abs(source.diagnosis.after.oks - found.oks) * scores
-        first[found.entries] = change + 1e-6  # who is labelled comes before who is not
+        first[found.entries] = change + 1e-6  # labelled people come before the others
     second = likely_gains(source.before, source.after, source.skeleton) if source.after is not None else np.zeros(count)
     order = np.lexsort((np.arange(count), -second, -first))
     return [int(i) for i in order if pose_of(source.before[i], source.skeleton) is not None][:most]

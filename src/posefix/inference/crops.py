@@ -154,7 +154,7 @@ def prepare(
 
 
 def _person_boxes(around: npt.NDArray[np.float64], boxes_xyxy: Any) -> npt.NDArray[np.float64]:
-    """(N, 4) given boxes, else boxes around the valid keypoints; NaN for who has neither."""
+    """(N, 4) given boxes, else boxes around the valid keypoints; NaN for people with neither."""
     if boxes_xyxy is None:
         return around
     if hasattr(boxes_xyxy, "detach"):

@@ -46,7 +46,7 @@ def export_model(weights: Weights, folder: str | Path, *, file_format: str = "on
     """Write a folder for other programs and for ``Refiner.from_pretrained``.
 
     ``model.onnx`` (or ``model.xml`` with ``model.bin``) takes crops and poses and gives points and confidence;
-    ``docs/export.md`` describes every input. The files beside it are its parts, which ``Refiner`` runs.
+    ``docs/export.md`` describes every input. The files next to it are its parts, which ``Refiner`` runs.
 
     Args:
         weights: what to export.

@@ -1,4 +1,4 @@
-"""People through the network, batch by batch: what image and input pose each say, not yet weighed."""
+"""People through the network, batch by batch: image logits and the log prior of the input pose, not yet added."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ class OpenVino:
         self._threads = threads
 
     def load(self, file: GraphFile, *, reduced: bool) -> Session:
-        """A graph, compiled for one person: as fast as any number, and the same numbers whoever else is there."""
+        """A graph, compiled for one person: as fast as many, and with the same numbers whatever the other people."""
         precision = self.precision if reduced else "float32"
         settings = {
             "NUM_STREAMS": str(self._threads),

@@ -30,7 +30,7 @@ class RefinedPoses:
         filled: (N, K) bool, missing keypoints that were given a place.
         scores: (N,) person scores as ``posefix refine`` writes them: the estimator's, lowered where the image
             contradicts the pose and where it repeats a better-scored person.
-        duplicates: (N,) OKS with the better-scored person that is repeated; 0 for everybody else.
+        duplicates: (N,) OKS with the better-scored person that is repeated; 0 for all others.
         skeleton: the keypoints' set.
     """
 

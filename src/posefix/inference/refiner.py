@@ -311,7 +311,7 @@ class Refiner(Engine):
                 ``fill_missing``, ``prior_weight``, ``batch_size``, ``workers``.
 
         Returns:
-            a new array as ``tracks`` (a new object of its kind); where nobody could look it is what it was. Keypoints
+            a new array as ``tracks`` (a new object of its kind); what no frame shows stays as it was. Keypoints
             in gaps of at most ``max_gap`` frames are filled, with half their confidence.
 
         Raises:
@@ -444,7 +444,7 @@ class Refiner(Engine):
             batch_size: people per pass through the network.
 
         Returns:
-            about 0.5 for weak estimators, 1.5 for strong ones; 1 for nobody, and for weights that cannot tell.
+            about 0.5 for weak estimators, 1.5 for strong ones; 1 without people, and for weights without a pose prior.
 
         Raises:
             InputError, SkeletonError, ImageError: as ``refine_output``.

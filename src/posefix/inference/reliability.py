@@ -32,7 +32,7 @@ class Reliability:
     """An estimator's reliability, measured on some of its people.
 
     Attributes:
-        prior_weight: weight of its poses; 1 is usual, and what nobody and weights that cannot tell give.
+        prior_weight: weight of its poses; 1 is usual, and the value without people or without a pose prior.
         confident: keypoints of which the image is confident.
         outliers: how many of them the poses have elsewhere.
     """

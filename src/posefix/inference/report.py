@@ -53,7 +53,7 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether everybody could be refined."""
+        """Whether all people could be refined."""
         return self.refined == self.people
 
     def summary(self) -> str:

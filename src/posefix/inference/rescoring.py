@@ -1,4 +1,4 @@
-"""Person scores of a refined results file: who is ranked before whom, which AP depends on as much as on places."""
+"""Person scores of a refined results file: the order of people, which AP depends on as much as on places."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def can_be_weighed(score: Any) -> bool:
 
 
 def duplicates(keypoints: Floats, scores: Floats, images: Sequence[Any], sigmas: npt.ArrayLike) -> Floats:
-    """(N,) OKS of each person with the most like of the better-scored ones of the same image; 0 below 0.5.
+    """(N,) OKS of each person with the most similar better-scored one of the same image; 0 below 0.5.
 
     Refinement pulls two detections of one person onto each other. No person is removed: the same people come out as
     went in. But the second detection stands for no other person. Times one minus this, scores are those of soft NMS

@@ -65,8 +65,8 @@ def refine_results(
         options: how to refine; a ``prior_weight`` of None is measured on the best-scored people of a random
             sample of the images.
         ranking: one of ``RANKINGS``, what becomes each person's ``score``.
-        soft_nms: lower the new score of who repeats a better-scored person (``ranking.duplicates``); nobody is
-            removed.
+        soft_nms: lower the new score of people who repeat a better-scored one (``rescoring.duplicates``); no person
+            is removed.
         use_boxes: crop around an entry's ``bbox`` where it has one, instead of around its keypoints.
         skeleton: the entries' keypoint set; None is the refiner's. Of another set, the keypoints that both have by
             name are refined and counted, the others stay as they are.
@@ -207,7 +207,7 @@ class _People:
     image_of: dict[int, str]
 
     def units(self, without: Container[int] = ()) -> list[Unit]:
-        """All people by image, but for those who are done."""
+        """All people by image, without those already refined."""
         groups: dict[str, list[int]] = {}
         for index, name in self.image_of.items():
             if index not in without:
@@ -244,13 +244,13 @@ def _read(
 
 
 def _without_keypoints(people: _People, done: _Done) -> dict[int, str]:
-    """Who is a pose of which nothing is there, and so has no crop."""
+    """Entries that are poses without any keypoint, so that they have no crop."""
     why = "no keypoint is there: finite, not at (0, 0), with a score above 0"
     return {i: why for i in done.refined if not done.touched[i]}
 
 
 def _sample(people: _People) -> Iterator[Unit]:
-    """The best-scored people of each image, images in random order; detectors list many that are nobody."""
+    """The best-scored people of each image, images in random order; detectors list many false ones."""
 
     def rank(row: int) -> float:
         score = people.entries[row].get("score")

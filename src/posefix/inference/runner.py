@@ -82,8 +82,8 @@ class Piece:
 class Runner:
     """Runs a model.
 
-    On a CPU every person goes alone through one of ``threads`` streams of one thread each. So nobody's numbers depend
-    on who else is there, to the bit. On a GPU (``threads`` 0) people go in batches, in the calling thread.
+    On a CPU every person goes alone through one of ``threads`` streams of one thread each. So a person's numbers do
+    not depend on the other people, to the bit. On a GPU (``threads`` 0) people go in batches, in the calling thread.
     """
 
     def __init__(self, model: Model, flip_indices: npt.NDArray[np.int64], threads: int) -> None:

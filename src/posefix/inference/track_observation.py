@@ -37,7 +37,7 @@ _SIDE_SCALE, _LEAST = 0.5, 1e-3
 
 @dataclass(frozen=True)
 class Observer:
-    """What looks at crops, and how its output is read.
+    """The network that sees the crops, and how its output is read.
 
     Attributes:
         network: in evaluation mode, on its device.
@@ -106,11 +106,11 @@ def observe(
     batch_size: int = 32,
     repair_sides: bool = True,
 ) -> tuple[Observed, Memory]:
-    """Look at the people of some frames.
+    """Where the network places the keypoints of the people of some frames.
 
     Args:
-        observer: looks at them.
-        frames: F frames' N people, from ``prepare``; who is not there has no row.
+        observer: the network.
+        frames: F frames' N people, from ``prepare``; people missing from a frame have no row.
         guessed: (F, N, K) keypoints whose input is a guess between neighbouring frames: they guide the network, but
             do not stay where they are.
         memory: of the frames before.
@@ -169,7 +169,7 @@ def observe(
 
 
 def _empty(shape: tuple[int, int, int]) -> Places:
-    """Places of nobody."""
+    """Places of no people."""
     several = (*shape, PLACES)
     return Places(np.zeros((*several, 2)), np.zeros(several), np.ones(several), np.full(shape, np.nan))
 

@@ -201,15 +201,15 @@ def _finish(
         return exchange_sides(values[..., None], observed.exchanged, observer.skeleton)[..., 0]
 
     valid, guessed = own_side(tracks.valid[rows]), own_side(tracks.guessed[rows])
-    looked = np.isfinite(observed.places.std) & np.isfinite(paths.points).all(-1) & tracks.known
-    told = looked & (valid | guessed | options.fill_missing)
+    found = np.isfinite(observed.places.std) & np.isfinite(paths.points).all(-1) & tracks.known
+    replaced = found & (valid | guessed | options.fill_missing)
     given = exchange_sides(tracks.given[rows], observed.exchanged, observer.skeleton)
     points = paths.points
     if observer.calibration.policy == "safe" and not options.online:
         points = keep_settled(given[..., :2].astype(np.float64), valid, points, observed.places.std)
     keypoints = np.array(given)
-    keypoints[..., :2] = np.where(told[..., None], points, given[..., :2])
+    keypoints[..., :2] = np.where(replaced[..., None], points, given[..., :2])
     if keypoints.shape[3] == 3:
         confidence = paths.confidence * np.where(guessed, FILLED, 1.0)
-        keypoints[..., 2] = np.where(told, confidence, given[..., 2])
-    return RefinedFrames(start, keypoints, told & guessed, observed.exchanged)
+        keypoints[..., 2] = np.where(replaced, confidence, given[..., 2])
+    return RefinedFrames(start, keypoints, replaced & guessed, observed.exchanged)

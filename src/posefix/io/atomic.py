@@ -1,9 +1,9 @@
 """Files that appear whole or not at all, one at a time or several together; whatever is written goes through here.
 
-One file is written beside its target and renamed. Several files that belong together (weights and their
+One file is written next to its target and renamed. Several files that belong together (weights and their
 configuration, the frames of a video) are first written into a folder inside their folder; renaming that to
-``JOURNAL`` decides: before, nothing has happened; after, all are new, for ``read_file`` looks there first. Whoever
-writes or calls ``finish`` next completes what a killed process left.
+``JOURNAL`` decides: before, nothing has happened; after, all are new, for ``read_file`` reads there first. The
+next write or ``finish`` completes what a killed process left.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ JOURNAL = ".posefix-unfinished"
 
 
 def write_file(path: PathLike, content: bytes | str) -> None:
-    """Write a file: whoever looks sees the old content or the new, never a part, whenever the process dies.
+    """Write a file: readers see the old content or the new, never a part, even if the process dies.
 
     A link stays a link, an old file's permissions stay, and what is no regular file (``/dev/stdout``, a pipe) is
     written to as it is.
@@ -49,7 +49,7 @@ def new_file(path: PathLike, *, keep_suffix: bool = False) -> Iterator[Path]:
 
     Args:
         path: of the file; its folder must exist.
-        keep_suffix: whether the path has the ending of ``path``, for libraries that look at it.
+        keep_suffix: whether the path has the ending of ``path``, for libraries that check it.
 
     Raises:
         InputError: as ``write_file``, also for an OSError inside the block.
@@ -187,7 +187,7 @@ def read_file(folder: PathLike, name: str) -> bytes:
     Raises:
         OSError: as ``Path.read_bytes``.
     """
-    for _ in range(3):  # the file may move from the journal to its place between two looks
+    for _ in range(3):  # the file may move from the journal to its place between two tries
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return (Path(folder) / JOURNAL / name).read_bytes()
         with contextlib.suppress(FileNotFoundError):

@@ -165,7 +165,7 @@ def check_entries(data: Any, *, source: str = "results", poses: bool = True) -> 
     Args:
         data: what was read.
         source: the file, for messages.
-        poses: whether everybody must have a list of keypoints.
+        poses: whether every person must have a list of keypoints.
 
     Raises:
         FileFormatError: it is not; the message names ``source`` and the first entry at fault.

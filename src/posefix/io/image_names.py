@@ -17,7 +17,7 @@ from posefix.exceptions import FileFormatError, ImageError
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
-#: Set to 1 by ``--allow-outside``, or by who trusts the names in files.
+#: Set to 1 by ``--allow-outside``, or by a caller that trusts the names in files.
 ALLOW_OUTSIDE = "POSEFIX_ALLOW_OUTSIDE"
 
 

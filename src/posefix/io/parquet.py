@@ -184,7 +184,7 @@ def pose_array(column: Any, count: int) -> tuple[Doubles, npt.NDArray[np.bool_]]
         count: K.
 
     Returns:
-        (N, K, 3), NaN for who is none; (N,) whether it is a pose.
+        (N, K, 3), NaN for entries that are no pose; (N,) whether it is a pose.
 
     Raises:
         FileFormatError: the column does not hold lists of numbers.

@@ -99,7 +99,7 @@ class PoseTrack:
     def entries(self) -> list[Entry]:
         """All people as entries of COCO results, with the frame's ``file_name``; all other fields stay.
 
-        Who is no pose of 17 finite keypoints keeps the ``keypoints`` of the file, for whoever refines them to name.
+        An entry that is no pose of 17 finite keypoints keeps the file's ``keypoints``; refining it reports the fault.
         """
         entries = []
         for data in self.sequences.values():
@@ -284,7 +284,7 @@ def _with_pose(person: Mapping[str, Any], refined: Entry, ears: Sequence[int]) -
 
 
 def _person(entry: Entry, pose: Doubles, track_id: int) -> dict[str, Any]:
-    """A person as poseval reads it: visibility in the third places, scores beside."""
+    """A person as poseval reads it: visibility in the third places, scores in a list of their own."""
     there = present(pose)
     points = np.where(there[:, None], round_present(pose, 3)[:, :2], 0.0)
     keypoints = np.concatenate([points, there[:, None]], axis=1)

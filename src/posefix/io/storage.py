@@ -133,7 +133,7 @@ class Storage:
             return bytes(stream.read())
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file: whoever looks sees the old content or the new, never a part, whenever the process dies."""
+        """Write a file: readers see the old content or the new, never a part, even if the process dies."""
         if not self.is_local:
             found, _ = filesystem(self.where)
             with found.open_output_stream(self.path(name)) as stream:  # object stores show a file when it is closed
@@ -157,7 +157,7 @@ class Storage:
             filesystem(self.where)[0].delete_file(self.path(name))
 
     def remove_unfinished(self, names: Iterable[str]) -> None:
-        """Delete what killed processes left half written of some files. Nobody else may be writing these."""
+        """Delete what killed processes left half written of some files. No other process may be writing these."""
         if not self.is_local:
             return
         wanted = set(names)

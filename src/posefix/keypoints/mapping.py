@@ -50,7 +50,7 @@ class SharedKeypoints:
         return merged
 
     def boxes(self, keypoints: Any, image_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
-        """(N, 4) xyxy px around all keypoints of the source, ×1.2; NaN for who has none of the shared ones.
+        """(N, 4) xyxy px around all keypoints of the source, ×1.2; NaN for people with none of the shared ones.
 
         Around all, because the head's top or the neck tell of a person's extent what shoulders do not; strays far
         outside the image do not count (``framing``).

@@ -1,7 +1,7 @@
 """Keypoint similarity, its inverse radius, object keypoint similarity and the non-maximum suppression by it.
 
 All distances are in the frame of ``area`` (its square root is the length unit), so every function holds in
-image, crop or cell coordinates alike. Source: COCO keypoint evaluation; the radius is PoseFix §4.
+image, crop or heatmap coordinates alike. Source: COCO keypoint evaluation; the radius is PoseFix §4.
 """
 
 from __future__ import annotations

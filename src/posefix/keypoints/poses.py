@@ -52,7 +52,7 @@ def labelled(ground_truth: Floats) -> Bools:
 
 
 def scored(keypoints: Floats) -> Bools:
-    """Which keypoints of (..., K, 3) COCOeval scores: all but (0, 0), for it does not look at the third number."""
+    """Which keypoints of (..., K, 3) COCOeval scores: all but (0, 0), for it ignores the third number."""
     return np.asarray((keypoints[..., :2] != 0).any(-1))
 
 
@@ -99,7 +99,7 @@ def read_poses(keypoints: Any, skeleton: Skeleton) -> Poses:
 
     Args:
         keypoints: (N, K, 3) [x, y, score] or (N, K, 2); anything numpy can read, a torch tensor on any device.
-            An empty list is nobody.
+            An empty list means no people.
         skeleton: whose K is expected.
 
     Raises:
@@ -113,7 +113,7 @@ def read_poses(keypoints: Any, skeleton: Skeleton) -> Poses:
         array = np.asarray(keypoints)
     except ValueError as error:
         raise InputError(f"keypoints: people have different numbers of keypoints ({error})") from error
-    # Nobody is an empty list, or no rows; two people of no keypoints are a mistake.
+    # No people is an empty list or no rows; two people of no keypoints are a mistake.
     if array.size == 0 and (array.ndim < 3 or array.shape[1] in (0, count)) and not array.shape[0]:
         width = array.shape[2] if array.ndim == 3 and array.shape[2] == 2 else 3
         array = np.zeros((0, count, width), np.float32)
@@ -149,7 +149,7 @@ def framing(poses: Poses, image_hw: tuple[int, int]) -> Bools:
         image_hw: size of their image.
 
     Returns:
-        (N, K); all valid ones of somebody who has no others.
+        (N, K); all valid ones of a person that has no others.
     """
     size = np.array(image_hw[::-1], np.float64)
     beyond = (np.maximum(np.maximum(-poses.points, poses.points - (size - 1)), 0.0) / size).max(-1)

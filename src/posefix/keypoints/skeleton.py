@@ -174,7 +174,7 @@ class Skeleton:
 
 #: σ by body part. COCO's keypoint evaluation (cocodataset.org/#keypoints-eval) measured nose … ankle;
 #: CrowdPose's evaluation (Li et al., CVPR 2019) gives neck and head top 0.079 and all others as COCO.
-#: Nobody published the rest, and MPII and PoseTrack themselves score by PCKh, without sigmas: here
+#: The rest is not published, and MPII and PoseTrack themselves score by PCKh, without sigmas: here
 #: PoseTrack's head bottom and MPII's upper neck and thorax take CrowdPose's neck, the pelvis COCO's hip.
 _SIGMAS = {
     "nose": 0.026,

@@ -1,4 +1,4 @@
-"""What rebuilds a network: a frozen configuration that travels as JSON beside the weights."""
+"""What rebuilds a network: a frozen configuration that travels as JSON next to the weights."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ModelConfig:
         heatmap_scale: their height; likewise.
         pose_entry: where the pose enters: ``"input"``, its heatmaps concatenated with the image as in the paper;
             ``"correction"``, a small network that sees the pose and corrects what a larger one says of the
-            image; or ``"none"``: the network looks at the image alone, and the pose enters as the prior.
+            image; or ``"none"``: the network sees the image alone, and the pose enters as the prior.
         pose_prior: whether the input pose is a prior over the output's heatmap pixels.
         adaptive_prior: whether its width and weight adapt to each person.
         uses_scores: whether adaptive prior and correction also see the estimator's scores.

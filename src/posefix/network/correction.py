@@ -37,7 +37,7 @@ class _Block(nn.Module):
 
 
 class Correction(nn.Module):
-    """Features, image logits and input pose → what to add to the image logits; starts as "nothing"."""
+    """Features, image logits and input pose → corrected image logits; untrained it changes nothing."""
 
     def __init__(self, features: int, num_keypoints: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Another network that looks at a person's crop: what must be known to feed it and to read its output.
+"""Another network that sees a person's crop: what must be known to feed it and to read its output.
 
 Top-down pose networks answer a crop with a map per keypoint (heatmaps), or with one distribution per axis (SimCC).
 Either becomes a logarithm over the pixels of posefix's own heatmaps, whose pixel p lies at crop pixel 4 · p + 1.5.

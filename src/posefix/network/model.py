@@ -76,7 +76,7 @@ class RefinementNetwork(nn.Module):
             return out
 
     def use_image_model(self, model: ImageModel, rows: npt.NDArray[np.int64]) -> None:
-        """From now on see the image with another network's eyes as well.
+        """From now on add another network's heatmaps to the image logits.
 
         Args:
             model: of the same crop size.

@@ -13,8 +13,8 @@ from posefix.keypoints.heatmaps import draw_gaussians, expected_similarity, heat
 _SCALES = (0.5, 1.0, 2.0, 4.0)
 #: Largest change of share logit and log spread by the adaptive prior.
 _LIMIT = 3.0
-#: Below this share of the person's best score scores make no difference to the prior.
-_QUIET = 0.03
+#: Scores below this share of the person's best make no further difference to the prior.
+_LEAST_SCORE = 0.03
 
 
 class PosePrior(nn.Module):
@@ -56,14 +56,14 @@ class PosePrior(nn.Module):
         height, width = image_logits.shape[-2:]
         share_logit, log_spread = self.share_logit.expand_as(std), self.log_spread.expand_as(std)
         if self.adapt is not None:
-            signs = _match_features(image_logits.detach(), heatmap_points, valid, std)
+            features = _match_features(image_logits.detach(), heatmap_points, valid, std)
             if self.listen is not None:
-                log_scores = torch.zeros_like(std) if scores is None else torch.log(scores.clamp(_QUIET, 1.0))
-                signs.append(log_scores * valid)
-            change = self.adapt(torch.cat(signs, dim=-1).to(self.share_logit.dtype)).view(*std.shape, 2)
+                log_scores = torch.zeros_like(std) if scores is None else torch.log(scores.clamp(_LEAST_SCORE, 1.0))
+                features.append(log_scores * valid)
+            change = self.adapt(torch.cat(features, dim=-1).to(self.share_logit.dtype)).view(*std.shape, 2)
             if self.listen is not None:
-                # Each keypoint by its own signs alone, with the same few weights for all.
-                change = change + self.listen(torch.stack(signs, dim=-1).to(self.share_logit.dtype))
+                # Each keypoint by its own features alone, with the same few weights for all.
+                change = change + self.listen(torch.stack(features, dim=-1).to(self.share_logit.dtype))
             change = _LIMIT * torch.tanh(change / _LIMIT)
             share_logit, log_spread = share_logit + change[..., 0], log_spread + change[..., 1]
         # A person without area has no spread, and must not divide by it.

@@ -1,4 +1,4 @@
-"""A diagnosis to look at: bars of the error kinds by part, and images of the worst people."""
+"""Plots of a diagnosis: bars of the error kinds by part, and images of the worst people."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ def error_rates_from_results(
     without a labelled mirror, swap without another instance), so that it makes as many errors as were seen. Left out,
     as the generator has no such errors: people who were not found and keypoints that are missing.
 
-    Where few keypoints were seen, rates lean on the prior: each counts as if, besides those seen, ``strength``
-    keypoints had been seen with the prior's rate. Should a part's errors then sum to more than 0.95 under any
+    Where few keypoints were seen, rates lean on the prior: each counts as if ``strength`` more keypoints had
+    been seen with the prior's rate. Should a part's errors then sum to more than 0.95 under any
     condition, all its rates are scaled down to that.
 
     Args:

@@ -28,7 +28,7 @@ class Losses:
         lost: AP that would be won if the errors of this kind alone were none (their keypoints replaced by the
             annotation; scores and all else as they are).
         lost_to_all: the same for all kinds at once, the inaccuracy of good keypoints included. What is left to 1 is
-            lost to people that were not found, to detections of nobody and to bad ranking.
+            lost to people that were not found, to false detections and to bad ranking.
     """
 
     ap: float

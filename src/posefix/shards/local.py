@@ -71,7 +71,7 @@ def table_of_json(source: str, storage: Storage, skeleton: Skeleton, annotations
         where the table is.
 
     Raises:
-        FileFormatError: no such list, or nobody in it has a pose of this skeleton.
+        FileFormatError: no such list, or no entry in it has a pose of this skeleton.
     """
     storage.create()
     target = str(Path(storage.where) / PEOPLE)

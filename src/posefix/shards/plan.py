@@ -75,7 +75,7 @@ def plan_parts(files: PeopleFiles, part_size: int = PART_SIZE) -> Plan:
             if name not in known:
                 known[name] = len(known)
                 digest.update(name.encode() + b"\0")
-                # A video's frames stay together: whoever follows people through time needs all of them.
+                # A video's frames stay together: tracking needs all of them.
                 block = videos.setdefault(source, len(known) - 1) if source is not None else len(known) - 1
                 block_of_image.append(block)
         rows.append(np.array([known[n] for n in names], np.int64)[place])
@@ -112,7 +112,7 @@ def part_name(part: int) -> str:
 
 
 def shard_parts(parts: int, shard: tuple[int, int]) -> list[int]:
-    """The parts of shard i of n, i from 1: neighbours, so that it reads one stretch of the input.
+    """The parts of shard i of n, i from 1: consecutive ones, so that it reads one stretch of the input.
 
     >>> [shard_parts(5, (i, 2)) for i in (1, 2)]
     [[0, 1], [2, 3, 4]]

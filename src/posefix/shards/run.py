@@ -87,7 +87,7 @@ def open_run(
     """Begin a run, or join the one that is in the folder.
 
     The first process measures the estimator's reliability on a seeded sample of the whole input and writes it down;
-    all others, and whoever resumes, take it from there.
+    all others, and a resumed run, take it from there.
 
     Args:
         source: the people, Parquet: path or URI.

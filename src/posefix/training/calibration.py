@@ -39,7 +39,7 @@ GRID = np.array([0.6, 0.75, 0.9, 1.0, 1.15, 1.35, 1.6, 2.0, 2.5, 3.0])
 
 @dataclass(frozen=True)
 class Observations:
-    """The network's image logits for P people whose annotation is known, in crop pixels.
+    """The network's image logits for P people with ground truth, in crop pixels.
 
     Attributes:
         logits: (P, K, h, w) float16.
@@ -67,7 +67,7 @@ def observe(
     synthetic: bool = True,
     seed: int = 0,
 ) -> Observations:
-    """Run the network on people whose annotation is known.
+    """Run the network on people with ground truth.
 
     Args:
         weights: to calibrate.
@@ -78,7 +78,7 @@ def observe(
         seed: of those.
 
     Returns:
-        image logits and annotation of all matched people, estimator after estimator.
+        image logits and ground truth of all matched people, estimator after estimator.
     """
     skeleton = weights.skeleton
     cases = []

@@ -54,7 +54,7 @@ class SetConfig:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a sample besides the synthetic pose errors.
+    """What happens to a sample in addition to the synthetic pose errors.
 
     Attributes:
         scale: crops grow or shrink by up to this share (paper: 0.3).
@@ -65,7 +65,7 @@ class Augmentation:
         colour: strength of brightness, contrast, saturation and hue changes; 0 is none.
         degrade: share of samples blurred, lowered in resolution or made noisy.
         occlude: share of samples with a rectangle over part of the person.
-        copy_paste: share of samples with a second person of the sets pasted beside, before or behind the first.
+        copy_paste: share of samples with a second person of the sets pasted next to, before or behind the first.
         keypoint_dropout: share of samples that lose keypoints; each then loses 1 in 5 of them.
         input_box: share of samples cropped around the input pose, as at test time; else the labelled box.
         real_pose_prob: share of samples whose input is a real estimate, where there is one.

@@ -34,7 +34,7 @@ MOST_OVERLAP = 0.02
 #: Places tried for each moved pose, and by how much its size changes.
 _TRIES, _SIZES = 30, (0.5, 1.2)
 #: Share of the weight of all keypoints that those of moved poses have in the fit.
-NOBODY_SHARE = 0.2
+MOVED_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class PresenceObservations:
         confidence: (P, K) without presence.
         similarity: (P, K) reached; 0 where no person is.
         known: (P, K) bool, labelled, or of a moved pose.
-        nobody: (P,) bool, moved poses.
+        moved: (P,) bool, poses moved to empty places.
     """
 
     peaks: Doubles
     confidence: Doubles
     similarity: Doubles
     known: npt.NDArray[np.bool_]
-    nobody: npt.NDArray[np.bool_]
+    moved: npt.NDArray[np.bool_]
 
 
 def observe_presence(
@@ -95,10 +95,10 @@ def observe_presence(
         )
         known[:count] = truth[..., 2] > 0
         parts.append((peaks, np.asarray(refined.confidence), similarity, known, np.arange(len(both)) >= count))
-    peaks, confidence, similarity, known, nobody = (
+    peaks, confidence, similarity, known, of_moved = (
         np.concatenate([np.asarray(a, np.float64) for a in arrays]) for arrays in zip(*parts, strict=True)
     )
-    return PresenceObservations(peaks, confidence, similarity, known > 0, nobody > 0)
+    return PresenceObservations(peaks, confidence, similarity, known > 0, of_moved > 0)
 
 
 def _moved(pose: Doubles, others_xyxy: Doubles, image_hw: Sequence[int], rng: np.random.Generator) -> Doubles | None:
@@ -120,10 +120,10 @@ def _moved(pose: Doubles, others_xyxy: Doubles, image_hw: Sequence[int], rng: np
 def fit_presence(seen: PresenceObservations) -> tuple[float, float, float]:
     """The coefficients with the least squared difference of confidence × presence and similarity.
 
-    Keypoints of moved poses have ``NOBODY_SHARE`` of the weight.
+    Keypoints of moved poses have ``MOVED_SHARE`` of the weight.
     """
-    count = np.array([(seen.known & ~seen.nobody[:, None]).sum(), (seen.known & seen.nobody[:, None]).sum()])
-    share = np.where(seen.nobody, NOBODY_SHARE, 1 - NOBODY_SHARE) / np.maximum(count[seen.nobody.astype(int)], 1)
+    count = np.array([(seen.known & ~seen.moved[:, None]).sum(), (seen.known & seen.moved[:, None]).sum()])
+    share = np.where(seen.moved, MOVED_SHARE, 1 - MOVED_SHARE) / np.maximum(count[seen.moved.astype(int)], 1)
     weight = torch.from_numpy(seen.known * share[:, None])
     peaks, confidence, wanted = (torch.from_numpy(a) for a in (seen.peaks, seen.confidence, seen.similarity))
     best = peaks.topk((peaks.shape[1] + 1) // 2, dim=1).values.mean(1, keepdim=True)
@@ -146,6 +146,6 @@ def confidences(seen: PresenceObservations, weights: Weights, coefficients: Sequ
     """(n,) confidence with presence and (n,) similarity of all known keypoints, people before moved poses."""
     calibration = replace(weights.calibration, presence=tuple(coefficients))
     factor = presence(torch.from_numpy(seen.peaks), torch.from_numpy(seen.peaks), calibration).numpy()
-    order = np.argsort(seen.nobody, kind="stable")
+    order = np.argsort(seen.moved, kind="stable")
     known = seen.known[order]
     return (seen.confidence * factor)[order][known], seen.similarity[order][known]

@@ -26,7 +26,7 @@ GROUPS = {
 }
 #: Log odds of a frame against an exchange: sides are right far more often than not.
 _BIAS = 0.5
-#: Largest log odds of one frame, and how much of them counts: neighbouring frames err alike.
+#: Largest log odds of one frame, and how much of them counts: successive frames err alike.
 _LARGEST, _SHARE = 8.0, 0.5
 #: Usual movement between two frames in length scales of keypoint similarity, without the person's own.
 _STEP = 0.25

@@ -13,7 +13,7 @@ class VideoOptions:
     """How to refine tracks.
 
     Attributes:
-        online: look at no frame after the one that is refined but ``delay``; else the whole track counts.
+        online: use no frame after the one that is refined but ``delay``; else the whole track counts.
         delay: frames by which results come late when online.
         max_gap: longest stretch of frames in which a missing keypoint is filled; longer ones stay as they are.
         repair_sides: put left and right right where an estimator exchanged them.

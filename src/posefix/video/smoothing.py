@@ -34,9 +34,9 @@ class Places:
 
     Attributes:
         points: (T, N, K, M, 2) px.
-        mass: (T, N, K, M) expected similarity of each; 0 for none. All 0 where nobody looked.
+        mass: (T, N, K, M) expected similarity of each; 0 for none. All 0 where nothing was observed.
         variance: (T, N, K, M) px², how widely the image's answer spreads around it.
-        std: (T, N, K) px, length scale of keypoint similarity; NaN where nobody looked.
+        std: (T, N, K) px, length scale of keypoint similarity; NaN where nothing was observed.
     """
 
     points: Doubles
@@ -63,7 +63,7 @@ class Paths:
 
     Attributes:
         points: (T, N, K, 2) px; NaN for keypoints of people that no frame showed.
-        confidence: (T, N, K) expected similarity there, 0 where nobody looked.
+        confidence: (T, N, K) expected similarity there, 0 where nothing was observed.
     """
 
     points: Doubles

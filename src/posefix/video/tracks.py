@@ -20,7 +20,7 @@ Bools = npt.NDArray[np.bool_]
 _MEDIAN, _MEAN = 9, 7
 #: Frames before and after that a steady box depends on.
 REACH = (_MEDIAN + _MEAN) // 2 - 1
-#: Score of a guess, of that of the lesser of its neighbours.
+#: Score of a guess, as a share of the lower score of the two known frames around it.
 _GUESS = 0.5
 
 
@@ -68,7 +68,7 @@ def read_tracks(tracks: Any, skeleton: Skeleton, max_gap: int, *, causal: bool =
     points = flat.points.reshape(frames, people, len(skeleton), 2)
     valid = flat.valid.reshape(frames, people, len(skeleton))
     scores = np.where(valid, given[..., 2] if given.shape[3] == 3 else 1.0, 0.0)
-    before, after = _neighbours(valid, causal=causal)
+    before, after = _known_frames(valid, causal=causal)
     t = np.arange(frames)[:, None, None]
     guessed = ~valid & (before >= 0) & (after < frames) & (after - before - 1 <= max_gap)
     if causal:
@@ -91,7 +91,7 @@ def read_tracks(tracks: Any, skeleton: Skeleton, max_gap: int, *, causal: bool =
     return Tracks(given, valid, guessed, poses, flat.known)
 
 
-def _neighbours(valid: Bools, *, causal: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _known_frames(valid: Bools, *, causal: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(T, …) the last frame up to each in which something is valid (−1: none), and the first from it on (T: none)."""
     frames = len(valid)
     t = np.arange(frames).reshape(-1, *[1] * (valid.ndim - 1))
@@ -109,7 +109,7 @@ def steady_boxes(boxes: Doubles, *, causal: bool = False) -> Doubles:
 
     Args:
         boxes: (T, N, 4) xyxy; NaN where there is none.
-        causal: look at the frames before alone.
+        causal: use the frames before alone.
 
     Returns:
         (T, N, 4), NaN where it was.

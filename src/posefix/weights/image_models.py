@@ -31,11 +31,11 @@ FUSED_TEMPERATURES = {"nose": 1.35, "eye": 1.0, "ear": 1.6, "knee": 2.5, "ankle"
 FUSED_TEMPERATURE = 2.0
 #: Kinds of file by suffix.
 SUFFIXES = (".onnx", ".xml")
-#: What belongs to such a file.
-_BESIDE = {".xml": ".bin", ".safetensors": ".json"}
+#: Second file that belongs to a file with this suffix.
+_PARTNER = {".xml": ".bin", ".safetensors": ".json"}
 #: Known families. Crop, normalisation and alignment are those of the family's training.
 FAMILIES = {
-    # Its vectors are 2.5 px wide where heatmaps are 8: to be as sure of a place, the logarithm counts less.
+    # Its vectors are 2.5 px wide where heatmaps are 8: for the same confidence, the logarithm counts less.
     "rtmpose": ImageModelConfig(family="rtmpose", output="simcc", alignment="corner", sharpness=2.5),
     "vitpose": ImageModelConfig(family="vitpose", alignment="udp"),
     "tinypose": ImageModelConfig(family="tinypose", alignment="udp"),
@@ -63,7 +63,7 @@ class ImageModelFile:
 
     Attributes:
         config: what posefix knows of it.
-        path: an ``.onnx`` or ``.xml`` file, or a transformers model's ``.safetensors`` with its configuration beside.
+        path: an ``.onnx`` or ``.xml`` file, or a transformers model's ``.safetensors``, next to its configuration.
     """
 
     config: ImageModelConfig
@@ -72,7 +72,7 @@ class ImageModelFile:
     def names(self) -> tuple[str, ...]:
         """The files that it needs in a weights folder."""
         file = Path(self.config.file)
-        second = _BESIDE.get(file.suffix)
+        second = _PARTNER.get(file.suffix)
         return (file.name, str(file.with_suffix(second))) if second else (file.name,)
 
     def files(self) -> dict[str, bytes]:
@@ -82,7 +82,7 @@ class ImageModelFile:
             WeightsError: a file cannot be read.
         """
         first, *second = self.names()
-        places = {first: self.path, **{name: _beside(self.path) for name in second}}
+        places = {first: self.path, **{name: _partner(self.path) for name in second}}
         try:
             return {name: place.read_bytes() for name, place in places.items()}
         except OSError as error:
@@ -209,16 +209,18 @@ def _describe_transformers(folder: Path, changes: dict[str, Any]) -> ImageModelF
     return ImageModelFile(replace(FAMILIES["vitpose"], **fields), folder / "model.safetensors")
 
 
-def _beside(path: Path) -> Path:
+def _partner(path: Path) -> Path:
     """The file that belongs to an image model's."""
-    return path.with_name("config.json") if path.name == "model.safetensors" else path.with_suffix(_BESIDE[path.suffix])
+    return (
+        path.with_name("config.json") if path.name == "model.safetensors" else path.with_suffix(_PARTNER[path.suffix])
+    )
 
 
 def _transformers_network(path: Path) -> Callable[[Tensor], Any]:
     transformers = _optional("transformers", "transformers")
     try:
-        config = transformers.VitPoseConfig.from_dict(json.loads(_beside(path).read_bytes()))
-        # Strictly from these two files: no hub, no pickle, nobody's code.
+        config = transformers.VitPoseConfig.from_dict(json.loads(_partner(path).read_bytes()))
+        # From these two files alone: no hub, no pickle, no code from elsewhere.
         network, report = transformers.VitPoseForPoseEstimation.from_pretrained(
             None, config=config, state_dict=load_file(path), output_loading_info=True
         )

@@ -128,17 +128,17 @@ def _render(content: Any) -> str:
         if all(isinstance(row, Mapping) for row in content):
             columns = list(dict.fromkeys(key for row in content for key in row))
             return _table(columns, ([row.get(c, "") for c in columns] for row in content))
-        return "\n".join(f"- {_cell(item)}" for item in content)
+        return "\n".join(f"- {_table_cell(item)}" for item in content)
     return str(content).strip()
 
 
 def _table(columns: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
-    head = [_cell(c) for c in columns]
-    lines = [head, ["---"] * len(head), *([_cell(v) for v in row] for row in rows)]
+    head = [_table_cell(c) for c in columns]
+    lines = [head, ["---"] * len(head), *([_table_cell(v) for v in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(value: Any) -> str:
+def _table_cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping | list | tuple):

@@ -25,7 +25,7 @@ from posefix.network.resnet import DEPTHS, FEATURES
 
 Variables = Mapping[str, npt.NDArray[Any]]
 
-#: What an optimiser keeps beside a variable, under the variable's own name.
+#: What an optimiser keeps with a variable, under the variable's own name.
 _SLOT = re.compile(r"/(Adam|AdaMax|Momentum|RMSProp|Adagrad|Adadelta|Ftrl|ExponentialMovingAverage)(_\d+)?$")
 _NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 #: (H, W, in, out) → (out, in, H, W), and for transposed convolutions (H, W, out, in) → (in, out, H, W).
@@ -156,7 +156,7 @@ def variables_to_state(variables: Variables, config: ModelConfig) -> dict[str, T
         turned = value.transpose(_TO_TORCH) if value.ndim == 4 else value
         state[entry.ours] = torch.from_numpy(np.array(turned, np.float32, order="C"))  # always a copy
         if entry.ours.endswith(".running_var"):
-            # PyTorch counts batches beside the running statistics; the count is unused with a fixed momentum.
+            # PyTorch also counts batches; the count is unused with a fixed momentum.
             state[entry.ours.replace("running_var", "num_batches_tracked")] = torch.tensor(0)
     return state
 
@@ -235,4 +235,4 @@ def _what_is_there(prefix: Path) -> str:
     found = sorted(p.with_suffix("").name for p in folder.glob("*.index")) if folder.is_dir() else []
     if found:
         return f"give the prefix of one of those in {folder}: {_shorten(found)}"
-    return f"expected a file {prefix}.index beside {prefix}.data-00000-of-00001"
+    return f"expected a file {prefix}.index next to {prefix}.data-00000-of-00001"

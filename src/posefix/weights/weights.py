@@ -296,7 +296,7 @@ def _read_folder(folder: Path) -> list[bytes]:
     for _ in range(5):
         last = contents
         contents = [_read(partial(read_file, folder, n), n, str(folder)) for n in (CONFIG_NAME, WEIGHTS_NAME)]
-        # Read before and after a new version was decided, the two do not belong together: look again.
+        # Read before and after a new version was decided, the two do not belong together: read again.
         if contents == last or recorded_sha256(contents[0]) in (None, hashlib.sha256(contents[1]).hexdigest()):
             break
     return contents

@@ -27,7 +27,7 @@ class CopyPaste:
 
     Attributes:
         there: (B,) bool, which samples have one.
-        rows: (B,) who it is.
+        rows: (B,) index of each person.
         to_image: (B, 2, 3) from their own image to the first person's.
         ground_truth: (B, K, 3) [x, y, v] in the first person's image; v = 0 where there is no person.
         outline: (B, K, 2) the same with estimates where there is no annotation, NaN where there is neither.
@@ -48,7 +48,7 @@ class Masks:
 
     Attributes:
         crops: (M,) int64, in which crop.
-        rows: (M,) int64, who it is.
+        rows: (M,) int64, index of each person.
         affine: (M, 2, 3) their own image → crop.
         alpha: (M, H, W) uint8, 255 where they cover the crop.
     """
