@@ -182,7 +182,7 @@ def test_wrong_data(data: Path) -> None:
     for change, part in (
         ({"annotations": str(data / "none.json")}, "no such file"),
         ({"annotations": str(data / "estimates.json")}, "this is a list, as results files are"),
-        ({"min_keypoints": 18}, "nobody has 18"),
+        ({"min_keypoints": 18}, "no person has 18"),
     ):
         with pytest.raises(PosefixError, match=part):
             read_people([replace(only, **change)], COCO)

@@ -165,7 +165,7 @@ def test_damaged_shards_are_refused(data: Path, tool: ModuleType) -> None:
         read_shards(str(data / "nowhere"), COCO)
     with pytest.raises(TrainingError, match="not those of skeleton 'four'"):
         read_shards(one.shards, FOUR)
-    with pytest.raises(TrainingError, match="nobody has 18"):
+    with pytest.raises(TrainingError, match="no person has 18"):
         read_people([replace(one, min_keypoints=18)], COCO)
     for change, part in (
         ({"version": np.array(2)}, "pack the sets again"),
