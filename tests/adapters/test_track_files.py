@@ -307,7 +307,7 @@ def test_ids_are_needed_for_everybody_once() -> None:
     frame = np.array([0, 0, 1])
     with pytest.raises(InputError, match="twice in frame 0"):
         arrange(frame, [5, 5, 5], poses, "x")
-    with pytest.raises(InputError, match="everybody or nobody"):
+    with pytest.raises(InputError, match="for every person or for none"):
         arrange(frame, [5, None, 5], poses, "x")
     assert arrange(np.array([0, 1, 4]), [None] * 3, poses, "x").ids == [0]
 

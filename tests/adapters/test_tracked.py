@@ -86,7 +86,7 @@ def test_ids_that_do_not_fit_are_told() -> None:
     with pytest.raises(InputError, match="id 1 twice"):
         tracked_output([twice], COCO)
     some = [as_dicts(0)[0], {k: v for k, v in as_dicts(0)[1].items() if k != "track_id"}]
-    with pytest.raises(InputError, match="everybody or nobody"):
+    with pytest.raises(InputError, match="for every person or for none"):
         tracked_output([some], COCO)
 
 
