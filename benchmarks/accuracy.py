@@ -302,7 +302,7 @@ def stronger_table(bench: Bench) -> Iterator[str]:
 
 
 def synthetic_table(bench: Bench) -> Iterator[str]:
-    """The gain on synthetic errors beside the gain on real ones, as mean keypoint similarity."""
+    """The gain on synthetic errors and the gain on real ones, as mean keypoint similarity."""
     people = np.flatnonzero(matchable(bench.annotations, COCO))
     ground_truth, area = bench.annotations.ground_truth[people], bench.annotations.area[people]
     mask = ground_truth[..., 2] > 0

@@ -1,4 +1,4 @@
-"""Throughput beside other work: every backend alone, and beside processes that keep cores busy.
+"""Throughput under other load: every backend alone, and next to processes that keep cores busy.
 
     python benchmarks/contention.py              # one busy process
     python benchmarks/contention.py --busy 2
@@ -82,24 +82,24 @@ def main() -> None:
         run()
     speeds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in measured}
     for _ in range(options.rounds):
-        for beside in (0, 1):
+        for loaded in (0, 1):
             context = multiprocessing.get_context("spawn")
-            busy = [context.Process(target=spin, daemon=True) for _ in range(options.busy * beside)]
+            busy = [context.Process(target=spin, daemon=True) for _ in range(options.busy * loaded)]
             for process in busy:
                 process.start()
             try:
                 time.sleep(1.0 if busy else 0.0)  # until they spin
                 for name, (run, crops) in measured.items():
-                    speeds[name][beside].append(rate(run, crops, options.seconds))
+                    speeds[name][loaded].append(rate(run, crops, options.seconds))
             finally:
                 for process in busy:
                     process.terminate()
                     process.join()
     print(f"network alone, crops/s; {options.busy} busy processes; {options.rounds} rounds")
-    print(f"{'':<40}{'alone':>8}{'beside':>8}{'left':>7}")
+    print(f"{'':<40}{'alone':>8}{'loaded':>8}{'left':>7}")
     for name, both in speeds.items():
-        alone, beside = (statistics.median(s) for s in both)
-        print(f"{name:<40}{alone:>8.1f}{beside:>8.1f}{100 * beside / alone:>6.0f}%")
+        alone, loaded = (statistics.median(s) for s in both)
+        print(f"{name:<40}{alone:>8.1f}{loaded:>8.1f}{100 * loaded / alone:>6.0f}%")
 
 
 if __name__ == "__main__":

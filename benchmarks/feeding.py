@@ -30,7 +30,7 @@ WARM_UP = 50
 
 
 def alone(people: People, config: TrainingConfig, images: DeviceImages | None, steps: int, device: str) -> float:
-    """Samples per second of batches that nobody uses; the first tenth only warms up."""
+    """Samples per second without training on them; the first tenth only warms up."""
     stream = BatchStream(
         people,
         config.skeleton,

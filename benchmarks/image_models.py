@@ -1,4 +1,4 @@
-"""The refiner with another network's eyes beside the package's own: AP of every estimator at hand.
+"""The refiner with another image network added to the package's own: AP of every estimator at hand.
 
     python benchmarks/image_models.py ../shared/data/coco --image-model ../shared/weights/tinypose_256/model.xml
     python benchmarks/image_models.py DATA --results-more FOLDER   # estimators' results on more_val, made with tools/
@@ -30,7 +30,7 @@ from posefix.keypoints.skeleton import COCO
 
 @dataclass(frozen=True)
 class Images:
-    """One annotated set of images."""
+    """One labelled set of images."""
 
     content: dict[str, Any]
     annotations: Annotations
@@ -132,7 +132,7 @@ def main() -> None:
 
 
 def harm(refiner: Refiner, images: Images) -> str:
-    """Annotated poses as input: what becomes of them."""
+    """Labelled poses as input: how similar they stay."""
     annotations = images.annotations
     people = np.flatnonzero(matchable(annotations, COCO))
     truth = annotations.ground_truth[people]
@@ -144,7 +144,7 @@ def harm(refiner: Refiner, images: Images) -> str:
     points = np.array([e["keypoints"] for e in refined]).reshape(-1, 17, 3)[..., :2]
     seen = truth[..., 2] > 0
     similarity = keypoint_similarity(points, truth[..., :2], annotations.area[people], COCO.sigmas)[seen]
-    return f"annotated poses {similarity.mean():.3f} similar"
+    return f"labelled poses {similarity.mean():.3f} similar"
 
 
 def second_pass(refiner: Refiner, images: Images, files: dict[str, Results]) -> str:

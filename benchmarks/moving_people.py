@@ -1,6 +1,6 @@
-"""Videos with exact truth: annotated people of photographs, moved along smooth paths, and what an estimator might say.
+"""Videos with exact ground truth: labelled people of photographs, moved smoothly, with an estimator's errors.
 
-The whole photograph moves by a smooth path of shifts, turns and scales, and each limb by a smooth displacement of its
+The whole photograph moves by a smooth path of shifts, turns and scales, and each arm and leg by a smooth displacement of its
 own that fades out around it; where every keypoint is in every frame is known exactly. The estimator's errors are the
 library's own (``pose_errors.synthesize``), each held for some frames, with noise on top; left and right are exchanged
 for single frames, stretches or the whole track, and stretches are missing.
@@ -49,7 +49,7 @@ class Motion:
     """How a photograph moves.
 
     Attributes:
-        affine: (T, 2, 3) photograph → frame, but for the limbs.
+        affine: (T, 2, 3) photograph → frame, without the displacements of arms and legs.
         anchors: (A, 2) px of the photograph around which it is displaced.
         shifts: (T, A, 2) px of the photograph, displacement at each anchor.
         spread: px, how far around an anchor.
@@ -96,7 +96,7 @@ def make_motion(pose: Floats, frames: int, rng: np.random.Generator, *, side: in
     """A path for the person with this pose.
 
     Args:
-        pose: (17, 3) annotated; v = 0 is unknown.
+        pose: (17, 3) labelled; v = 0 is unknown.
         frames: T.
         rng: source of randomness.
         side: px, width and height of the frames; the person fills about half of them.
@@ -122,15 +122,15 @@ def make_motion(pose: Floats, frames: int, rng: np.random.Generator, *, side: in
     linear = turn * zoom[:, None, None]
     middle = (low + high) / 2
     offset = np.array([side / 2, side / 2]) + shift - linear @ middle
-    limbs = [k for k in range(len(COCO)) if known[k] and COCO.parts[k] in _REACH]
-    reach = np.array([_REACH[COCO.parts[k]] for k in limbs])
+    moving = [k for k in range(len(COCO)) if known[k] and COCO.parts[k] in _REACH]
+    reach = np.array([_REACH[COCO.parts[k]] for k in moving])
     spread = 0.12 * size
-    shifts = np.stack([wander(1.0, 2) for _ in limbs], 1) if limbs else np.zeros((frames, 0, 2))
+    shifts = np.stack([wander(1.0, 2) for _ in moving], 1) if moving else np.zeros((frames, 0, 2))
     shifts = shifts * reach[:, None] * size
     # Displacements steeper than this would fold the photograph.
     steep = np.abs(shifts).sum((1, 2)).max(initial=0.0) / (0.8 * spread * np.exp(0.5))
     shifts = shifts / max(1.0, steep / 1.5)
-    anchors = pose[limbs, :2].astype(np.float64)
+    anchors = pose[moving, :2].astype(np.float64)
     return Motion(np.concatenate([linear, offset[..., None]], -1), anchors, shifts, spread, (side, side))
 
 
@@ -177,7 +177,7 @@ def exchange(tracks: Floats, group: str, rows: npt.ArrayLike) -> Floats:
 
 
 def people(annotations: Any, least: int = 15, smallest: float = 150.0) -> list[tuple[int, Floats, float]]:
-    """Image id, (17, 3) pose and area of annotated people that show nearly everything and are large enough."""
+    """Image id, (17, 3) pose and area of labelled people that show nearly everything and are large enough."""
     chosen = []
     for entry in annotations["annotations"]:
         pose = np.array(entry["keypoints"], np.float64).reshape(-1, 3)
@@ -223,7 +223,7 @@ def make_scenes(annotations: Path, images: Path, frames: int, every: int) -> Ite
 
 
 def errors(scene: Scene, track: Floats) -> tuple[Floats, Floats, Floats]:
-    """Of annotated keypoints: error, true speed and error of the acceleration, in length scales of similarity."""
+    """Of labelled keypoints: error, true speed and error of the acceleration, in length scales of similarity."""
     std = keypoint_std(scene.area, COCO.sigmas)
     known = scene.truth[..., 2] > 0
     error = np.linalg.norm(track[..., :2] - scene.truth[..., :2], axis=-1) / std
@@ -278,7 +278,7 @@ def repaired(refiner: Refiner, scenes: list[Scene], kind: str) -> str:
 @click.option("--every", default=1, show_default=True, help="Only every so-manieth person.")
 @click.option("--sides/--no-sides", default=True, help="Also exchange left and right.")
 def main(annotations: Path, images: Path, frames: int, every: int, sides: bool) -> None:
-    """Print tables for the annotated people of ANNOTATIONS in IMAGES, moved."""
+    """Print tables for the labelled people of ANNOTATIONS in IMAGES, moved."""
     scenes = list(make_scenes(annotations, images, frames, every))
     refiner = Refiner.from_pretrained()
     raw = [s.estimates for s in scenes]

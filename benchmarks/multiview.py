@@ -1,7 +1,7 @@
 """Judge 2D tracks without labels: several calibrated cameras must agree on one point in space.
 
-Every keypoint of every frame is triangulated over all cameras and projected back; what a track says beside that is its
-error. Limbs of the person must not change their length, and the motion of a person is smooth. A part of every error is
+Every keypoint of every frame is triangulated over all cameras and projected back; the distance to the track's keypoint
+is its error. Arms and legs must not change their length, and the motion of a person is smooth. A part of every error is
 common to all methods (lens distortion, what an estimator calls a joint): compare methods, not absolute figures.
 
     python benchmarks/multiview.py ../shared/data/video/single_person
@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.floating]
 
 #: The 12 keypoints of the body; no camera agrees with another on eyes and ears seen from behind.
 BODY = np.arange(5, 17)
-LIMBS = {
+LENGTHS = {
     "forearm": (("left_elbow", "left_wrist"), ("right_elbow", "right_wrist")),
     "thigh": (("left_hip", "left_knee"), ("right_hip", "right_knee")),
     "shank": (("left_knee", "left_ankle"), ("right_knee", "right_ankle")),
@@ -120,7 +120,7 @@ def judge(tracks: Floats, cameras: Floats, reference: Floats | None = None) -> J
     error = np.linalg.norm(project(space, cameras) - tracks[..., :2], axis=-1)[:, :, BODY]
     error = error[np.isfinite(error)]
     lengths = {
-        name: float(np.mean([np.nanstd(_length(space, *side)) for side in sides])) for name, sides in LIMBS.items()
+        name: float(np.mean([np.nanstd(_length(space, *side)) for side in sides])) for name, sides in LENGTHS.items()
     }
     change = np.linalg.norm(np.diff(tracks[:, :, BODY, :2], 2, axis=1), axis=-1)
     exchanged, pairs = (0, 0) if reference is None else count_exchanged(tracks[..., :2], project(reference, cameras))

@@ -36,11 +36,11 @@ def smaller_errors(annotations: Annotations, file: Results, share: float, seed: 
 def fewer_errors(annotations: Annotations, file: Results, share: float, seed: int = 0) -> list[Entry]:
     """``share`` of the keypoints, drawn at random, are right: as far from the annotation as another annotator's."""
 
-    def mend(error: Floats, rng: Random) -> Floats:
+    def shrink(error: Floats, rng: Random) -> Floats:
         right = rng.random((*error.shape[:2], 1)) < share
         return np.where(right, ANNOTATORS_ERROR * rng.standard_normal(error.shape), error)
 
-    return _nearer(annotations, file, mend, seed)
+    return _nearer(annotations, file, shrink, seed)
 
 
 def shared_error(annotations: Annotations, files: Sequence[Results], limit: float = 1.0) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from posefix.io.orientation import ExifRule
 
 def drawn_files(folder: Path) -> tuple[Path, Path]:
     """Two images and a results file of three people."""
-    from offline import drawn_image  # beside this script; only here
+    from offline import drawn_image  # next to this script; only here
 
     rng = np.random.default_rng(0)
     for image_id in (1, 2):

@@ -41,7 +41,7 @@ def main() -> None:
         parser.error("give an image, or --random-weights")
 
     if args.random_weights:
-        from offline import drawn_image  # beside this script; only here
+        from offline import drawn_image  # next to this script; only here
 
         image, refiner = drawn_image()[..., ::-1].copy(), Refiner.from_pretrained()
         output = RandomPose()(image, [[60, 20, 150, 220], [170, 20, 260, 220]])

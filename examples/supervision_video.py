@@ -20,7 +20,7 @@ from posefix import Refiner
 
 def drawn_video(path: Path) -> str:
     """Four frames of stick figures."""
-    from offline import drawn_image  # beside this script; only here
+    from offline import drawn_image  # next to this script; only here
 
     with sv.VideoSink(str(path), sv.VideoInfo(width=320, height=240, fps=5)) as sink:
         for seed in range(4):

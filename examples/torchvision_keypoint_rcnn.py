@@ -27,7 +27,7 @@ def main() -> None:
 
     refiner = Refiner.from_pretrained()
     if args.random_weights:
-        from offline import drawn_image  # beside this script; only here
+        from offline import drawn_image  # next to this script; only here
 
         model = keypointrcnn_resnet50_fpn(
             weights=None, weights_backbone=None, box_score_thresh=0.0, box_detections_per_img=2, min_size=128

@@ -51,7 +51,7 @@ def main() -> None:
 
     refiner = Refiner.from_pretrained()
     if args.random_weights:
-        from offline import drawn_image  # beside this script; only here
+        from offline import drawn_image  # next to this script; only here
 
         small = VitPoseBackboneConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
         model = VitPoseForPoseEstimation(VitPoseConfig(backbone_config=small, num_labels=17))

@@ -30,7 +30,7 @@ def main() -> None:
     options: dict[str, Any] = {"verbose": False}
     refiner, source = Refiner.from_pretrained(), args.image
     if args.random_weights:
-        from offline import drawn_image  # beside this script; only here
+        from offline import drawn_image  # next to this script; only here
 
         model, source = YOLO("yolo11n-pose.yaml"), args.image or drawn_image()[..., ::-1].copy()  # arrays are BGR
         options |= {"conf": 1e-12, "max_det": 2, "imgsz": 160}

@@ -30,7 +30,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 from student import Student
-from teach import INPUT_HW, MAP_HW, MARGIN, PIXELS_PER_CELL
+from teach import CROP_PER_HEATMAP, INPUT_HW, MAP_HW, MARGIN
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -139,20 +139,20 @@ def draw_affine(rng: np.random.Generator, augmentation: Augmentation) -> tuple[n
 
 
 def cell_map(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(B, 2, 3) kept crop → student's crop, to (B, 2, 3) student's cell → teacher's cell."""
+    """(B, 2, 3) kept crop → student's crop, to (B, 2, 3) student's heatmap → teacher's heatmap."""
     back = invert_affine(affine)
-    per_cell = np.array(PIXELS_PER_CELL)[:, None]
-    linear = back[..., :2] * STRIDE / per_cell
-    constant = (back[..., :2].sum(-1) * OFFSET + back[..., 2] - MARGIN) / per_cell[:, 0]
+    per_pixel = np.array(CROP_PER_HEATMAP)[:, None]
+    linear = back[..., :2] * STRIDE / per_pixel
+    constant = (back[..., :2].sum(-1) * OFFSET + back[..., 2] - MARGIN) / per_pixel[:, 0]
     return np.concatenate([linear, constant[..., None]], axis=-1)
 
 
-def warp_maps(maps: Tensor, cells: npt.NDArray[np.float64]) -> Tensor:
-    """The teacher's (B, K, 64, 48) heatmaps at the student's cells; 0 outside."""
+def warp_maps(maps: Tensor, affine: npt.NDArray[np.float64]) -> Tensor:
+    """The teacher's (B, K, 64, 48) heatmaps at the student's heatmap pixels; 0 outside."""
     height, width = MAP_HW
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     own = torch.stack([columns, rows, torch.ones_like(rows)], dim=-1).float()
-    theirs = own @ torch.from_numpy(cells).float().transpose(1, 2)[:, None]
+    theirs = own @ torch.from_numpy(affine).float().transpose(1, 2)[:, None]
     grid = theirs * 2 / torch.tensor([width - 1.0, height - 1.0]) - 1
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
 
@@ -188,7 +188,7 @@ def _shuffled(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 
 def distillation_loss(logits: Tensor, heatmaps: Tensor) -> Tensor:
-    """Divergence of the soft-max over cells from the normalised heatmap, weighted by its height."""
+    """Divergence of the soft-max over heatmap pixels from the normalised heatmap, weighted by its height."""
     flat = heatmaps.flatten(2).clamp_min(0)
     weight = flat.amax(-1)
     target = flat / flat.sum(-1, keepdim=True).clamp_min(1e-6)
@@ -198,13 +198,13 @@ def distillation_loss(logits: Tensor, heatmaps: Tensor) -> Tensor:
 
 
 class Validation:
-    """AP of the student alone in annotated boxes."""
+    """AP of the student alone in labelled boxes."""
 
     def __init__(self, sets: tuple[tuple[str, str], ...]) -> None:
         self._sets = [(read_annotations(a, COCO), Path(i)) for a, i in sets]
         self._crops: list[tuple[Tensor, npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]] = []
         for truth, folder in self._sets:
-            rows = np.flatnonzero((truth.annotated[..., 2] > 0).any(-1))
+            rows = np.flatnonzero((truth.ground_truth[..., 2] > 0).any(-1))
             affine = crop_affine(crop_rectangles(truth.boxes_xyxy[rows], INPUT_HW), INPUT_HW)
             crops = []
             for row, matrix in zip(rows, affine, strict=True):
@@ -225,9 +225,9 @@ class Validation:
                 with torch.autocast("cpu", torch.bfloat16):
                     logits = student(crops[part])
                 scale = torch.from_numpy(std[part]).float() / STRIDE
-                cells, sure = expected_similarity_argmax(heatmap_probabilities(logits), scale)
-                points = transform_points(invert_affine(affine[part]), cells.numpy() * STRIDE + OFFSET)
-                for row, pose, score in zip(rows[part], points, sure.numpy(), strict=True):
+                found, confidence = expected_similarity_argmax(heatmap_probabilities(logits), scale)
+                points = transform_points(invert_affine(affine[part]), found.numpy() * STRIDE + OFFSET)
+                for row, pose, score in zip(rows[part], points, confidence.numpy(), strict=True):
                     keypoints = np.concatenate([pose, score[:, None]], axis=-1)
                     entries.append(
                         {

@@ -54,8 +54,8 @@ def main(annotations: str, images: str, weights: str, out: str, height: str = "2
             image = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
             crops.append(warp_crop(np.ascontiguousarray(image), matrix, config.input_hw, antialias=True))
         count = len(chunk)
-        nobody, ones = torch.zeros(count, 17, 2), torch.ones(count, 17)
-        inputs = NetworkInput(torch.from_numpy(np.stack(crops)), nobody, ones == 0, ones, ones)
+        no_points, ones = torch.zeros(count, 17, 2), torch.ones(count, 17)
+        inputs = NetworkInput(torch.from_numpy(np.stack(crops)), no_points, ones == 0, ones, ones)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             logits = network.image_logits(inputs)
             # MoveNet's own likelihood is a sigmoid per heatmap pixel; the best one is refined between pixels.

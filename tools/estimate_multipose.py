@@ -63,7 +63,7 @@ def main(annotations: str, images: str, model: str, out: str) -> None:
             (Path(folder) / f"{index}.raw").write_bytes(canvas.tobytes())
             listed.append({"name": f"{index}.raw", "shape": canvas.shape})
             scales.append((shape, (width / size[0], height / size[1])))
-        (Path(folder) / "pictures.json").write_text(json.dumps(listed))
+        (Path(folder) / "images.json").write_text(json.dumps(listed))
         (Path(folder) / "run.js").write_text(SCRIPT)
         subprocess.run(["node", f"{folder}/run.js", model, folder], check=True)
         found = json.loads((Path(folder) / "found.json").read_text())

@@ -40,7 +40,7 @@ _WEIGHT, _BIAS = "/Conv2D/ReadVariableOp", "/BiasAdd/ReadVariableOp"
 
 
 def read_tfjs(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Every constant of a TensorFlow.js graph model with one weights file beside its JSON."""
+    """Every constant of a TensorFlow.js graph model with one weights file next to its JSON."""
     manifest = json.loads(path.read_text())["weightsManifest"]
     raw = path.with_suffix(".bin").read_bytes()
     constants, offset = {}, 0
@@ -59,7 +59,7 @@ def to_layout(constants: dict[str, npt.NDArray[Any]]) -> dict[str, Floats]:
     base = next(k for k in constants if k.endswith("model/Conv1/Conv2D_weights")).removesuffix(
         "model/Conv1/Conv2D_weights"
     )
-    # The heatmap's, offset's and centre's layers are numbered by order of creation; only the branch's name is sure.
+    # The heatmap's, offset's and centre's layers are numbered by order of creation; only the branch's name is certain.
     heat = next(k for k in constants if "kpt_heatmap_0/separable" in k and k.endswith("ReadVariableOp_1"))
     heat = heat.removesuffix("/separable_conv2d/ReadVariableOp_1")
     last = next(k for k in constants if "kpt_heatmap_0/conv2d" in k and k.endswith(_WEIGHT)).removesuffix(_WEIGHT)

@@ -1,4 +1,4 @@
-"""What docs/parity.md says of the departures from the reference, measured: radii, mirrors, boxes.
+"""The differences from the reference that docs/parity.md lists, measured: radii, mirrors, boxes.
 
     python tools/measure_parity.py ../shared/data/coco
 
@@ -48,7 +48,7 @@ def measure_mirrors() -> None:
         data = dict(archive)
     # Inversions far from all else: points nearer to the clean mirror than to anything else, within similarity 0.5.
     rows: dict[str, list[float]] = {"left_": [], "right_": []}
-    for name in CASES[::3]:  # nobody near, so that nothing else is there
+    for name in CASES[::3]:  # alone, so that there are no other instances
         joints, estimates, poses = data[f"{name}_joints"], data[f"{name}_est"], data[name] / 64.0
         ground_truth = joints[:, 2] > 0
         clean = np.where(ground_truth[:, None], joints, estimates)[:, :2]

@@ -27,7 +27,7 @@ from posefix.training.config import TrainingConfig, read_config
 from posefix.training.data.people import Images, People, read_people
 from posefix.training.data.shards import Shard, write_shard
 
-#: What a shard needs beside images and arrays: names, headers.
+#: What a shard needs in addition to images and arrays: names, headers.
 _OVERHEAD = 16_384
 #: How far a synthetic error moves a keypoint, in square roots of the person's area (similarity 0.1 at σ = 0.1).
 _ERROR_REACH = 0.45
@@ -155,7 +155,7 @@ def pack(options: argparse.Namespace) -> None:
         source = Path(one.shards or one.annotations).name
         print(f"{folder.name}: {len(people)} people of {source}, {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB")
     text = yaml.safe_dump(copy, sort_keys=False, allow_unicode=True)
-    (out / "config.yaml").write_text(f"# {Path(options.config).name} on the shards beside this file.\n{text}")
+    (out / "config.yaml").write_text(f"# {Path(options.config).name} on the shards next to this file.\n{text}")
     read_config(out / "config.yaml")
     print(f"{out / 'config.yaml'}: train with it; environment variables and relative paths must hold where it is read")
 

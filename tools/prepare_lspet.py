@@ -29,7 +29,7 @@ ARMS, LEGS, FACE = np.arange(5, 11), np.arange(11, 17), np.arange(5)
 
 
 def main(annotations: str, tinypose: str, movenet: str, out: str) -> None:
-    """Write the mended annotations."""
+    """Write the repaired annotations."""
     data = json.loads(Path(annotations).read_text())
     people = data["annotations"]
     labels = np.array([a["keypoints"] for a in people], float).reshape(-1, 17, 3)

@@ -1,8 +1,8 @@
 """A network that learns a teacher's heatmaps: the package's trunk and a wider decoder on top.
 
 The trunk's own pyramid ends in 24 channels, which hold whose joints are meant no better than MoveNet needs. Here its
-stages are merged again with more channels, and with the place in the crop, by which the person in the middle is told
-from neighbours. The decoder starts at zero beside MoveNet's own answer.
+stages are merged again with more channels, and with the place in the crop, which distinguishes the person in
+the middle from the others. The decoder starts at zero and is added to MoveNet's own answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TAPS = (2, 5, 12, 16)
 
 
 class Mix(nn.Module):
-    """Filter each channel over 5×5 cells, mix through twice as many channels; with a shortcut."""
+    """Filter each channel over 5×5 pixels, mix through twice as many channels; with a shortcut."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Mix(nn.Module):
 
 
 class Student(nn.Module):
-    """Crops → logits over cells (stride 4)."""
+    """Crops → heatmap logits (stride 4)."""
 
     def __init__(
         self,

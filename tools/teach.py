@@ -1,4 +1,4 @@
-"""A teacher's heatmaps for every annotated box: training targets that need no labels.
+"""A teacher's heatmaps for every labelled box: training targets that need no labels.
 
     python tools/teach.py ANNOTATIONS.json IMAGES_DIR TEACHER_DIR OUT.safetensors [--least 0.15] [--limit N]
     python tools/teach.py - IMAGES_DIR TEACHER_DIR OUT.safetensors --least 0.3
@@ -37,12 +37,12 @@ from posefix.geometry import (
 
 #: Input of the teacher, (h, w).
 INPUT_HW = (256, 192)
-#: Cells of its heatmaps, (h, w).
+#: Size of its heatmaps, (h, w).
 MAP_HW = (64, 48)
 #: Pixels around the teacher's crop that are kept.
 MARGIN = 40
-#: Pixels of the crop per cell (x, y) and the first cell at the first pixel: the teacher's own frame.
-PIXELS_PER_CELL = (191 / 47, 255 / 63)
+#: Crop pixels per heatmap pixel (x, y), the first on the first: the teacher's own frame.
+CROP_PER_HEATMAP = (191 / 47, 255 / 63)
 
 _MEAN, _STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 _BATCH = 16
@@ -87,7 +87,7 @@ def pack(blobs: list[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int6
 
 
 def read_people(path: Path, images: Path) -> list[tuple[Path, npt.NDArray[np.float64]]]:
-    """(image, box xyxy) of everybody who is not a crowd, in file order."""
+    """(image, box xyxy) of every person that is no crowd, in file order."""
     data = json.loads(path.read_text())
     names = {i["id"]: i["file_name"] for i in data["images"]}
     boxes = [(images / names[a["image_id"]], a["bbox"]) for a in data["annotations"] if not a.get("iscrowd")]
@@ -112,7 +112,7 @@ def find_people(folder: Path, teacher: Teacher, limit: int) -> list[tuple[Path, 
         heat = teacher.heatmaps(np.stack(crops))
         seen = heat.max((-1, -2)) > _SEEN
         rows, columns = np.divmod(heat.reshape(*heat.shape[:2], -1).argmax(-1), MAP_HW[1])
-        points = transform_points(invert_affine(affine), np.stack([columns, rows], -1) * PIXELS_PER_CELL)
+        points = transform_points(invert_affine(affine), np.stack([columns, rows], -1) * CROP_PER_HEATMAP)
         around = boxes_around_points(points, seen)
         found += [(p, b) for (p, _), b, s in zip(images, around, seen, strict=True) if s.sum() >= _ENOUGH]
     return found

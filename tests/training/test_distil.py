@@ -74,7 +74,7 @@ def test_a_keypoint_comes_out_where_the_crop_shows_it(distil: Any, teach: Any, s
     cells = rng.uniform(20, 30, (1, K, 2))
     heat = draw_gaussians(torch.from_numpy(cells).float(), torch.ones(1, K, dtype=torch.bool), teach.MAP_HW, 2.0)
     # The teacher's cell → its crop → the kept crop → the student's crop → the student's cell.
-    kept = cells * teach.PIXELS_PER_CELL + teach.MARGIN
+    kept = cells * teach.CROP_PER_HEATMAP + teach.MARGIN
     wanted = (transform_points(affine[None], kept) - distil.OFFSET) / distil.STRIDE
     warped = distil.warp_maps(heat, distil.cell_map(affine[None]))
     total = warped.sum((-1, -2))
@@ -191,6 +191,6 @@ def test_who_is_found_in_a_whole_image(teach: Any, tmp_path: Path) -> None:
     assert [p.name for p, _ in found] == ["a.jpg"]
     box = np.array([[0, 0, 199, 99]], np.float64)
     affine = crop_affine(crop_rectangles(box, teach.INPUT_HW, 1.0), teach.INPUT_HW)
-    back = transform_points(affine, found[0][1].reshape(1, 2, 2))[0] / teach.PIXELS_PER_CELL
+    back = transform_points(affine, found[0][1].reshape(1, 2, 2))[0] / teach.CROP_PER_HEATMAP
     # The box is the keypoints' extent, a tenth wider on either side.
     np.testing.assert_allclose(back, [[10 - 2.8, 28 - 0.6], [38 + 2.8, 34 + 0.6]], atol=0.01)
