@@ -1,9 +1,9 @@
 """Videos with exact ground truth: labelled people of photographs, moved smoothly, with an estimator's errors.
 
-The whole photograph moves by a smooth path of shifts, turns and scales, and each arm and leg by a smooth displacement of its
-own that fades out around it; where every keypoint is in every frame is known exactly. The estimator's errors are the
-library's own (``pose_errors.synthesize``), each held for some frames, with noise on top; left and right are exchanged
-for single frames, stretches or the whole track, and stretches are missing.
+The whole photograph moves by a smooth path of shifts, turns and scales, and each arm and leg by a smooth displacement
+of its own that fades out around it. So the place of every keypoint in every frame is known exactly. The estimator's
+errors are the library's own (``pose_errors.synthesize``), each held for some frames, with noise on top. Left and right
+are exchanged for single frames, stretches or the whole track, and stretches are missing.
 
     python benchmarks/moving_people.py ../shared/data/coco/val.json ../shared/data/coco/val
 """
