@@ -42,7 +42,7 @@ FUZZ_SEED ?= 0
 fuzz: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python tests/fuzzing.py --inputs $(FUZZ_INPUTS) --seed $(FUZZ_SEED)
 
-# The real packages of tests/adapters, beside a CPU-only torch: about 3 GB.
+# The real packages of tests/adapters, with a CPU-only torch: about 3 GB.
 $(ADAPTERS)/.installed: pyproject.toml constraints.txt $(wildcard tests/adapters/requirements*.txt)
 	test -x $(ADAPTERS)/bin/python || $(PYTHON) -m venv $(ADAPTERS)
 	$(ADAPTERS)/bin/python -m pip install --quiet -c constraints.txt -e . 'pytest>=8' -r tests/adapters/requirements.txt
