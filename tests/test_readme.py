@@ -147,8 +147,10 @@ def test_command_lines_use_what_exists(line: str, whole: bool) -> None:
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         names = words.pop(0).split("|")  # ``weights list|download`` names several
         for name in names:
-            assert name in command.commands, f"there is no command {name!r}"
-        command = command.commands[names[0]]
+            assert name in command.list_commands(context), f"there is no command {name!r}"
+        found = command.get_command(context, names[0])
+        assert found is not None
+        command = found
     known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"-h", "--help"}
     for option in re.findall(r"(?<!\S)\[?(--?[a-z][a-z-]*)", " ".join(words)):
         assert option in known, f"{command.name} has no option {option}"

@@ -27,7 +27,10 @@ SOURCE = Path(posefix.__file__).parent
 
 def commands(group: click.Group = main, trail: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
     found: dict[tuple[str, ...], click.Command] = {trail: group}
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         if isinstance(command, click.Group):
             found |= commands(command, (*trail, name))
         else:

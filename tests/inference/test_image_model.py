@@ -15,8 +15,8 @@ from image_model_files import spot, write_heatmap_onnx, write_simcc_onnx
 from posefix import Refiner
 from posefix.exceptions import InputError, WeightsError
 from posefix.keypoints.skeleton import COCO
-from posefix.network.config import Normalisation
-from posefix.network.image_model import ALIGNMENTS, ImageModel, ImageModelConfig
+from posefix.network.config import ALIGNMENTS, ImageModelConfig, Normalisation
+from posefix.network.image_model import ImageModel
 from posefix.weights.calibration import Calibration
 from posefix.weights.image_models import describe_image_model
 from posefix.weights.weights import load_weights, save_weights, with_image_model

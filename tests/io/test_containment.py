@@ -16,7 +16,7 @@ from posefix.cli.main import main
 from posefix.exceptions import ImageError, WeightsError
 from posefix.io.image_names import find_images, image_path
 from posefix.io.image_store import ImageStore
-from posefix.network.image_model import ImageModelConfig
+from posefix.network.config import ImageModelConfig
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "posefix"
 IMAGE = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)

@@ -9,12 +9,9 @@ import torch
 from posefix.exceptions import InputError, WeightsError
 from posefix.keypoints.heatmaps import expected_similarity_argmax, heatmap_probabilities, soft_argmax
 from posefix.keypoints.skeleton import COCO, MPII
-from posefix.network.config import Normalisation
+from posefix.network.config import ALIGNMENTS, IMAGENET, ImageModelConfig, Normalisation
 from posefix.network.image_model import (
-    ALIGNMENTS,
-    IMAGENET,
     ImageModel,
-    ImageModelConfig,
     fuse,
     normalise,
     read_outputs,

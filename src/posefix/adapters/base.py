@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from posefix.exceptions import InputError
 from posefix.io.images import load_image
 from posefix.keypoints.poses import present, round_present
-from posefix.tensors import plain_tensor
+from posefix.tensors import is_tensor, plain_tensor
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -49,26 +48,23 @@ def is_a(value: Any, package: str, *names: str) -> bool:
     return any(c.__name__ in names and c.__module__.split(".")[0] == package for c in type(value).__mro__)
 
 
-def is_tensor(value: Any) -> bool:
-    """Whether a value is a torch tensor."""
-    return isinstance(value, torch.Tensor)
-
-
 def is_array(value: Any) -> bool:
     """Whether a value is a numpy array or a torch tensor."""
-    return isinstance(value, (np.ndarray, torch.Tensor))
+    return isinstance(value, np.ndarray) or is_tensor(value)
 
 
 def to_numpy(values: Any) -> Doubles:
     """Array, tensor of any device or nested list → a new float64 array; every float and half is exact in it."""
-    if isinstance(values, torch.Tensor):
+    if is_tensor(values):
         values = plain_tensor(values, "keypoints").double().numpy()
     return np.array(values, np.float64)
 
 
 def like(values: npt.ArrayLike, template: Any) -> Any:
     """Numbers as an array or tensor of the template's kind, dtype and device; integers become float32."""
-    if isinstance(template, torch.Tensor):
+    if is_tensor(template):
+        import torch
+
         kept = template.dtype if template.is_floating_point() else torch.float32
         return torch.as_tensor(np.asarray(values), dtype=kept, device=template.device)
     return np.asarray(values).astype(template.dtype if template.dtype.kind == "f" else np.dtype(np.float32))

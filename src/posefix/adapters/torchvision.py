@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from posefix.adapters.base import Extracted, Floats, Images, is_tensor, put_back, to_numpy
+from posefix.adapters.base import Extracted, Floats, Images, put_back, to_numpy
 from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
+from posefix.tensors import is_tensor
 
 
 def recognise(output: Any) -> bool:

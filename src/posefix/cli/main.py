@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import importlib
+
 import click
 
 import posefix
-from posefix.cli.calibrate import calibrate
-from posefix.cli.convert import convert
-from posefix.cli.convert_results import convert_results
-from posefix.cli.demo import demo
-from posefix.cli.diagnose import diagnose
-from posefix.cli.evaluate import evaluate
-from posefix.cli.export import export
-from posefix.cli.merge_results import merge_results
-from posefix.cli.refine import refine
-from posefix.cli.refine_video import refine_video
-from posefix.cli.train import train
-from posefix.cli.weights import weights
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Commands whose modules, ``posefix.cli.NAME``, are imported when they are asked for: each needs others."""
+
+    names = (
+        *("calibrate", "convert", "convert-results", "demo", "diagnose", "evaluate", "export", "merge-results"),
+        *("refine", "refine-video", "train", "weights"),
+    )
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names."""
+        return sorted(self.names)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; None where there is none."""
+        if cmd_name not in self.names:
+            return None
+        name = cmd_name.replace("-", "_")
+        command = getattr(importlib.import_module(f"posefix.cli.{name}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(posefix.__version__, prog_name="posefix")
 def main() -> None:
     """Better keypoints from any 2D human pose estimator.
@@ -36,20 +48,3 @@ def main() -> None:
       eval "$(_POSEFIX_COMPLETE=zsh_source posefix)"            (zsh)
       _POSEFIX_COMPLETE=fish_source posefix | source            (fish)
     """
-
-
-for _command in (
-    calibrate,
-    convert,
-    convert_results,
-    demo,
-    diagnose,
-    evaluate,
-    export,
-    merge_results,
-    refine,
-    refine_video,
-    train,
-    weights,
-):
-    main.add_command(_command)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import torch
 
 from posefix.exceptions import PosefixError, SkeletonError
 from posefix.io.atomic import check_writable
@@ -38,7 +37,7 @@ def report_errors(command: _F) -> _F:
         except OSError as error:
             named = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
             raise click.ClickException(f"{named}{error.strerror or error}") from error
-        except torch.OutOfMemoryError as error:
+        except _out_of_memory() as error:
             raise click.ClickException(
                 "the device is out of memory; lower the batch size or use --device cpu"
             ) from error
@@ -47,6 +46,11 @@ def report_errors(command: _F) -> _F:
             raise click.exceptions.Exit(130) from None
 
     return wrapper  # type: ignore[return-value]
+
+
+def _out_of_memory() -> Any:
+    """Torch's error, to be caught; none where torch was not needed so far."""
+    return getattr(sys.modules.get("torch"), "OutOfMemoryError", ())
 
 
 class SectionedCommand(click.Command):

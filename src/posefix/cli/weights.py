@@ -14,8 +14,7 @@ from posefix.cli.options import check_output, report_errors, split_revision
 from posefix.exceptions import InputError, WeightsError
 from posefix.io.atomic import read_file
 from posefix.keypoints.skeleton import SKELETONS
-from posefix.network.config import Normalisation
-from posefix.network.image_model import ALIGNMENTS, IMAGENET, OUTPUTS
+from posefix.network.config import ALIGNMENTS, IMAGENET, OUTPUTS, Normalisation
 from posefix.weights.hub import HubSource, Snapshot, cached, cached_snapshots
 from posefix.weights.image_models import FAMILIES, describe_image_model
 from posefix.weights.model_card import licence, model_card, save_with_card

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from posefix.exceptions import InputError, PosefixError
 from posefix.inference.graph_model import GraphModel, OnnxRuntime, OpenVino, Runtime
+from posefix.tensors import require_torch
 from posefix.weights.weights import Weights
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def load_model(weights: Weights, *, backend: str, device: Any, precision: str, t
     asked = backend if backend != "auto" else os.environ.get("POSEFIX_BACKEND", "auto")
     chosen = asked if asked != "auto" else _fastest(device, precision)
     if chosen == "torch":
+        require_torch("backend 'torch'")
         from posefix.inference.torch_model import TorchModel
 
         return TorchModel(weights, device, precision)
@@ -84,6 +86,7 @@ def _graph_model(weights: Weights, backend: str, precision: str, threads: int) -
     runtime: Runtime = OpenVino(threads, precision) if backend == "openvino" else OnnxRuntime(precision)
     if weights.exported is not None:
         return GraphModel(runtime, weights.exported, weights.calibration.decoder)
+    require_torch(f"backend {backend!r}: making its graphs from weights")
     from posefix.inference.tracing import cached_parts
 
     with cached_parts(weights) as folder:

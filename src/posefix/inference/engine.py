@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.torch import load, save
 
 from posefix.inference.backends import load_model
 from posefix.inference.crops import Prediction, Prepared, Refined, paste_back, prepare
@@ -26,7 +25,7 @@ from posefix.network.config import ModelConfig
 from posefix.network.inputs import NetworkInput
 from posefix.weights.hub import upload
 from posefix.weights.model_card import CARD_NAME, model_card, save_with_card
-from posefix.weights.weights import ImageModelLike, Weights, load_weights, weights_files, with_image_model
+from posefix.weights.weights import Weights, load_weights, weights_files, with_image_model
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from posefix.network.model import RefinementNetwork
+    from posefix.weights.weights import ImageModelLike
 
 
 class Engine:
@@ -88,7 +88,12 @@ class Engine:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Sent to other processes as one piece of bytes: hundreds of tensors are more shared files than some bear."""
-        state = save({k: v.detach().cpu().contiguous() for k, v in self.weights.state.items()})
+        if self.weights.exported is not None:
+            state = b""
+        else:
+            from safetensors.torch import save
+
+            state = save({k: v.detach().cpu().contiguous() for k, v in self.weights.state.items()})
         bare = replace(self.weights, state={})
         return _rebuilt, (type(self), bare, state, str(self.device), self.precision, self.backend, self.threads or None)
 
@@ -314,5 +319,8 @@ def _groups(prepared: Iterable[Prepared], people: int) -> Iterator[list[Prepared
 def _rebuilt(cls: type[Engine], bare: Weights, state: bytes, device: str, *options: Any) -> Engine:
     """What ``Engine.__reduce__`` took apart."""
     precision, backend, threads = options
-    weights = replace(bare, state=load(state))
-    return cls(weights, device=device, precision=precision, backend=backend, threads=threads)
+    if state:
+        from safetensors.torch import load
+
+        bare = replace(bare, state=load(state))
+    return cls(bare, device=device, precision=precision, backend=backend, threads=threads)

@@ -18,15 +18,16 @@ from posefix.inference.engine import Engine
 from posefix.inference.options import Color, Decoder, Options, Policy, choose_options
 from posefix.inference.refined_poses import RefinedPoses, make_refined_poses
 from posefix.inference.stream import as_given, prepare_images, prepare_output, put_together, stream
-from posefix.inference.track_observation import Observer
-from posefix.inference.track_refinement import RefinedFrames, refine_tracks
 from posefix.keypoints.skeleton import Skeleton
+from posefix.tensors import require_torch
 from posefix.video.frames import read_frames
 from posefix.video.options import make_video_options
 from posefix.video.tracks import read_tracks
 
 if TYPE_CHECKING:
     import torch
+
+    from posefix.inference.track_refinement import RefinedFrames
 
 Floats = npt.NDArray[np.floating]
 
@@ -333,6 +334,10 @@ class Refiner(Engine):
         Online (``online=True``) each frame comes ``delay`` frames late; else as soon as the frames that matter for it
         are known. Memory does not grow with the length of the video.
         """
+        require_torch("refine_video")
+        from posefix.inference.track_observation import Observer
+        from posefix.inference.track_refinement import refine_tracks
+
         chosen = make_video_options(**options)
         observer = Observer(self.network, self.weights.calibration, self.skeleton)
         read = read_tracks(tracks, self.skeleton, chosen.max_gap, causal=chosen.online)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from posefix.adapters.base import Extracted, Floats, is_tensor, like
+from posefix.adapters.base import Extracted, Floats, like
 from posefix.adapters.registry import Extract, adapt
 from posefix.exceptions import InputError
 from posefix.inference.batching import ahead
@@ -18,6 +18,7 @@ from posefix.inference.crops import Prepared, Refined
 from posefix.inference.engine import Engine
 from posefix.inference.options import Options
 from posefix.keypoints.skeleton import Skeleton
+from posefix.tensors import is_tensor
 
 #: People on whom a stream's reliability is measured.
 MEASURED = 256

@@ -11,17 +11,19 @@ import os
 import stat
 import struct
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from posefix.exceptions import ImageError, InputError
 from posefix.io.image_headers import encoded_size
 from posefix.messages import shown
-from posefix.tensors import plain_tensor
+from posefix.tensors import is_tensor, plain_tensor
+
+if TYPE_CHECKING:
+    import torch
 
 Image = npt.NDArray[np.uint8]
 
@@ -67,7 +69,7 @@ def load_image(
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = np.frombuffer(source, np.uint8)
         return _decode(data, "image: the encoded bytes", ignore_orientation, _pixel_limit(max_pixels))
-    if isinstance(source, torch.Tensor):
+    if is_tensor(source):
         return _from_array(_tensor_to_array(source), color)
     if isinstance(source, np.ndarray):
         return _from_array(source, color)
@@ -225,6 +227,8 @@ def _checked(orientation: Any) -> int:
 
 
 def _tensor_to_array(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    import torch
+
     try:
         values = plain_tensor(tensor, "image")
     except InputError as error:

@@ -6,9 +6,8 @@ Either becomes a logarithm over the pixels of posefix's own heatmaps, whose pixe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,103 +16,9 @@ import torch
 from torch import Tensor
 
 from posefix.exceptions import InputError, WeightsError
-from posefix.keypoints.skeleton import COCO, Skeleton
-from posefix.network.config import STRIDE, Normalisation
-from posefix.typed import check_fields, check_ranges, refuse_unknown
-
-#: Mean and standard deviation of ImageNet, which nearly every pose network is fed with.
-IMAGENET = Normalisation("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-#: What a network's output holds: heights of Gaussians, log-probabilities, or one vector per axis.
-OUTPUTS = ("heatmaps", "logits", "simcc")
-#: Where pixel p of n heatmap pixels over N crop pixels lies: p · (N − 1) / (n − 1), p · N / n, (p + ½) · N / n − ½.
-ALIGNMENTS = ("udp", "corner", "half_pixel")
-#: Crop pixel of heatmap pixel 0 of posefix's heatmaps.
-HEATMAP_OFFSET = (STRIDE - 1) / 2
-
-
-@dataclass(frozen=True)
-class ImageModelConfig:
-    """A top-down pose network, as far as posefix must know it.
-
-    Attributes:
-        family: what it is called in messages; for the known ones see ``FAMILIES``.
-        file: its file in a weights folder; empty for one that is given as a function.
-        input_hw: crop size (h, w) that it takes, divisible by 32.
-        normalisation: of the crop.
-        output: one of ``OUTPUTS``. ``"heatmaps"``: (B, K, h, w), about 1 where a keypoint is surely seen and 0 where
-            nothing is. ``"logits"``: the same, as logarithms of probabilities. ``"simcc"``: (B, K, w) and (B, K, h).
-        alignment: one of ``ALIGNMENTS``: UDP (ViTPose, PaddleDetection), the crop's corner (SimCC, HRNet and most of
-            mmpose), or pixels that cover the crop without an offset.
-        keypoints: names of the output's first K keypoints, in order.
-        crop_margin: growth of a person's box to the crop.
-        sharpness: multiplies the logarithm of its output.
-        own_weight: of the package's own network in the sum; 0 leaves it out.
-        floor: lowest height of heatmaps and SimCC vectors that means something.
-
-    Raises:
-        WeightsError: an unknown value or a size that does not fit.
-    """
-
-    family: str = "custom"
-    file: str = ""
-    input_hw: tuple[int, int] = (256, 192)
-    normalisation: Normalisation = field(default_factory=lambda: IMAGENET)
-    output: str = "heatmaps"
-    alignment: str = "udp"
-    keypoints: tuple[str, ...] = COCO.keypoints
-    crop_margin: float = 1.25
-    sharpness: float = 4.0
-    own_weight: float = 1.0
-    floor: float = 0.05
-
-    def __post_init__(self) -> None:
-        check_fields(self, "image model: ", WeightsError)
-        for name, known in (("output", OUTPUTS), ("alignment", ALIGNMENTS)):
-            if getattr(self, name) not in known:
-                raise WeightsError(
-                    f"image model: {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
-        check_ranges(
-            self,
-            "image model: ",
-            WeightsError,
-            input_hw=(32, 2048),
-            crop_margin=(0.1, 10.0),
-            sharpness=(1e-6, 1e6),
-            floor=(1e-12, 1.0),
-            own_weight=(0.0, 1e6),
-        )
-        if os.path.basename(self.file) != self.file or self.file in (".", ".."):
-            raise WeightsError(f"image model: file must be the name of a file in the weights folder, got {self.file!r}")
-        if any(s % 32 for s in self.input_hw):
-            raise WeightsError(
-                f"image model: input_hw must be (height, width), both divisible by 32, got {self.input_hw}"
-            )
-        if not self.keypoints or len(set(self.keypoints)) != len(self.keypoints):
-            raise WeightsError(f"image model: keypoints must be different names, got {self.keypoints}")
-
-    @property
-    def map_hw(self) -> tuple[int, int]:
-        """Size (h, w) of posefix's heatmaps of its crop."""
-        return self.input_hw[0] // STRIDE, self.input_hw[1] // STRIDE
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> ImageModelConfig:
-        """Rebuild from ``to_dict``; absent keys take their defaults.
-
-        Raises:
-            WeightsError: an unknown key or a value that does not fit.
-        """
-        refuse_unknown(data, cls, "image model", WeightsError)
-        values = dict(data)
-        if "normalisation" in values:
-            refuse_unknown(values["normalisation"], Normalisation, "normalisation", WeightsError)
-            values["normalisation"] = Normalisation(**values["normalisation"])
-        return cls(**values)
+from posefix.keypoints.skeleton import Skeleton
+from posefix.network.config import HEATMAP_OFFSET, STRIDE, Normalisation
+from posefix.network.config import ImageModelConfig as ImageModelConfig
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,21 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
 from posefix.keypoints.skeleton import COCO, part_name
-from posefix.network.image_model import ImageModel, ImageModelConfig, normalise
+from posefix.network.config import ImageModelConfig
 from posefix.weights.calibration import Calibration
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from posefix.network.image_model import ImageModel
 
 #: Both networks together: measured with PP-TinyPose on images of COCO val2017, see docs/research-log.md.
 FUSED_PRIOR_WEIGHT, FUSED_OUTLIER_RATE = 1.2, 0.05
@@ -95,6 +97,8 @@ class ImageModelFile:
             WeightsError: the file cannot be read or is no network with one image as its input.
             MissingDependencyError: what runs it is not installed.
         """
+        from posefix.network.image_model import ImageModel, normalise
+
         if not self.path.exists():
             raise WeightsError(f"image model: no such file {self.path}")
         if self.path.suffix == ".safetensors":
@@ -217,6 +221,9 @@ def _partner(path: Path) -> Path:
 
 
 def _transformers_network(path: Path) -> Callable[[Tensor], Any]:
+    import torch
+    from safetensors.torch import load_file
+
     transformers = _optional("transformers", "transformers")
     try:
         config = transformers.VitPoseConfig.from_dict(json.loads(_partner(path).read_bytes()))
@@ -243,6 +250,8 @@ def _transformers_network(path: Path) -> Callable[[Tensor], Any]:
 
 
 def _onnx_session(path: Path) -> tuple[_Shapes, Callable[[Tensor], Any]]:
+    import torch
+
     runtime = _optional("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -263,6 +272,8 @@ def _onnx_session(path: Path) -> tuple[_Shapes, Callable[[Tensor], Any]]:
 
 
 def _openvino_network(path: Path) -> tuple[_Shapes, Callable[[Tensor], Any]]:
+    import torch
+
     openvino = _optional("openvino", "openvino")
     core = openvino.Core()
     try:
@@ -296,6 +307,8 @@ def _in_batches(
     call: Callable[[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]], size: int
 ) -> Callable[[Tensor], Any]:
     """As many crops at a time as the file takes: all, or its fixed number with black ones to fill up."""
+
+    import torch
 
     def run(images: Tensor) -> list[Tensor]:
         array = images.cpu().numpy()

@@ -16,18 +16,13 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from posefix.exceptions import InputError, SkeletonError, WeightsError
 from posefix.io.atomic import read_file, write_files
 from posefix.keypoints.skeleton import Skeleton
-from posefix.network.config import ModelConfig
-from posefix.network.image_model import HEATMAP_OFFSET, ImageModel, ImageModelConfig, rows_in_skeleton
-from posefix.network.model import RefinementNetwork
-from posefix.network.resnet import ResNetUp
+from posefix.network.config import HEATMAP_OFFSET, ImageModelConfig, ModelConfig
+from posefix.tensors import require_torch
 from posefix.weights.calibration import Calibration
 from posefix.weights.hub import HubSource, Snapshot, download, refuse_damaged
 from posefix.weights.image_models import (
@@ -40,6 +35,14 @@ from posefix.weights.image_models import (
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
+
+    from torch import Tensor
+
+    from posefix.network.image_model import ImageModel
+    from posefix.network.model import RefinementNetwork
+
+    #: An image model: read from a file, ready to run, or a plain function of crops.
+    ImageModelLike = ImageModel | ImageModelFile | Callable[[Tensor], Any]
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 _FORMAT = "posefix-weights-1"
@@ -95,6 +98,10 @@ class Weights:
                 f"weights: {self.exported} is an exported model, without parameters for torch; name the weights that "
                 "it was made from"
             )
+        torch = require_torch("weights: building the network")
+        from posefix.network.image_model import rows_in_skeleton
+        from posefix.network.model import RefinementNetwork
+
         with torch.device("meta"):
             network = RefinementNetwork(self.config)
         expected = {k: tuple(v.shape) for k, v in network.state_dict().items()}
@@ -120,10 +127,6 @@ class Weights:
         return network.eval()
 
 
-#: An image model: read from a file, ready to run, or a plain function of crops.
-ImageModelLike = ImageModel | ImageModelFile | Callable[[Tensor], Any]
-
-
 def with_image_model(weights: Weights, model: ImageModelLike, calibration: Calibration | None = None) -> Weights:
     """Weights whose network sees the crop together with another one.
 
@@ -137,6 +140,9 @@ def with_image_model(weights: Weights, model: ImageModelLike, calibration: Calib
         InputError: ``model`` is none.
         WeightsError: the two share no keypoint, or the weights' heatmaps lie otherwise than posefix's own.
     """
+    require_torch("image_model: a network that sees the crops too")
+    from posefix.network.image_model import ImageModel, rows_in_skeleton
+
     if not isinstance(model, ImageModel | ImageModelFile):
         if not callable(model):
             raise InputError(f"image_model: expected a function or an ImageModel, got {type(model).__name__}")
@@ -175,6 +181,9 @@ def weights_files(weights: Weights, *, half: bool = False) -> dict[str, bytes]:
     Raises:
         WeightsError: a number is not finite, or too large for float16.
     """
+    require_torch("weights: writing them")
+    from safetensors.torch import save
+
     state = {
         k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous().clone()
         for k, v in weights.state.items()
@@ -182,7 +191,7 @@ def weights_files(weights: Weights, *, half: bool = False) -> dict[str, bytes]:
     check_finite(state, f"weights {weights.origin}".strip())
     content = save(state)
     model = weights.image_model
-    if isinstance(model, ImageModel):
+    if model is not None and not isinstance(model, ImageModelFile):
         raise WeightsError("weights: an image model that is a function cannot be stored; export it as ONNX")
     config = {
         "format": _FORMAT,
@@ -371,6 +380,7 @@ def check_finite(state: Mapping[str, Tensor], what: str) -> None:
     Raises:
         WeightsError: one is not; the message begins with ``what`` and names the tensor.
     """
+    torch = require_torch(what)
     for name, tensor in state.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise WeightsError(f"{what}: {name} has numbers that are not finite; train or download it again")
@@ -391,6 +401,9 @@ def _parse_config(content: bytes, origin: str) -> dict[str, Any]:
 
 def _parse(config_bytes: bytes, weights_bytes: bytes, origin: str, folder: Path | None = None) -> Weights:
     data = _parse_config(config_bytes, origin)
+    require_torch(f"weights {origin}: reading them")
+    from safetensors.torch import load
+
     try:
         state = load(weights_bytes)
     except SafetensorError as error:
@@ -430,5 +443,7 @@ def _weights_of(data: dict[str, Any], state: dict[str, Tensor], origin: str, fol
 
 def fold_batch_norm(network: RefinementNetwork) -> None:
     """Fold batch norm into the convolutions before it, for inference (in place; the function stays the same)."""
+    from posefix.network.resnet import ResNetUp
+
     if isinstance(network.trunk, ResNetUp):
         network.trunk.fold_batch_norm()
