@@ -11,17 +11,17 @@ from pathlib import Path
 
 import yaml
 
-from posefix.weights.model_card import write_card
-from posefix.weights.weights import load_weights, save_weights
+from posefix.io.atomic import write_files
+from posefix.weights.model_card import CARD_NAME, model_card
+from posefix.weights.weights import load_weights, weights_files
 
 
 def main(folder: str, facts: str) -> None:
-    """Merge and write."""
+    """Merge and write; the old card is replaced."""
     weights = load_weights(folder)
-    about = yaml.safe_load(Path(facts).read_text()) | {"recipe": weights.about["recipe"]}
+    about = yaml.safe_load(Path(facts).read_text(encoding="utf-8")) | {"recipe": weights.about["recipe"]}
     described = replace(weights, about=about)
-    save_weights(folder, described, half=True)
-    write_card(folder, described)
+    write_files(folder, weights_files(described, half=True) | {CARD_NAME: model_card(described).encode()})
 
 
 if __name__ == "__main__":
