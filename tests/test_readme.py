@@ -184,13 +184,3 @@ def test_there_is_something_to_test() -> None:
     assert len(python_blocks()) > 10
     assert len(command_lines()) > 20
     assert len(links()) > 20
-
-
-#: Words that mean something only to who wrote them, and files that no reader has.
-_PRIVATE = re.compile(r"\b(?i:pictures?|trusts?|departures?|mended|spoilt|hears|befalls)\b|REFERENCE §|\bDESIGN\b")
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_pages_speak_the_fields_language(page: Path) -> None:
-    found = [line for line in page.read_text(encoding="utf-8").splitlines() if _PRIVATE.search(line)]
-    assert found == []

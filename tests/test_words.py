@@ -31,7 +31,7 @@ OLD = {
     },
     "departures?|usual_departure": {"src/posefix/weights/calibration.py"},
     "agreement": {
-        *(f"src/posefix/{name}.py" for name in ("cli/refine", "inference/results", "batch", "inference/rescoring")),
+        *(f"src/posefix/{name}.py" for name in ("cli/refine", "inference/results")),
         "docs/parity.md",  # with poseval
     },
     "company|mended": {"src/posefix/training/config.py"},

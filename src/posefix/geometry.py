@@ -1,7 +1,7 @@
 """Boxes, crops, affine maps there and back, mirrors: the only file that knows the pixel convention.
 
 Pixel index = coordinate: the centre of the top-left pixel is (0, 0). A crop rectangle of width w maps onto
-the full input width W without a "− 1" (PoseFix's reference), so x_in = (x − left) · W / w. Heatmap cell c lies
+the full input width W without a "− 1" (PoseFix's reference), so x_in = (x − left) · W / w. Heatmap pixel c lies
 at input pixel ``stride · c + offset``: offset 0 in the paper's networks, (stride − 1) / 2 where the heatmap pixels are
 to mirror onto themselves.
 """

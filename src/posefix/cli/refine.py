@@ -157,7 +157,7 @@ _SECTIONS = {
 @report_people_option
 @part_options
 @allow_outside_option
-@click.option("--strict", is_flag=True, help="Exit status 1 if anybody could not be refined.")
+@click.option("--strict", is_flag=True, help="Exit status 1 if a person could not be refined.")
 @report_errors
 def refine(
     results: str,

@@ -49,7 +49,7 @@ def write_examples(
         before: entries as in COCO results.
         after: the same people in the same order, refined.
         images: folder of the images.
-        folder: where to write; made if it is not there and somebody moved. ``001_NAME_4.png`` is the person who
+        folder: where to write; made if it is not there and a person moved. ``001_NAME_4.png`` is the person who
             most likely gained most (``likely_gains``), entry 4 of the results, in the image NAME. Where ``gains``
             are given, the names begin with ``gain_001`` and, for a quarter of the images, ``loss_001``.
         skeleton: the entries' keypoint set.

@@ -49,7 +49,7 @@ def decode(
 
     Args:
         network: whose logits they are.
-        calibration: temperatures and power of the prior.
+        calibration: temperatures and weight of the prior.
         flip_indices: (K,) permutation for the flip test.
         decoder: one of ``codec.DECODERS``.
         views: (B, K, h, w) image logits and the inputs they came from; with the flip test a second pair, mirrored.

@@ -99,7 +99,7 @@ def _from_file(path: Path, ignore_orientation: bool, limit: int) -> Image:
     # numpy opens what Python opens; cv2.imread fails on names outside the code page of some systems.
     try:
         mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe waits until somebody writes into it
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe waits until a process writes into it
             raise ImageError(f"image {str(path)!r}: expected an image file, got a pipe, socket or device")
         data = np.fromfile(path, np.uint8)
     except FileNotFoundError:

@@ -82,7 +82,7 @@ class PoseTrack:
         """(N, 17, 3) [x, y, score] px of all people; score is the file's ``scores``, else the third value.
 
         Raises:
-            FileFormatError: somebody's keypoints or scores are no 17 finite ones.
+            FileFormatError: a person's keypoints or scores are no 17 finite ones.
         """
         rows = [p["keypoints"] for p in self.people]
         values = keypoint_rows(rows, POSETRACK18, len(POSETRACK18), f"{self.source}: annotation")

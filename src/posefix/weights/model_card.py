@@ -13,7 +13,7 @@ from posefix.io.atomic import write_files
 from posefix.weights.weights import Weights, weights_files
 
 CARD_NAME = "README.md"
-#: Stands in every card; a README.md without it is somebody's own and is left alone.
+#: Stands in every card; a README.md without it was written by hand and is left alone.
 MARKER = "<!-- Written by posefix from config.json. Without this line, posefix leaves the file alone. -->"
 
 #: Of the identifiers that the hub accepts, those that weights are likely to have.
