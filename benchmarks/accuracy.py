@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from simulated import fewer_errors, shared_error, smaller_errors
 
+from posefix.choices import RANKINGS
 from posefix.evaluation.coco_ap import Row, compare, evaluate
 from posefix.evaluation.matching import matchable, others_of
 from posefix.inference.options import Options
 from posefix.inference.refiner import Refiner
 from posefix.inference.report import Report
-from posefix.inference.rescoring import DUPLICATE_OKS, RANKINGS, duplicates
+from posefix.inference.rescoring import DUPLICATE_OKS, duplicates
 from posefix.inference.results import refine_entries
 from posefix.io.coco import Annotations, Entry, Results, read_annotations, read_results
 from posefix.keypoints.oks import ANNOTATORS_ERROR, keypoint_similarity

@@ -11,6 +11,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "posefix"
 
 #: Files and packages under ``posefix``, from the bottom up: each imports only from those before it.
 ROOMS = (
+    "choices",
     "messages",
     "exceptions",
     "typed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -99,6 +100,20 @@ def test_what_is_documented_is_there() -> None:
         if dotted == "posefix.exceptions":
             continue
         assert getattr(importlib.import_module(module), name).__doc__, dotted
+
+
+def test_names_come_from_where_type_checkers_see_them() -> None:
+    """The imports for type checkers and the table for run time say the same."""
+    (block,) = [n for n in ast.parse(Path(posefix.__file__).read_text(encoding="utf-8")).body if isinstance(n, ast.If)]
+    told = {n.module: tuple(a.name for a in n.names) for n in block.body if isinstance(n, ast.ImportFrom)}
+    assert told == {f"posefix.{module}": names for module, names in posefix._MODULES.items()}
+    assert {name for names in told.values() for name in names} | {"__version__"} == set(posefix.__all__)
+
+
+def test_parts_of_the_package_need_no_import_of_their_own() -> None:
+    assert posefix.geometry.__name__ == "posefix.geometry"
+    with pytest.raises(AttributeError, match="module 'posefix' has no attribute 'geometri'"):
+        posefix.geometri  # noqa: B018
 
 
 def test_exceptions_are_value_errors() -> None:

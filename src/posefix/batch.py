@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from posefix.choices import EXIF_MODES, RANKINGS
 from posefix.exceptions import FileFormatError, ImageError, InputError
 from posefix.geometry import boxes_xywh_to_xyxy
 from posefix.inference.batching import ahead
@@ -32,12 +33,11 @@ from posefix.inference.full_batches import refine_in_full_batches
 from posefix.inference.options import Options
 from posefix.inference.refiner import Refiner
 from posefix.inference.reliability import Reliability
-from posefix.inference.rescoring import RANKINGS, rescore
+from posefix.inference.rescoring import rescore
 from posefix.inference.results import MEASURED, MEASURED_PER_IMAGE
 from posefix.io.coco import image_name, rounded_keypoints
 from posefix.io.image_store import ImageStore
 from posefix.io.images import load_image
-from posefix.io.orientation import MODES
 from posefix.io.parquet import entries_to_table, people_schema, pose_array, pose_column, table_to_entries
 from posefix.io.storage import require_pyarrow
 from posefix.keypoints.mapping import share_keypoints
@@ -91,8 +91,8 @@ class BatchSettings:
         self.options  # noqa: B018, checks its fields
         if self.ranking not in RANKINGS:
             raise InputError(f"ranking: expected one of {', '.join(RANKINGS)}, got {self.ranking!r}")
-        if self.exif not in MODES:
-            raise InputError(f"exif: expected one of {', '.join(MODES)}, got {self.exif!r}")
+        if self.exif not in EXIF_MODES:
+            raise InputError(f"exif: expected one of {', '.join(EXIF_MODES)}, got {self.exif!r}")
         if self.skeleton is not None and self.skeleton not in SKELETONS:
             raise InputError(f"skeleton: expected one of {', '.join(SKELETONS)}, got {self.skeleton!r}")
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from factories import annotation_file, random_poses
-from posefix.adapters.files import FORMATS, Opened, detect_format, is_alphapose, read_any
+from posefix.adapters.files import Opened, detect_format, is_alphapose, read_any
+from posefix.choices import RESULTS_FORMATS
 from posefix.exceptions import FileFormatError, InputError, SkeletonError
 from posefix.io.coco import image_name, replace_keypoints
 from posefix.io.posetrack import read_posetrack, write_posetrack
@@ -202,7 +203,7 @@ def test_normalised_openpose(rng: np.random.Generator, tmp_path: Path) -> None:
 def test_a_file_is_the_same_alone_and_in_a_folder(
     name: str, own_keypoints: bool, rng: np.random.Generator, tmp_path: Path
 ) -> None:
-    """Every format of ``FORMATS`` of which a folder may hold files; the others refuse folders."""
+    """Every format of ``RESULTS_FORMATS`` of which a folder may hold files; the others refuse folders."""
     path, _ = sources(rng, tmp_path)[name]
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -215,7 +216,7 @@ def test_a_file_is_the_same_alone_and_in_a_folder(
     one.write(tmp_path / "one.json", moved(one))
     many.write(tmp_path / "many", moved(many))
     assert content(tmp_path / "many") == {"a.json": content(tmp_path / "one.json")}
-    assert set(FORMATS) == {"coco", "alphapose", "openpose", "posetrack"}, "add a new format to this test"
+    assert set(RESULTS_FORMATS) == {"coco", "alphapose", "openpose", "posetrack"}, "add a new format to this test"
 
 
 @pytest.mark.parametrize("name", ["coco", "alphapose"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import os
 import subprocess
@@ -21,6 +20,7 @@ from factories import make_weights, random_poses
 from posefix.adapters.files import read_any
 from posefix.cli.main import main
 from posefix.drawing.ranking import likely_gains
+from posefix.inference import results
 from posefix.io import atomic
 from posefix.io.images import load_image
 from posefix.keypoints.skeleton import COCO, CROWDPOSE, Skeleton
@@ -187,17 +187,17 @@ def test_what_cannot_be_written_is_told_before_the_work(
 def test_a_disk_that_fills_up_leaves_the_old_file(
     tmp_path: Path, images: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results = results_file(tmp_path, people(COCO, 7, 9))
+    given = results_file(tmp_path, people(COCO, 7, 9))
     (tmp_path / "refined.json").write_text("old")
-    real = importlib.import_module("posefix.cli.refine").refine_entries
+    real = results.refine_results
 
     def then_full(*args: Any, **kwargs: Any) -> Any:
         done = real(*args, **kwargs)
         monkeypatch.setattr(atomic.os, "fsync", no_space)
         return done
 
-    monkeypatch.setattr(importlib.import_module("posefix.cli.refine"), "refine_entries", then_full)
-    done = refine(results, images, weights)
+    monkeypatch.setattr(results, "refine_results", then_full)
+    done = refine(given, images, weights)
     assert done.exit_code == 1
     assert f"{tmp_path / 'refined.json'}: cannot be written: No space left on device" in done.output
     assert (tmp_path / "refined.json").read_text() == "old"

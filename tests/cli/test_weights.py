@@ -33,7 +33,6 @@ def folder(tmp_path: Path) -> Path:
 def embedded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in the place of the package's own."""
     monkeypatch.setattr("posefix.weights.weights.embedded_folder", lambda: folder)
-    monkeypatch.setattr("posefix.cli.weights.embedded_folder", lambda: folder)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "no cache"))
     monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(folder / "no cache"))
     return folder

@@ -13,9 +13,10 @@ import torch
 from factories import FOUR, make_weights, shared_dir
 from image_model_files import spot, write_heatmap_onnx, write_simcc_onnx
 from posefix import Refiner
+from posefix.choices import ALIGNMENTS
 from posefix.exceptions import InputError, WeightsError
 from posefix.keypoints.skeleton import COCO
-from posefix.network.config import ALIGNMENTS, ImageModelConfig, Normalisation
+from posefix.network.config import ImageModelConfig, Normalisation
 from posefix.network.image_model import ImageModel
 from posefix.weights.calibration import Calibration
 from posefix.weights.image_models import describe_image_model

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from posefix.choices import ALIGNMENTS
 from posefix.exceptions import InputError, WeightsError
 from posefix.keypoints.heatmaps import expected_similarity_argmax, heatmap_probabilities, soft_argmax
 from posefix.keypoints.skeleton import COCO, MPII
-from posefix.network.config import ALIGNMENTS, IMAGENET, ImageModelConfig, Normalisation
+from posefix.network.config import IMAGENET, ImageModelConfig, Normalisation
 from posefix.network.image_model import (
     ImageModel,
     fuse,

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from factories import network_input as given
 from factories import shared_dir
+from posefix.choices import BACKBONES
 from posefix.exceptions import WeightsError
-from posefix.network.config import BACKBONES, REFERENCE_NORMALISATION, ModelConfig, Normalisation
+from posefix.network.config import REFERENCE_NORMALISATION, ModelConfig, Normalisation
 from posefix.network.correction import Correction
 from posefix.network.model import RefinementNetwork
 from posefix.training.initial_weights import start_from_movenet

@@ -9,9 +9,10 @@ import torch
 
 from factories import shared_dir
 from image_model_files import spot, write_heatmap_onnx, write_simcc_onnx
+from posefix.choices import ALIGNMENTS
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
 from posefix.keypoints.heatmaps import expected_similarity_argmax, heatmap_probabilities
-from posefix.network.config import ALIGNMENTS, Normalisation
+from posefix.network.config import Normalisation
 from posefix.weights.image_models import describe_image_model
 
 PLACES = [(48.3, 60.8), (96.0, 128.0), (140.7, 201.1)]

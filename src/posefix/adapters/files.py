@@ -19,6 +19,7 @@ import numpy.typing as npt
 from posefix.adapters import openpose
 from posefix.adapters.base import put_back_numbers
 from posefix.adapters.containers import Container, unwrap
+from posefix.choices import RESULTS_FORMATS
 from posefix.exceptions import FileFormatError, InputError, PosefixError
 from posefix.io.atomic import finish, write_files
 from posefix.io.coco import Entry, check_entries, read_pose
@@ -29,9 +30,6 @@ from posefix.io.posetrack import read_posetrack, write_sequences
 from posefix.keypoints.layouts import columns
 from posefix.keypoints.skeleton import COCO, POSETRACK18, SKELETONS, Skeleton
 
-#: What ``read_any`` reads.
-FORMATS = ("coco", "alphapose", "openpose", "posetrack")
-
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _SUFFIX = "_keypoints"
 
@@ -41,7 +39,7 @@ class Opened:
     """A file or folder of poses.
 
     Attributes:
-        format: one of ``FORMATS``.
+        format: one of ``RESULTS_FORMATS``.
         entries: people as in COCO results, [x, y, score] of the skeleton's keypoints in pixels; to be refined. Who is
             no such pose has its ``keypoints`` as the file has them, for ``refine_entries`` to name.
         write: ``(path, refined entries)`` → writes the same format there.
@@ -60,7 +58,7 @@ class Opened:
 
 
 def detect_format(path: PathLike) -> str:
-    """Which of ``FORMATS`` a file or folder has.
+    """Which of ``RESULTS_FORMATS`` a file or folder has.
 
     Raises:
         FileFormatError: none of them, or it cannot be read.
@@ -78,12 +76,12 @@ def read_any(
     images: PathLike | None = None,
     own_keypoints: bool = False,
 ) -> Opened:
-    """Read poses of any of ``FORMATS``; a file gives the same alone and in a folder.
+    """Read poses of any of ``RESULTS_FORMATS``; a file gives the same alone and in a folder.
 
     Args:
         path: a JSON file; for OpenPose also the folder that ``--write_json`` filled, for PoseTrack one of sequences.
         skeleton: whose keypoints the entries are to have; a file may have more of them.
-        format: one of ``FORMATS``, or ``"auto"``.
+        format: one of ``RESULTS_FORMATS``, or ``"auto"``.
         images: folder of the images, where the endings of OpenPose's frames are looked up; else ``.jpg``.
         own_keypoints: PoseTrack's entries have all of PoseTrack's keypoints, not the skeleton's.
 
@@ -92,8 +90,8 @@ def read_any(
         FileFormatError: a file that cannot be read or is not what its format requires, or one of annotations.
         SkeletonError: poses without the skeleton's keypoints.
     """
-    if format not in ("auto", *FORMATS):
-        raise InputError(f"format: expected auto, {', '.join(FORMATS)}, got {format!r}")
+    if format not in ("auto", *RESULTS_FORMATS):
+        raise InputError(f"format: expected auto, {', '.join(RESULTS_FORMATS)}, got {format!r}")
     if os.fspath(path) == STANDARD:
         return _read_data(path, *read_packed(path), skeleton, images, format)
     in_folder = Path(path).is_dir()

@@ -16,17 +16,13 @@ from posefix.adapters.base import Doubles, Floats
 from posefix.adapters.files import read_any
 from posefix.adapters.track_tables import read_analysis_h5, read_dlc_csv, read_dlc_h5, read_slp, read_trc
 from posefix.adapters.tracked import Tracked, arrange, track_id_of
+from posefix.choices import TRACK_FORMATS
 from posefix.exceptions import FileFormatError, InputError
 from posefix.io.coco import Entry
 from posefix.io.json import PathLike, kind_of, read_json, write_json
 from posefix.keypoints.layouts import columns
 from posefix.keypoints.skeleton import COCO, Skeleton
 
-#: What ``read_track_file`` reads.
-TRACK_FORMATS = (
-    *("coco", "alphapose", "openpose", "posetrack", "mmpose"),
-    *("deeplabcut-csv", "deeplabcut-h5", "sleap-slp", "sleap-h5", "trc"),
-)
 _TABLES: dict[str, Callable[[Path, Skeleton], Tracked]] = {
     "deeplabcut-csv": read_dlc_csv,
     "deeplabcut-h5": read_dlc_h5,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
 from posefix.cli.options import report_errors
-from posefix.inference.refiner import Refiner
-from posefix.inference.results import refine_results
-from posefix.io.coco import Annotations, Results, read_annotations, read_results
-from posefix.training.calibration import calibration_error, fit_temperature, observe, predict
-from posefix.weights.weights import Weights, load_weights, save_weights
+
+if TYPE_CHECKING:
+    from posefix.io.coco import Annotations, Results
+    from posefix.weights.weights import Weights
 
 
 @click.command()
@@ -65,6 +65,9 @@ def calibrate(
       posefix calibrate runs/mine/weights val.json estimator.json --images val/
       posefix calibrate runs/mine/weights val.json a.json b.json --images val/ --reference-outlier-rate 0.033
     """
+    from posefix.io.coco import read_annotations, read_results
+    from posefix.weights.weights import load_weights, save_weights
+
     loaded = load_weights(weights)
     truth = read_annotations(annotations, loaded.skeleton)
     files = [read_results(path) for path in results]
@@ -83,6 +86,9 @@ def calibrate(
 
 def _print_outliers(weights: Weights, truth: Annotations, files: list[Results], images: str) -> None:
     """The share of outliers in each results file, whatever the reference rate is."""
+    from posefix.inference.refiner import Refiner
+    from posefix.inference.results import refine_results
+
     refiner = Refiner(replace(weights, calibration=replace(weights.calibration, reference_outlier_rate=0.5)))
     if not refiner.measures_reliability:
         return
@@ -94,6 +100,8 @@ def _print_outliers(weights: Weights, truth: Annotations, files: list[Results], 
 
 def _fit(weights: Weights, truth: Annotations, files: list[Results], images: str) -> tuple[float, ...]:
     """Temperatures, and what they do to the expected calibration error."""
+    from posefix.training.calibration import calibration_error, fit_temperature, observe, predict
+
     skeleton, codec = weights.skeleton, weights.config.codec
     seen = observe(weights, truth, images, files)
     temperature = fit_temperature(seen, codec, skeleton)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from posefix.choices import BACKBONES
 from posefix.cli.options import check_output, report_errors, skeleton_named, skeleton_option
-from posefix.network.config import BACKBONES, ModelConfig
-from posefix.network.resnet import DEPTHS
-from posefix.weights.calibration import PAPER_CALIBRATION
-from posefix.weights.tensorflow import convert as convert_checkpoint
-from posefix.weights.weights import Weights, save_weights
+
+if TYPE_CHECKING:
+    from posefix.network.config import ModelConfig
 
 
 @click.command()
 @click.argument("snapshot", type=click.Path())
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder for the weights.")
 @click.option(
-    "--backbone", type=click.Choice([b for b in BACKBONES if b in DEPTHS]), help="Default: what the checkpoint holds."
+    "--backbone",
+    type=click.Choice([b for b in BACKBONES if b.startswith("resnet")]),
+    help="Default: what the checkpoint holds.",
 )
 @click.option(
     "--input-size",
@@ -39,6 +41,10 @@ def convert(snapshot: str, out: str, backbone: str | None, input_size: str | Non
       posefix convert snapshot_140.ckpt --out posefix-r152/
       posefix refine results.json --images val2017/ --weights posefix-r152/ --flip --out refined.json
     """
+    from posefix.weights.calibration import PAPER_CALIBRATION
+    from posefix.weights.tensorflow import convert as convert_checkpoint
+    from posefix.weights.weights import Weights, save_weights
+
     check_output(out, folder=True)
     skeleton = skeleton_named(skeleton_name)
     config, state = convert_checkpoint(snapshot, backbone=backbone, input_hw=_size(input_size), skeleton=skeleton)

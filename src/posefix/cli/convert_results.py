@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from posefix.cli.options import check_output, report_errors, skeleton_named
 from posefix.exceptions import FileFormatError, InputError
-from posefix.io.coco import Annotations, Entry, image_name, read_annotations
-from posefix.io.json_stream import iterate_entries
-from posefix.io.parquet_files import is_parquet, json_to_parquet, parquet_to_json
 from posefix.keypoints.skeleton import COCO, SKELETONS, Skeleton
+
+if TYPE_CHECKING:
+    from posefix.io.coco import Annotations, Entry
 
 
 @click.command("convert-results")
@@ -42,6 +42,9 @@ def convert_results(results: str, out: str, skeleton_name: str | None, annotatio
       posefix convert-results results.json --out people.parquet
       posefix convert-results refined.parquet --refined --out refined.json
     """
+    from posefix.io.coco import read_annotations
+    from posefix.io.parquet_files import is_parquet, json_to_parquet, parquet_to_json
+
     check_output(out)
     to_parquet = out.lower().endswith((".parquet", ".pq"))
     if not to_parquet and not out.lower().endswith(".json"):
@@ -72,6 +75,8 @@ def skeleton_of(results: str, given: Skeleton | None) -> Skeleton | None:
     Raises:
         FileFormatError: the first person has another number of keypoints than the set that was given.
     """
+    from posefix.io.json_stream import iterate_entries
+
     keypoints = next(iter(iterate_entries(results)), {}).get("keypoints")
     count = len(keypoints) // 3 if isinstance(keypoints, list) else 0
     if given is not None:
@@ -83,4 +88,6 @@ def skeleton_of(results: str, given: Skeleton | None) -> Skeleton | None:
 
 def with_file_name(entry: Entry, annotations: Annotations) -> Entry:
     """An entry that names its image as the annotations do."""
+    from posefix.io.coco import image_name
+
     return {**entry, "file_name": image_name(entry, annotations)}

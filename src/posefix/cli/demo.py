@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import numpy as np
 
-from posefix.cli.demo_pose import demo_source, refine_demo, similarity_to_marked
 from posefix.cli.options import check_output, device_option, load_refiner, report_errors, weights_option
-from posefix.cli.showing import write_report
-from posefix.drawing.draw import write_image
-from posefix.evaluation.coco_ap import compare, format_table
 from posefix.exceptions import InputError
-from posefix.html_report.people import Source
-from posefix.inference.refiner import Refiner
-from posefix.inference.results import refine_entries
-from posefix.io.coco import read_annotations, read_results
-from posefix.pose_errors.report import make_report
+
+if TYPE_CHECKING:
+    from posefix.inference.refiner import Refiner
 
 
 @click.command()
@@ -44,6 +38,12 @@ def demo(out: str, data: str | None, weights: str | None, device: str) -> None:
       posefix demo
       posefix demo --out before-after.png --data shared/data/coco/
     """
+    import numpy as np
+
+    from posefix.cli.demo_pose import demo_source, refine_demo, similarity_to_marked
+    from posefix.cli.showing import write_report
+    from posefix.drawing.draw import write_image
+
     check_output(out)
     results = sorted((Path(data) / "results").glob("*.json")) if data else []
     if data and not results:
@@ -68,6 +68,13 @@ def demo(out: str, data: str | None, weights: str | None, device: str) -> None:
 
 
 def _real_results(refiner: Refiner, folder: Path, results: list[Path], out: Path) -> None:
+    from posefix.cli.showing import write_report
+    from posefix.evaluation.coco_ap import compare, format_table
+    from posefix.html_report.people import Source
+    from posefix.inference.results import refine_entries
+    from posefix.io.coco import read_annotations, read_results
+    from posefix.pose_errors.report import make_report
+
     annotations = read_annotations(folder / "val.json", refiner.skeleton)
     for path in results:
         entries = read_results(path).entries

@@ -9,11 +9,6 @@ import click
 
 from posefix.cli.options import RenamedOption, check_output, report_errors, skeleton_named, skeleton_option
 from posefix.cli.showing import report_option, report_people_option, write_report
-from posefix.evaluation.matching import open_annotations
-from posefix.html_report.people import Source
-from posefix.io.json import write_json
-from posefix.pose_errors.plots import plot_shares, require_matplotlib, write_worst_people
-from posefix.pose_errors.report import format_report, make_report, to_json
 
 
 @click.command()
@@ -59,9 +54,15 @@ def diagnose(
       posefix diagnose val.json results.json
       posefix diagnose val.json results.json --after refined.json --images val2017/ --report report.html
     """
+    from posefix.evaluation.matching import open_annotations
+    from posefix.io.json import write_json
+    from posefix.pose_errors.report import format_report, make_report, to_json
+
     if draw and not images:
         raise click.UsageError("--draw needs --images, the folder of the images")
     if plot:
+        from posefix.pose_errors.plots import plot_shares, require_matplotlib
+
         require_matplotlib()  # before the work, not after it
     for path in filter(None, (plot, json_path, report_path)):
         check_output(path)
@@ -77,9 +78,13 @@ def diagnose(
     if plot:
         plot_shares(report.before, plot, report.after)
     if draw and images:
+        from posefix.pose_errors.plots import write_worst_people
+
         written = write_worst_people(truth, report.before, images, draw, after=report.after, most=worst)
         click.echo(f"\n{len(written)} images written to {draw}")
     if report_path:
+        from posefix.html_report.people import Source
+
         after_entries = report.after.results.entries if report.after else None
         source = Source(report.before.results.entries, after_entries, skeleton, images, truth, report)
         write_report(report_path, source, f"{Path(results).name} diagnosed", (), report_people)

@@ -8,13 +8,7 @@ from pathlib import Path
 import click
 
 from posefix.cli.options import check_output, report_errors, skeleton_named, skeleton_option
-from posefix.evaluation.coco_ap import compare, format_table, to_json
-from posefix.evaluation.crowdpose import evaluate_crowdpose
-from posefix.evaluation.pckh import evaluate_mpii, read_mpii
-from posefix.evaluation.posetrack_ap import evaluate_posetrack
 from posefix.exceptions import InputError
-from posefix.io.json import write_json
-from posefix.io.posetrack import read_posetrack
 from posefix.keypoints.skeleton import COCO, CROWDPOSE, MPII, POSETRACK18, Skeleton
 
 #: ``--metric`` other than OKS → the keypoint set that it is defined for.
@@ -57,6 +51,9 @@ def evaluate(
       posefix evaluate val.json before.json after.json
       posefix evaluate posetrack/val/ before/ after/ --metric poseval
     """
+    from posefix.evaluation.coco_ap import compare, format_table, to_json
+    from posefix.io.json import write_json
+
     if json_path:
         check_output(json_path)
     names, skeleton = _short_names(results), skeleton_named(skeleton_name)
@@ -81,6 +78,8 @@ def _measure(
         name = _METRICS[metric].name
         raise InputError(f"--metric {metric} is defined for --skeleton {name}, got --skeleton {skeleton.name}")
     if metric == "crowdpose":
+        from posefix.evaluation.crowdpose import evaluate_crowdpose
+
         found = [evaluate_crowdpose(annotations, path) for path in results]
         return [
             {"AP": f.overall.ap, "AP50": f.overall.ap50, "AP75": f.overall.ap75, "AR": f.overall.ar}
@@ -88,9 +87,14 @@ def _measure(
             for f in found
         ]
     if metric == "pckh":
+        from posefix.evaluation.pckh import evaluate_mpii, read_mpii
+
         people = read_mpii(annotations, head_boxes)
         shares = [evaluate_mpii(people, path) for path in results]
         return [{**s.groups(), "mean": s.mean} for s in shares]
+    from posefix.evaluation.posetrack_ap import evaluate_posetrack
+    from posefix.io.posetrack import read_posetrack
+
     truth = read_posetrack(annotations)
     aps = [evaluate_posetrack(truth, read_posetrack(path)) for path in results]
     return [{**a.groups(), "mean": a.mean} for a in aps]

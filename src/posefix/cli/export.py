@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import numpy as np
 
+from posefix.choices import EXPORT_FORMATS
 from posefix.cli.options import check_output, report_errors, split_revision, weights_option
 from posefix.exceptions import WeightsError
 
@@ -16,7 +16,7 @@ from posefix.exceptions import WeightsError
 @click.option(
     "--format",
     "file_format",
-    type=click.Choice(["onnx", "openvino"]),
+    type=click.Choice(EXPORT_FORMATS),
     default="onnx",
     show_default=True,
     help="Format.",
@@ -43,6 +43,8 @@ def export(weights: str | None, file_format: str, half: bool, out: str, limit: f
       posefix export --out exported/
       posefix export --format openvino --half --out exported/
     """
+    import numpy as np
+
     from posefix.cli.demo_pose import demo_crops
     from posefix.inference.export import check_parity, export_model
     from posefix.weights.weights import load_weights

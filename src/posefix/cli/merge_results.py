@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from posefix.cli.options import check_output, report_errors
-from posefix.shards.merge import merge_parts
 
 
 @click.command("merge-results")
@@ -21,5 +20,7 @@ def merge_results(run: str, out: str) -> None:
     Example:
       posefix merge-results run/ --out refined.json
     """
+    from posefix.shards.merge import merge_parts
+
     check_output(out)
     click.echo(f"{out} written: {merge_parts(run, out)} people")

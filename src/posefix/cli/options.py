@@ -14,7 +14,6 @@ import click
 from posefix.exceptions import PosefixError, SkeletonError
 from posefix.io.atomic import check_writable
 from posefix.io.image_names import ALLOW_OUTSIDE
-from posefix.io.packed import STANDARD
 from posefix.keypoints.skeleton import COCO, SKELETONS, Skeleton
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -152,6 +151,8 @@ def check_output(path: str, *, folder: bool = False) -> None:
     Raises:
         InputError: its folder does not exist or cannot be written to, or something else is there.
     """
+    from posefix.io.packed import STANDARD
+
     if path != STANDARD:
         check_writable(path, folder=folder)
 

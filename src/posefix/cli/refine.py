@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from posefix.adapters.files import FORMATS, is_alphapose, read_any
-from posefix.batch import BatchSettings
+from posefix.choices import EXIF_MODES, RANKINGS, RESULTS_FORMATS
 from posefix.cli.options import (
     RenamedOption,
     SectionedCommand,
@@ -27,12 +26,6 @@ from posefix.cli.options import (
 from posefix.cli.refine_parts import PartOptions, everywhere, part_options, refine_in_parts
 from posefix.cli.showing import report_option, report_people_option, show
 from posefix.exceptions import ImageError, InputError
-from posefix.inference.options import make_options
-from posefix.inference.rescoring import RANKINGS
-from posefix.inference.results import refine_entries
-from posefix.io.coco import read_annotations
-from posefix.io.orientation import MODES, ExifRule
-from posefix.io.packed import STANDARD
 from posefix.keypoints.skeleton import SKELETONS
 
 
@@ -89,7 +82,7 @@ _SECTIONS = {
 @click.option(
     "--format",
     "file_format",
-    type=click.Choice(["auto", *FORMATS]),
+    type=click.Choice(["auto", *RESULTS_FORMATS]),
     default="auto",
     show_default=True,
     help="Format of the results; the refined ones are written in the same.",
@@ -138,7 +131,7 @@ _SECTIONS = {
 )
 @click.option(
     "--exif",
-    type=click.Choice(MODES),
+    type=click.Choice(EXIF_MODES),
     default="auto",
     show_default=True,
     help="Whether images are turned as their EXIF orientation says. auto: as the recorded width and height say, else "
@@ -205,6 +198,14 @@ def refine(
       posefix refine people.parquet --images images/ --out run/ --shard 3/40 --resume
       posefix refine people.parquet --images s3://bucket/images --out s3://bucket/run --engine ray
     """
+    from posefix.adapters.files import is_alphapose, read_any
+    from posefix.batch import BatchSettings
+    from posefix.inference.options import make_options
+    from posefix.inference.results import refine_results
+    from posefix.io.coco import read_annotations
+    from posefix.io.orientation import ExifRule
+    from posefix.io.packed import STANDARD
+
     options = make_options(
         policy=policy, flip_test=flip_test, fill_missing=fill_missing, batch_size=batch_size, prior_weight=prior_weight
     )
@@ -250,7 +251,7 @@ def refine(
     named = read_annotations(annotations, opened.skeleton) if annotations else None
     exif_rule = ExifRule(exif, opened.upright)
     start = time.perf_counter()
-    refined, report = refine_entries(
+    refined, report = refine_results(
         refiner,
         opened.entries,
         images,

@@ -8,27 +8,21 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from tqdm import tqdm
 
 import posefix
-from posefix.batch import BatchRefiner, BatchSettings
-from posefix.distributed import refine_parts_on_ray
+from posefix.choices import PART_SIZE
 from posefix.exceptions import InputError
-from posefix.inference.refiner import Refiner
-from posefix.inference.report import reliability_line
-from posefix.io.coco import Annotations
-from posefix.io.image_store import is_folder
-from posefix.io.parquet_files import is_parquet
-from posefix.io.storage import Storage, is_uri
 from posefix.keypoints.skeleton import SKELETONS
-from posefix.shards.local import PEOPLE, run_parts, table_of_json
-from posefix.shards.merge import merge_parts
-from posefix.shards.plan import PART_SIZE, parse_shard, part_name, shard_parts
-from posefix.shards.run import RUN, Run, open_run
-from posefix.shards.tally import Tally
+
+if TYPE_CHECKING:
+    from posefix.batch import BatchRefiner, BatchSettings
+    from posefix.inference.refiner import Refiner
+    from posefix.io.coco import Annotations
+    from posefix.shards.run import Run
+    from posefix.shards.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -53,6 +47,9 @@ class PartOptions:
 
     def wanted(self, results: str, images: str) -> bool:
         """Whether the input or an option asks for a run in parts."""
+        from posefix.io.image_store import is_folder
+        from posefix.io.parquet_files import is_parquet
+
         asked = self.shard is not None or self.resume or self.engine != "local"
         return asked or is_parquet(results) or not is_folder(images)
 
@@ -86,6 +83,8 @@ def part_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def everywhere(where: str) -> str:
     """A place as processes elsewhere can write it: a path of this machine in full, a URI as it is."""
+    from posefix.io.storage import is_uri
+
     return where if is_uri(where) else os.path.abspath(where)
 
 
@@ -116,6 +115,17 @@ def refine_in_parts(
     Raises:
         InputError: options that do not go together, or parts that are there without ``resume``.
     """
+    from tqdm import tqdm
+
+    from posefix.batch import BatchRefiner
+    from posefix.inference.report import reliability_line
+    from posefix.io.parquet_files import is_parquet
+    from posefix.io.storage import Storage, is_uri
+    from posefix.shards.local import PEOPLE, table_of_json
+    from posefix.shards.merge import merge_parts
+    from posefix.shards.plan import parse_shard, part_name, shard_parts
+    from posefix.shards.run import RUN, open_run
+
     shard = parse_shard(options.shard) if options.shard else None
     single = out.lower().endswith((".json", ".parquet"))
     if single and shard is not None:
@@ -169,5 +179,9 @@ def _refine(
     run: Run, worker: BatchRefiner, parts: list[int], options: PartOptions, advance: Callable[[int], object]
 ) -> Tally:
     if options.engine == "ray":
+        from posefix.distributed import refine_parts_on_ray
+
         return refine_parts_on_ray(run, parts, advance, actors=options.actors, actor_cpus=options.actor_cpus)
+    from posefix.shards.local import run_parts
+
     return run_parts(run, worker, parts, advance)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
-from posefix.adapters.track_files import TRACK_FORMATS, read_track_file
+from posefix.choices import TRACK_FORMATS
 from posefix.cli.options import check_output, device_option, load_refiner, report_errors, weights_option
-from posefix.drawing.tracks import compare_frames, plot_tracks, write_video
-from posefix.keypoints.poses import present
-from posefix.video.frames import frame_rate, read_frames
-from posefix.video.options import VideoOptions
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 @click.command("refine-video")
@@ -86,6 +85,14 @@ def refine_video(
       posefix refine-video cam1.mp4 pose/cam1_json --out pose/cam1_refined
       posefix refine-video mouse.avi mouseDLC.h5 --out refined.h5
     """
+    import numpy as np
+
+    from posefix.adapters.track_files import read_track_file
+    from posefix.drawing.tracks import compare_frames, plot_tracks, write_video
+    from posefix.keypoints.poses import present
+    from posefix.video.frames import frame_rate, read_frames
+    from posefix.video.options import VideoOptions
+
     options = VideoOptions(
         online=online,
         delay=delay,
@@ -138,8 +145,12 @@ def refine_video(
         click.echo(f"{plot_out} written")
 
 
-def _restlessness(tracks: np.typing.NDArray[np.floating]) -> float:
+def _restlessness(tracks: npt.NDArray[Any]) -> float:
     """Median size of the second difference, px per frame²."""
+    import numpy as np
+
+    from posefix.keypoints.poses import present
+
     points = np.where(present(tracks)[..., None], tracks[..., :2], np.nan)
     change = np.linalg.norm(np.diff(points, 2, axis=0), axis=-1)
     return float(np.median(change[np.isfinite(change)])) if np.isfinite(change).any() else 0.0

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
-import numpy as np
 
-from posefix.drawing.examples import write_examples
 from posefix.exceptions import FileFormatError
-from posefix.geometry import Doubles
-from posefix.html_report.page import write_html_report
-from posefix.html_report.people import Source
-from posefix.io.coco import Annotations, Entry
-from posefix.io.orientation import ExifRule
-from posefix.keypoints.skeleton import Skeleton
-from posefix.pose_errors.report import Report, make_report
+
+if TYPE_CHECKING:
+    from posefix.geometry import Doubles
+    from posefix.html_report.people import Source
+    from posefix.io.coco import Annotations, Entry
+    from posefix.io.orientation import ExifRule
+    from posefix.keypoints.skeleton import Skeleton
+    from posefix.pose_errors.report import Report
 
 report_option = click.option(
     "--report",
@@ -40,6 +40,8 @@ def diagnosis_of(
     """What refinement did to labelled people; None without labelled people, or if some of these images have none."""
     if annotations is None or not annotations.num_keypoints.any():
         return None
+    from posefix.pose_errors.report import make_report
+
     try:
         return make_report(annotations, list(before), skeleton, refined=list(after))
     except FileFormatError:  # the results speak of images that the annotations do not have
@@ -50,6 +52,8 @@ def gains_of(report: Report | None, people: int) -> Doubles | None:
     """(N,) object keypoint similarity that each person of a results file gained, NaN for people without a label."""
     if report is None or report.after is None:
         return None
+    import numpy as np
+
     gains = np.full(people, np.nan)
     gains[report.before.entries] = report.after.oks - report.before.oks
     return gains
@@ -75,6 +79,8 @@ def show(
         return
     report = diagnosis_of(annotations, before, after, skeleton)
     if draw:
+        from posefix.drawing.examples import write_examples
+
         gains = gains_of(report, len(before))
         written = write_examples(
             before,
@@ -89,11 +95,15 @@ def show(
         )
         click.echo(f"{len(written)} images written to {draw}" if written else "no image written: nothing moved")
     if report_path:
+        from posefix.html_report.people import Source
+
         source = Source(before, after, skeleton, images, annotations, report, exif)
         write_report(report_path, source, title, notes, report_people)
 
 
 def write_report(path: str, source: Source, title: str, notes: Sequence[str], most: int) -> None:
     """Write the HTML report and tell where it is."""
+    from posefix.html_report.page import write_html_report
+
     shown = write_html_report(path, source, title=title, notes=notes, most=most)
     click.echo(f"report: {os.path.abspath(path)} (people shown: {shown})")

@@ -12,11 +12,6 @@ import click
 
 from posefix.cli.options import device_option, report_errors
 from posefix.exceptions import TrainingError
-from posefix.training.config import read_config
-from posefix.training.example import write_example
-from posefix.training.trainer import train as run
-from posefix.training.validation import finish, make_validation
-from posefix.weights.weights import save_weights
 
 #: Errors in the other processes when one of the group dies.
 _LOST = re.compile(r"closed by peer|reset by peer|broken pipe|timed out|remote process|NCCL", re.IGNORECASE)
@@ -54,11 +49,18 @@ def train(config: str | None, example: str | None, resume: bool, device: str) ->
     if example:
         if config:
             raise click.UsageError("--example writes a configuration, so give none")
+        from posefix.training.example import write_example
+
         written = write_example(example)
         click.echo(f"{example} written. Next:\n  posefix train {written}\nThe other steps are in {example}/README.md.")
         return
     if not config:
         raise click.UsageError("Missing argument 'CONFIG'; a project to start from: posefix train --example DIR")
+    from posefix.training.config import read_config
+    from posefix.training.trainer import train as run
+    from posefix.training.validation import finish, make_validation
+    from posefix.weights.weights import save_weights
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = read_config(config)
     several = os.environ.get("WORLD_SIZE", "1") != "1"

@@ -6,29 +6,20 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from posefix.choices import ALIGNMENTS, FAMILIES, OUTPUTS
 from posefix.cli.options import check_output, report_errors, split_revision
 from posefix.exceptions import InputError, WeightsError
-from posefix.io.atomic import read_file
 from posefix.keypoints.skeleton import SKELETONS
-from posefix.network.config import ALIGNMENTS, IMAGENET, OUTPUTS, Normalisation
-from posefix.weights.hub import HubSource, Snapshot, cached, cached_snapshots
-from posefix.weights.image_models import FAMILIES, describe_image_model
-from posefix.weights.model_card import licence, model_card, save_with_card
-from posefix.weights.weights import (
-    CONFIG_NAME,
-    WEIGHTS_NAME,
-    Weights,
-    embedded_folder,
-    is_config,
-    load_weights,
-    with_image_model,
-)
 
-_NAMES = (CONFIG_NAME, WEIGHTS_NAME)
+if TYPE_CHECKING:
+    from posefix.weights.hub import Snapshot
+    from posefix.weights.weights import Weights
+
+_NAMES = ("config.json", "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -84,6 +75,9 @@ def list_weights() -> None:
     Example:
       posefix weights list
     """
+    from posefix.weights.hub import cached_snapshots
+    from posefix.weights.weights import CONFIG_NAME, is_config
+
     blocks = []
     for place in [None, *cached_snapshots(_NAMES)]:
         if place is not None and not is_config(place.folder / CONFIG_NAME):
@@ -110,6 +104,9 @@ def download(repository: str, revision: str | None, force: bool) -> None:
       posefix weights download USER/REPO
       posefix weights download USER/REPO --revision v1.0
     """
+    from posefix.weights.hub import HubSource, cached
+    from posefix.weights.weights import load_weights
+
     name, at_revision = split_revision(repository)
     if Path(name).exists():
         raise WeightsError(f"download: expected a hub repository USER/REPO, got the folder {name}")
@@ -151,6 +148,9 @@ def card(where: str | None) -> None:
       posefix weights card
       posefix weights card runs/embedded/weights > README.md
     """
+    from posefix.weights.hub import Snapshot
+    from posefix.weights.model_card import model_card
+
     place = _place(where)
     loaded = _read(place).weights
     click.echo(model_card(loaded, place.repository) if isinstance(place, Snapshot) else model_card(loaded), nl=False)
@@ -202,6 +202,11 @@ def build(
       posefix weights build --image-model mine.onnx --family hrnet --channels bgr --out stronger/
       posefix refine results.json --images val2017/ --weights stronger/ --out refined.json
     """
+    from posefix.network.config import IMAGENET, Normalisation
+    from posefix.weights.image_models import describe_image_model
+    from posefix.weights.model_card import save_with_card
+    from posefix.weights.weights import load_weights, with_image_model
+
     check_output(out, folder=True)
     values = {"output": output, "alignment": alignment, "sharpness": sharpness, "own_weight": own_weight}
     changes: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
@@ -224,6 +229,9 @@ def build(
 
 def _place(where: str | None) -> Path | Snapshot | None:
     """Where weights are on this computer; those of the hub are fetched."""
+    from posefix.weights.hub import HubSource, cached
+    from posefix.weights.weights import load_weights
+
     if where is None:
         return None
     name, revision = split_revision(where)
@@ -239,6 +247,9 @@ def _read(place: Path | Snapshot | None) -> Stored:
     Raises:
         WeightsError: they cannot be loaded.
     """
+    from posefix.io.atomic import read_file
+    from posefix.weights.weights import CONFIG_NAME, WEIGHTS_NAME, embedded_folder, load_weights
+
     if place is None:
         loaded, folder, where = load_weights(), embedded_folder(), "in the package"
     elif isinstance(place, Path):
@@ -250,6 +261,8 @@ def _read(place: Path | Snapshot | None) -> Stored:
 
 
 def _describe(stored: Stored) -> str:
+    from posefix.weights.model_card import licence
+
     weights = stored.weights
     height, width = weights.config.input_hw
     rows = {

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posefix.choices import BACKENDS
 from posefix.exceptions import InputError, PosefixError
 from posefix.inference.graph_model import GraphModel, OnnxRuntime, OpenVino, Runtime
 from posefix.tensors import require_torch
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "torch", "openvino", "onnx")
 #: What ``"auto"`` tries on a CPU, and the module that it needs.
 _ORDER = (("openvino", "openvino"), ("onnx", "onnxruntime"))
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from posefix.choices import EXPORT_FORMATS
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
 from posefix.inference.graph_model import PARTS
 from posefix.io.atomic import write_files
@@ -20,7 +21,6 @@ from posefix.network.inputs import NetworkInput
 from posefix.weights.model_card import CARD_NAME, model_card
 from posefix.weights.weights import CONFIG_NAME, EXPORT_FORMAT, Weights
 
-FORMATS = ("onnx", "openvino")
 #: What an ONNX initializer must have at least to be stored as float16.
 _LARGE = 1024
 
@@ -51,7 +51,7 @@ def export_model(weights: Weights, folder: str | Path, *, file_format: str = "on
     Args:
         weights: what to export.
         folder: made where it does not exist.
-        file_format: one of ``FORMATS``.
+        file_format: one of ``EXPORT_FORMATS``.
         half: store large parameters as float16; they are computed with in float32.
 
     Raises:
@@ -59,8 +59,8 @@ def export_model(weights: Weights, folder: str | Path, *, file_format: str = "on
         WeightsError: weights that cannot be exported.
         MissingDependencyError: a package for the format is not installed.
     """
-    if file_format not in FORMATS:
-        raise InputError(f"file_format: expected one of {', '.join(FORMATS)}, got {file_format!r}")
+    if file_format not in EXPORT_FORMATS:
+        raise InputError(f"file_format: expected one of {', '.join(EXPORT_FORMATS)}, got {file_format!r}")
     if weights.image_model is not None:
         raise WeightsError("export: weights with an image model cannot be exported; export the image model by itself")
     if weights.exported is not None:

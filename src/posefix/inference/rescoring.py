@@ -12,10 +12,6 @@ from posefix.geometry import box_area, boxes_around_points
 from posefix.keypoints.oks import AREA_PER_BOX, duplicate_oks
 from posefix.keypoints.poses import Floats, present
 
-#: How people are ranked afterwards: by the estimator's score times how consistent its pose is with the image
-#: (``Refined.pose_consistency``), by that score alone, by it times the refiner's mean confidence, or by that
-#: confidence alone.
-RANKINGS = ("pose_consistency", "estimator", "product", "confidence")
 #: OKS from which a pose counts as another's: of 239 labelled people of COCO, one is as near to another.
 DUPLICATE_OKS = 0.5
 #: Scores beyond this are none; times anything, they stay finite.

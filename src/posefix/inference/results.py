@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from posefix.choices import RANKINGS
 from posefix.deprecation import warn_renamed
 from posefix.exceptions import FileFormatError, ImageError, InputError
 from posefix.geometry import boxes_xywh_to_xyxy
@@ -24,7 +25,7 @@ from posefix.inference.options import Options, make_options
 from posefix.inference.refiner import Refiner
 from posefix.inference.reliability import Reliability
 from posefix.inference.report import Report
-from posefix.inference.rescoring import RANKINGS, can_be_weighed, rescore
+from posefix.inference.rescoring import can_be_weighed, rescore
 from posefix.io.coco import Annotations, Entry, image_name, read_pose, replace_keypoints
 from posefix.io.image_names import find_images, image_path
 from posefix.io.json import is_number

@@ -10,12 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from posefix.choices import EXIF_MODES
 from posefix.exceptions import ImageError, InputError
 from posefix.io.coco import Annotations, Entry
 from posefix.io.images import Image, exif_orientation, load_image, turn
-
-#: ``auto`` decides for every image, as this file's first lines say.
-MODES = ("auto", "apply", "ignore")
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class ExifRule:
     """How images with an EXIF orientation are read.
 
     Attributes:
-        mode: one of ``MODES``.
+        mode: one of ``EXIF_MODES``.
         upright: whether results of this format have the coordinates of upright images.
     """
 
@@ -31,8 +29,8 @@ class ExifRule:
     upright: bool = False
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise InputError(f"exif: expected one of {', '.join(MODES)}, got {self.mode!r}")
+        if self.mode not in EXIF_MODES:
+            raise InputError(f"exif: expected one of {', '.join(EXIF_MODES)}, got {self.mode!r}")
 
     def load_for(self, path: str | Path, entry: Entry, annotations: Annotations | None) -> tuple[Image, str | None]:
         """``load`` for a person of a results file, whose image the annotations may know.

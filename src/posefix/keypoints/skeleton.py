@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from posefix.deprecation import rename_keys, warn_renamed
 from posefix.exceptions import SkeletonError
 from posefix.messages import shown
 from posefix.typed import checked
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 #: Beyond these a file is damaged, or made to fill the memory: whole bodies with hands and face have 133.
 _MOST_KEYPOINTS = 1024
@@ -97,6 +98,8 @@ class Skeleton:
     @cached_property
     def flip_indices(self) -> npt.NDArray[np.int64]:
         """(K,) permutation that exchanges left and right; its own inverse."""
+        import numpy as np
+
         return np.array([self.keypoints.index(mirror_name(k)) for k in self.keypoints], dtype=np.int64)
 
     @cached_property
@@ -107,6 +110,8 @@ class Skeleton:
     @cached_property
     def edge_indices(self) -> npt.NDArray[np.int64]:
         """(L, 2) indices of the edges' ends."""
+        import numpy as np
+
         pairs = [[self.index(a), self.index(b)] for a, b in self.edges]
         return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
@@ -137,6 +142,8 @@ class Skeleton:
 
     def map_to(self, other: Skeleton) -> npt.NDArray[np.int64]:
         """(K_other,) index into this skeleton of each of the other's keypoints by name, −1 where absent."""
+        import numpy as np
+
         return np.array([self.keypoints.index(k) if k in self.keypoints else -1 for k in other.keypoints], np.int64)
 
     def to_dict(self) -> dict[str, Any]:

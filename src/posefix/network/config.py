@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from posefix.choices import ALIGNMENTS, BACKBONES, OUTPUTS
 from posefix.deprecation import rename_keys
 from posefix.exceptions import WeightsError
 from posefix.geometry import CROP_MARGIN
@@ -13,7 +14,6 @@ from posefix.keypoints.codec import HeatmapCodec
 from posefix.keypoints.skeleton import COCO
 from posefix.typed import check_fields, check_ranges, refuse_unknown
 
-BACKBONES = ("mobilenet_v2", "resnet50", "resnet101", "resnet152")
 #: Every network here answers at a quarter of its input's resolution.
 STRIDE = 4
 
@@ -166,10 +166,6 @@ class ModelConfig:
 
 #: Mean and standard deviation of ImageNet, which nearly every pose network is fed with.
 IMAGENET = Normalisation("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-#: What a network's output holds: heights of Gaussians, log-probabilities, or one vector per axis.
-OUTPUTS = ("heatmaps", "logits", "simcc")
-#: Where pixel p of n heatmap pixels over N crop pixels lies: p · (N − 1) / (n − 1), p · N / n, (p + ½) · N / n − ½.
-ALIGNMENTS = ("udp", "corner", "half_pixel")
 #: Crop pixel of heatmap pixel 0 of posefix's heatmaps.
 HEATMAP_OFFSET = (STRIDE - 1) / 2
 

@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from posefix.batch import image_of_rows
+from posefix.choices import PART_SIZE
 from posefix.exceptions import InputError
 from posefix.io.parquet_files import PeopleFiles
 
-#: People of a part, about; a killed process loses at most the part it was in.
-PART_SIZE = 2048
 _KEYS = ("file_name", "image_id", "source", "frame", "score")
 
 

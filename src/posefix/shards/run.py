@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from posefix.batch import BatchRefiner, BatchSettings, settings_from
+from posefix.choices import PART_SIZE
 from posefix.exceptions import FileFormatError, InputError
 from posefix.inference.reliability import Reliability
 from posefix.inference.results import MEASURED
@@ -20,7 +21,7 @@ from posefix.io.parquet import with_about
 from posefix.io.parquet_files import PeopleFiles, table_bytes
 from posefix.io.storage import Storage, require_pyarrow
 from posefix.keypoints.skeleton import SKELETONS
-from posefix.shards.plan import PART_SIZE, Plan, part_name, plan_parts
+from posefix.shards.plan import Plan, part_name, plan_parts
 
 #: What the run is called in its folder.
 RUN = "run.json"

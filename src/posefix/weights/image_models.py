@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 
+from posefix.choices import FAMILIES
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
 from posefix.keypoints.skeleton import COCO, part_name
 from posefix.network.config import ImageModelConfig
@@ -36,7 +37,7 @@ SUFFIXES = (".onnx", ".xml")
 #: Second file that belongs to a file with this suffix.
 _PARTNER = {".xml": ".bin", ".safetensors": ".json"}
 #: Known families. Crop, normalisation and alignment are those of the family's training.
-FAMILIES = {
+_CONFIGS = {
     # Its vectors are 2.5 px wide where heatmaps are 8: for the same confidence, the logarithm counts less.
     "rtmpose": ImageModelConfig(family="rtmpose", output="simcc", alignment="corner", sharpness=2.5),
     "vitpose": ImageModelConfig(family="vitpose", alignment="udp"),
@@ -183,7 +184,7 @@ def describe_image_model(path: str | Path, family: str | None = None, **changes:
             f"image model: {path.name} does not tell which family it is of; name one of {', '.join(FAMILIES)} "
             "(family, --family), or its output and alignment"
         )
-    config = FAMILIES[chosen] if chosen else ImageModelConfig()
+    config = _CONFIGS[chosen] if chosen else ImageModelConfig()
     if "input_hw" not in changes and min(shapes.input[2:], default=-1) > 0:
         changes["input_hw"] = shapes.input[2:]
     if "keypoints" not in changes:
@@ -210,7 +211,7 @@ def _describe_transformers(folder: Path, changes: dict[str, Any]) -> ImageModelF
         raise WeightsError(f"image model: {folder} is no ViTPose of transformers (model_type 'vitpose' in config.json)")
     backbone = json.loads(content).get("backbone_config") or {}
     fields = {"input_hw": tuple(backbone.get("image_size", (256, 192))), "file": "vitpose.safetensors", **changes}
-    return ImageModelFile(replace(FAMILIES["vitpose"], **fields), folder / "model.safetensors")
+    return ImageModelFile(replace(_CONFIGS["vitpose"], **fields), folder / "model.safetensors")
 
 
 def _partner(path: Path) -> Path:

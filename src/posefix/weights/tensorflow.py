@@ -18,9 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from posefix.choices import BACKBONES
 from posefix.exceptions import MissingDependencyError, SkeletonError, WeightsError
 from posefix.keypoints.skeleton import Skeleton
-from posefix.network.config import BACKBONES, ModelConfig
+from posefix.network.config import ModelConfig
 from posefix.network.resnet import DEPTHS, FEATURES
 
 Variables = Mapping[str, npt.NDArray[Any]]
