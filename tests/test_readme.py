@@ -143,7 +143,7 @@ def test_the_address_is_the_same_everywhere() -> None:
 def test_command_lines_use_what_exists(line: str, whole: bool) -> None:
     words = shlex.split(line)[1:] if whole else line.split()[1:]
     command: click.Command = main
-    context = click.Context(main, info_name="posefix")
+    context = click.Context(main, info_name="posefix", **main.context_settings)
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         names = words.pop(0).split("|")  # ``weights list|download`` names several
         for name in names:
