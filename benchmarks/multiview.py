@@ -84,11 +84,12 @@ def triangulate(points: Floats, weights: Floats, cameras: Floats, rounds: int = 
     trusted = weights
     shape = (len(cameras), *[1] * (points.ndim - 2))
     rows = points[..., None] * cameras[:, 2].reshape(*shape, 1, 4) - cameras[:, :2].reshape(*shape, 2, 4)
+    # A scale for each row, or some cameras would count for more than others.
+    rows = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
     found = np.zeros((*points.shape[1:-1], 3))
     for _ in range(rounds):
         system = np.moveaxis(rows * np.sqrt(trusted)[..., None, None], 0, -3)
         system = system.reshape(*system.shape[:-3], -1, 4)
-        # A scale for each camera's rows, or the far ones would count for more.
         homogeneous = np.linalg.svd(system)[2][..., -1, :]
         found = homogeneous[..., :3] / homogeneous[..., 3:]
         error = np.linalg.norm(project(found, cameras) - points, axis=-1)

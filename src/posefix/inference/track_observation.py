@@ -33,6 +33,9 @@ Ints = npt.NDArray[np.int64]
 PLACES = 4
 #: Length scale at which the sides are compared, in those of keypoint similarity, and the least similarity.
 _SIDE_SCALE, _LEAST = 0.5, 1e-3
+#: Mean log odds of a group of keypoints below which both poses, as it is and exchanged, are compared; the most that a
+#: frame counts.
+_DOUBT, _SURE = 4.0, 8.0
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,11 @@ def observe(
         valid[f, n] = inputs.valid
         valid &= ~guessed
         odds[f, n] = np.concatenate([_side_odds(o, observer) for o in outputs])
+        for g, group in enumerate(side_groups(skeleton)):
+            doubted = _doubted(odds, valid, group)[n]
+            if doubted.any():
+                rows = np.flatnonzero(doubted)
+                odds[f[rows, None], n[rows, None], group] = _compared(observer, inputs, outputs, rows, g, batch_size)
         exchanged, sides = decide_sides(points, valid, std, np.where(valid, odds, 0.0), skeleton, memory.sides)
         memory = replace(memory, sides=sides)
         changed = np.flatnonzero(exchanged[f, n].any(-1))
@@ -184,6 +192,35 @@ def _side_odds(output: ForwardOutput, observer: Observer) -> Doubles:
     mirror = codec.similarity(probabilities, output.crop_points[:, flip], std)
     odds = torch.log(own + _LEAST) - torch.log(mirror + _LEAST)
     return np.asarray((odds * (output.valid & output.valid[:, flip])).cpu().numpy(), np.float64)
+
+
+def _doubted(odds: Doubles, valid: Bools, group: Ints) -> Bools:
+    """(N,) people whose sides the image hardly speaks for in these frames, given a pose that it leans to."""
+    seen = valid[..., group].any(-1)
+    total = np.where(seen, np.clip(odds[..., group].sum(-1), -_SURE, _SURE), 0.0).sum(0)
+    return np.asarray(seen.any(0) & (total < _DOUBT * seen.sum(0)))
+
+
+def _compared(
+    observer: Observer, inputs: NetworkInput, outputs: list[ForwardOutput], rows: Ints, group: int, batch_size: int
+) -> Doubles:
+    """(R, group) log odds of some people's sides: what the network says of the pose as it is, and of the exchanged."""
+    members = side_groups(observer.skeleton)[group]
+    exchanged = np.zeros((len(rows), len(side_groups(observer.skeleton))), bool)
+    exchanged[:, group] = True
+    other = _exchange_inputs(inputs.take(rows), exchanged, observer)
+
+    def fit(parts: list[ForwardOutput]) -> Doubles:
+        own = [
+            observer.codec.similarity(heatmap_probabilities(o.image_logits), o.crop_points, o.std * _SIDE_SCALE)
+            for o in parts
+        ]
+        valid = torch.cat([o.valid for o in parts])
+        both = valid & valid[:, torch.from_numpy(observer.skeleton.flip_indices).to(valid.device)]
+        return np.asarray((torch.log(torch.cat(own) + _LEAST) * both).cpu().numpy(), np.float64)
+
+    again = list(forward_batches(observer.network, other, batch_size))
+    return np.asarray(fit(outputs)[rows][:, members] - fit(again)[:, members])
 
 
 def _exchange_inputs(inputs: NetworkInput, exchanged: Bools, observer: Observer) -> NetworkInput:
