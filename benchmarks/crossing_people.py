@@ -177,9 +177,7 @@ def make_crossings(annotations: Path, images: Path, frames: int, every: int) -> 
         ]
         behind = found[(number + 2) % len(found)][0]
         boxes = [a["bbox"] for a in data["annotations"] if a["image_id"] == behind]
-        yield make_crossing(
-            persons, without_people(load(number + 2), boxes), frames, np.random.default_rng(number)
-        )
+        yield make_crossing(persons, without_people(load(number + 2), boxes), frames, np.random.default_rng(number))
 
 
 def on_the_other(crossing: Crossing, tracks: Floats) -> Bools:

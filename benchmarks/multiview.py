@@ -66,13 +66,15 @@ class Judgement:
     pairs: int = 0
 
 
-def triangulate(points: Floats, weights: Floats, cameras: Floats, rounds: int = 6) -> Floats:
+def triangulate(points: Floats, weights: Floats, cameras: Floats, *, unit_rows: bool = True, rounds: int = 6) -> Floats:
     """Points in space from their images: linear, weighted, anew with less weight for views that disagree.
 
     Args:
         points: (C, ..., 2) px; not finite where a view says nothing.
         weights: (C, ...).
         cameras: (C, 3, 4) space → homogeneous px.
+        unit_rows: scale each equation to unit length; without, equations count by what they say in px, and one wrong
+            view is outvoted more often.
         rounds: of reweighting.
 
     Returns:
@@ -84,8 +86,8 @@ def triangulate(points: Floats, weights: Floats, cameras: Floats, rounds: int = 
     trusted = weights
     shape = (len(cameras), *[1] * (points.ndim - 2))
     rows = points[..., None] * cameras[:, 2].reshape(*shape, 1, 4) - cameras[:, :2].reshape(*shape, 2, 4)
-    # A scale for each row, or some cameras would count for more than others.
-    rows = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    if unit_rows:
+        rows = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
     found = np.zeros((*points.shape[1:-1], 3))
     for _ in range(rounds):
         system = np.moveaxis(rows * np.sqrt(trusted)[..., None, None], 0, -3)
@@ -104,20 +106,22 @@ def project(space: Floats, cameras: Floats) -> Floats:
     return image[..., :2] / image[..., 2:]
 
 
-def robust_space(tracks: Floats, cameras: Floats) -> Floats:
+def robust_space(tracks: Floats, cameras: Floats, *, unit_rows: bool = True) -> Floats:
     """(T, K, 3) in space from (C, T, K, 3) tracks, weighted by their scores."""
-    return triangulate(tracks[..., :2], np.clip(np.nan_to_num(tracks[..., 2]), 0.05, 1.0), cameras)
+    weights = np.clip(np.nan_to_num(tracks[..., 2]), 0.05, 1.0)
+    return triangulate(tracks[..., :2], weights, cameras, unit_rows=unit_rows)
 
 
-def judge(tracks: Floats, cameras: Floats, reference: Floats | None = None) -> Judgement:
+def judge(tracks: Floats, cameras: Floats, reference: Floats | None = None, *, unit_rows: bool = True) -> Judgement:
     """Judge one method.
 
     Args:
         tracks: (C, T, 17, 3) px and score of one person in C cameras' T frames.
         cameras: (C, 3, 4).
         reference: (T, 17, 3) in space, of the method that is trusted most; it tells left from right.
+        unit_rows: as for ``triangulate``.
     """
-    space = robust_space(tracks, cameras)
+    space = robust_space(tracks, cameras, unit_rows=unit_rows)
     error = np.linalg.norm(project(space, cameras) - tracks[..., :2], axis=-1)[:, :, BODY]
     error = error[np.isfinite(error)]
     lengths = {
@@ -249,9 +253,10 @@ def main(folder: Path, results: tuple[str, ...], person: int, online: bool) -> N
             tables[f"{label}, refine_video {way}"] = np.stack(refined)
     # The method that is trusted most tells left from right for all.
     reference = robust_space(tables[f"{Path(names[-1]).stem}, posefix frame by frame"], cameras)
-    click.echo(f"{HEADER}\n{'|---' * 6}|")
-    for name, tracks in tables.items():
-        click.echo(row(name, judge(tracks, cameras, reference)))
+    for unit_rows, title in ((True, "equations of unit length"), (False, "equations in px")):
+        click.echo(f"\n{title}\n\n{HEADER}\n{'|---' * 6}|")
+        for name, tracks in tables.items():
+            click.echo(row(name, judge(tracks, cameras, reference, unit_rows=unit_rows)))
 
 
 if __name__ == "__main__":

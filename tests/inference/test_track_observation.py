@@ -1,4 +1,4 @@
-"""What is seen of tracks: exchanged sides where the network leans to the pose it is given, and memory that stays flat."""
+"""What is seen of tracks: exchanged sides where the network leans to the given pose, and memory that stays flat."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,11 +51,12 @@ def seen(multiview: ModuleType, space: np.ndarray) -> np.ndarray:
     return np.concatenate([points, np.full((*points.shape[:-1], 1), 0.9)], -1)
 
 
-def test_exact_tracks_have_no_error(multiview: ModuleType) -> None:
+@pytest.mark.parametrize("unit_rows", [True, False])
+def test_exact_tracks_have_no_error(multiview: ModuleType, unit_rows: bool) -> None:
     space = walker()
     tracks = seen(multiview, space)
-    np.testing.assert_allclose(multiview.robust_space(tracks, cameras()), space, atol=1e-3)
-    found = multiview.judge(tracks, cameras(), space)
+    np.testing.assert_allclose(multiview.robust_space(tracks, cameras(), unit_rows=unit_rows), space, atol=1e-3)
+    found = multiview.judge(tracks, cameras(), space, unit_rows=unit_rows)
     assert found.p90 < 1e-4
     assert found.large == 0
     assert found.forearm < 1e-3
@@ -66,8 +68,8 @@ def test_one_bad_view_is_outvoted_and_counted(multiview: ModuleType) -> None:
     space = walker()
     tracks = seen(multiview, space)
     tracks[2, :, 7:11, 1] += 60
-    assert np.abs(multiview.robust_space(tracks, cameras()) - space).max() < 40
-    found = multiview.judge(tracks, cameras())
+    assert np.abs(multiview.robust_space(tracks, cameras(), unit_rows=False) - space).max() < 40
+    found = multiview.judge(tracks, cameras(), unit_rows=False)
     assert found.large == pytest.approx(4 / 12 / 4, abs=0.01)
 
 
@@ -129,3 +131,76 @@ def test_errors_last_and_sides_are_exchanged(moving_people: ModuleType) -> None:
     np.testing.assert_array_equal(swapped[4, left], held[4, right])
     np.testing.assert_array_equal(swapped[6], held[6])
     np.testing.assert_array_equal(swapped[4, :11], held[4, :11])
+
+
+@pytest.fixture
+def crossing_people(moving_people: ModuleType) -> ModuleType:
+    return importlib.import_module("crossing_people")
+
+
+def crossing(module: ModuleType, frames: int = 16) -> Any:
+    """A green person in front of a red one, each a narrow rectangle, over black."""
+    people, narrow = [], pose()
+    narrow[:, 0] = 200 + 0.2 * (narrow[:, 0] - 200)
+    for colour in ((0, 255, 0), (0, 0, 255)):
+        photograph = np.full((400, 400, 3), 90, np.uint8)
+        cv2.rectangle(photograph, (170, 90), (230, 310), colour, -1)
+        polygon = [[170.0, 90.0, 230.0, 90.0, 230.0, 310.0, 170.0, 310.0]]
+        people.append((module.cut_out(photograph, polygon), narrow, 60.0 * 200))
+    return module.make_crossing(people, np.zeros((480, 480, 3), np.uint8), frames, np.random.default_rng(4))
+
+
+def test_who_is_covered_lies_behind_the_other(crossing_people: ModuleType) -> None:
+    found = crossing(crossing_people)
+    assert 3 <= found.meeting.sum() < 16
+    assert not found.meeting[[0, -1]].any()
+    assert not found.covered[:, 0].any()
+    for frame, truth, covered in zip(found.frames, found.truth, found.covered, strict=True):
+        for n, k in np.ndindex(2, 17):
+            x, y = np.rint(truth[n, k, :2]).astype(int)
+            own, other = frame[y, x, [1, 2]][:: 1 if n == 0 else -1]
+            assert (own > other) != covered[n, k]
+
+
+def test_estimates_of_the_covered_are_on_the_person_in_front(crossing_people: ModuleType) -> None:
+    found = crossing(crossing_people)
+    other = crossing_people.on_the_other(found, found.estimates)
+    assert other[found.covered].mean() > 0.2
+    assert not crossing_people.on_the_other(found, found.truth).any()
+    exchanged = crossing_people.on_the_other(found, found.truth[:, ::-1])
+    assert exchanged[~found.meeting].mean() > 0.95
+
+
+@pytest.fixture
+def labelled_video(multiview: ModuleType) -> ModuleType:
+    return importlib.import_module("labelled_video")
+
+
+def test_tracks_find_their_labels_in_whatever_order(labelled_video: ModuleType) -> None:
+    truth = np.repeat((pose()[:, :2] + [[[0, 0]], [[300, 0]], [[0, 900]]])[None], 6, 0)
+    rng = np.random.default_rng(0)
+    points = truth[:, [1, 0]] + rng.normal(0, 3, (6, 2, 17, 2))
+    truth[2:4] = np.nan  # not every frame is labelled
+    points[0, 1] = np.nan
+    assert labelled_video.match_tracks(truth, points, np.full((6, 3), 200.0)).tolist() == [1, 0, -1]
+
+
+def test_the_table_counts_what_is_labelled(labelled_video: ModuleType) -> None:
+    truth = np.repeat(pose()[None, None, :, :2], 8, 0)
+    truth[5, 0, 3] = np.nan
+    tracks = np.concatenate([truth, np.full((8, 1, 17, 1), 0.9)], -1)
+    tracks[:, 0, 0] = np.nan  # a keypoint without an estimate is not found, and has no error
+    tracks[:, 0, 1:, 0] += 15.0
+    size, std = np.full((8, 1), 200.0), np.full((8, 1, 17), 10.0)
+    line = labelled_video.summary("moved", truth, tracks, size, std)
+    found = 100 * (1 - 8 / (8 * 17 - 1))
+    assert line == f"| moved | 15.00 / 15.00 / 15.00 | 1.500 | 0.0 / {found:.1f} % | 0.00 / 0.00 |"
+
+
+def test_filters_leave_gaps_as_they_are(labelled_video: ModuleType) -> None:
+    tracks = np.repeat(pose()[None, None], 12, 0)
+    tracks[..., 0] += 3.0 * np.arange(12)[:, None, None]
+    tracks[4:6, 0, 2] = np.nan
+    calm = labelled_video.filtered(tracks)
+    np.testing.assert_array_equal(np.isnan(calm), np.isnan(tracks))
+    np.testing.assert_allclose(calm[3:-3], tracks[3:-3], atol=1e-6)
