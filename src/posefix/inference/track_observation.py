@@ -35,7 +35,7 @@ PLACES = 4
 _SIDE_SCALE, _LEAST = 0.5, 1e-3
 #: Mean log odds of a group of keypoints below which both poses, as it is and exchanged, are compared; the most that a
 #: frame counts.
-_DOUBT, _SURE = 4.0, 8.0
+_DOUBT, _SURE = 6.0, 8.0
 
 
 @dataclass(frozen=True)
