@@ -21,8 +21,9 @@ demo: $(STAMP)
 	mkdir -p out
 	$(BIN)/posefix demo --out out/demo.png $(if $(wildcard $(DATA)/val.json),--data $(DATA))
 
+# About two minutes on 2 cores, one process per core; what takes longer is marked slow.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n auto
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

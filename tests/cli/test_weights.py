@@ -129,6 +129,7 @@ def test_download_wants_a_repository(folder: Path) -> None:
     assert "expected a hub repository USER/REPO, got the folder" in refused("download", str(folder))
 
 
+@pytest.mark.slow
 def test_from_the_hub(hub: Hub, tmp_path: Path) -> None:
     environment = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url}
 

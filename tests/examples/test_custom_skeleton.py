@@ -25,6 +25,7 @@ NEVER = PartRates((0.0, 0.0), (0.0, 0.0, 0.0), 0.0, (0.0, 0.0))
 ALWAYS_MIRRORED = PartRates((0.0, 0.0), (0.0, 0.0, 0.0), 1.0, (0.0, 0.0))
 
 
+@pytest.mark.slow
 def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "--steps", "5"])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -204,6 +204,7 @@ def test_phone_and_dark(file: Path, width: int, dark: bool) -> None:
         assert driver.get_log("browser") == []
 
 
+@pytest.mark.slow
 def test_two_thousand_people_open_quickly(tmp_path: Path) -> None:
     path = make_file(tmp_path, 500, 4)
     with chromium() as driver:

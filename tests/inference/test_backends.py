@@ -63,7 +63,7 @@ def scene() -> tuple[list[Any], list[Any]]:
 
 
 @both
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", [n if n == "all" else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS])
 def test_same_numbers_as_torch(backend: str, network: str) -> None:
     weights = sharp(**NETWORKS[network])
     images, poses = scene()
@@ -87,6 +87,7 @@ def test_soft_argmax_and_a_shifted_mirror(backend: str) -> None:
     np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 @both
 def test_streams_agree_however_often_it_is_loaded(backend: str) -> None:
     images, poses = scene()
@@ -167,6 +168,7 @@ def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         graph_model.OpenVino(1)
 
 
+@pytest.mark.slow
 def test_the_cache_is_used_and_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     from posefix.inference import tracing

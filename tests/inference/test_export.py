@@ -30,6 +30,7 @@ def weights() -> Weights:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file_format", "half", "limit"), [("onnx", True, 0.5), ("openvino", False, 0.02)])
 def test_round_trip(weights: Weights, tmp_path: Path, file_format: str, half: bool, limit: float) -> None:
     pytest.importorskip(MODULES[file_format])
@@ -76,6 +77,7 @@ def test_the_file_stands_alone(weights: Weights, tmp_path: Path) -> None:
     assert near < far
 
 
+@pytest.mark.slow
 def test_half_is_half(weights: Weights, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     for name, half in (("whole", False), ("half", True)):
@@ -84,6 +86,7 @@ def test_half_is_half(weights: Weights, tmp_path: Path) -> None:
     assert half < 0.65 * whole
 
 
+@pytest.mark.slow
 def test_command_fails_above_the_limit(weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     save_weights(tmp_path / "weights", weights)
@@ -97,6 +100,7 @@ def test_command_fails_above_the_limit(weights: Weights, tmp_path: Path, monkeyp
     assert "differs from torch by more than 0.1 px" in result.output
 
 
+@pytest.mark.slow
 def test_mistakes_are_named(weights: Weights, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="file_format: expected one of onnx, openvino, got 'tflite'"):
         export_model(weights, tmp_path, file_format="tflite")

@@ -182,6 +182,7 @@ def test_a_file_outside_its_folder_is_refused(tmp_path: Path, file: str) -> None
         load_weights(tmp_path / "weights")
 
 
+@pytest.mark.slow
 def test_real_tinypose_finds_what_annotators_found() -> None:
     """The real network through the whole library: people whose keypoints are shifted come back."""
     pytest.importorskip("openvino")

@@ -110,6 +110,7 @@ def test_keypoints_that_are_never_there(refiner: Refiner, still: Any) -> None:
     np.testing.assert_array_equal(kept[:, 0, 4], tracks[:, 0, 4])
 
 
+@pytest.mark.slow
 def test_windows_meet_without_a_jump(refiner: Refiner, still: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tracks = people(60, 1)
     whole = refiner.refine_video([still] * 60, tracks)

@@ -105,6 +105,7 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
         write_json_list(tmp_path / "no" / "out.json", [])
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path: Path) -> None:
     path = tmp_path / "long.json"
     entry = {"image_id": 1, "keypoints": [0.123] * 51}

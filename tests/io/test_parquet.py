@@ -48,6 +48,7 @@ def same(left: Any, right: Any) -> bool:
     return isinstance(left, bool) == isinstance(right, bool) and left == right
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(entries=st.lists(_ENTRY, max_size=5))
 def test_any_entry_survives(tmp_path_factory: Any, entries: list[dict[str, Any]]) -> None:
@@ -140,6 +141,7 @@ def test_damage_and_absence_are_told(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.parquet", "t.parquet"]
 
 
+@pytest.mark.slow
 def test_memory_of_the_conversion_stays_flat(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     values = rng.uniform(0, 640, 51).round(3).tolist()

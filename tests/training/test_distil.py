@@ -125,6 +125,7 @@ def test_student_begins_with_the_packages_answer(distil: Any) -> None:
     assert "trunk.blocks.6.expand.weight" not in frozen
 
 
+@pytest.mark.slow
 def test_resuming_changes_nothing(distil: Any, teach: Any, tmp_path: Path) -> None:
     write_targets(teach, tmp_path / "a.safetensors", 3)
     optimisation = distil.Optimisation(batch_size=2, micro_batch=1, steps=3, warmup=1, bfloat16="off", average=0.5)

@@ -23,6 +23,7 @@ def run(line: str) -> Result:
     return CliRunner().invoke(main, shlex.split(line))
 
 
+@pytest.mark.slow
 def test_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = run("train --example kites")

@@ -94,6 +94,7 @@ def test_loss_falls_and_weights_load(data: Path) -> None:
     assert np.isfinite(refined).all()
 
 
+@pytest.mark.slow
 def test_training_reduces_the_loss_on_one_batch(data: Path) -> None:
     config = make_config(data)
     network = trainer.build_network(config)

@@ -182,6 +182,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_killed_writers_leave_weights_that_load(tmp_path: Path) -> None:
     """Two processes write two versions over each other and are killed at random moments."""
     folder = tmp_path / "weights"
