@@ -22,6 +22,13 @@ class PosefixError(ValueError):
     """Base of all exceptions raised for user mistakes; the message says how to fix them.
 
     What files and URLs brought into the message is made harmless: no control characters, no passwords.
+
+    Example:
+        >>> try:
+        ...     load_image("no such file.jpg")
+        ... except PosefixError as error:
+        ...     print(type(error).__name__)
+        ImageError
     """
 
     def __init__(self, *args: object) -> None:

@@ -89,6 +89,12 @@ def read_any(
         InputError: an unknown format.
         FileFormatError: a file that cannot be read or is not what its format requires, or one of annotations.
         SkeletonError: poses without the skeleton's keypoints.
+
+    Example:
+        >>> opened = read_any("results.json")
+        >>> opened.format
+        'coco'
+        >>> opened.write("copy.json", opened.entries)
     """
     if format not in ("auto", *RESULTS_FORMATS):
         raise InputError(f"format: expected auto, {', '.join(RESULTS_FORMATS)}, got {format!r}")

@@ -66,6 +66,10 @@ def draw(
     Raises:
         InputError: ``keypoints`` of another shape; SkeletonError where K is not the skeleton's.
         ImageError: as ``load_image``.
+
+    Example:
+        >>> draw(image, keypoints, threshold=0.2).shape
+        (480, 640, 3)
     """
     points, valid = _split("keypoints", keypoints, skeleton, threshold)
     canvas: Image = np.array(load_image(image, color=color))
@@ -105,6 +109,9 @@ def draw_comparison(
     Raises:
         InputError: poses of other shapes, or not as many before as after.
         ImageError: as ``load_image``.
+
+    Example:
+        >>> comparison = draw_comparison(image, keypoints, refined)
     """
     old, old_valid = _split("before", before, skeleton, threshold)
     new, new_valid = _split("after", after, skeleton, threshold)

@@ -117,25 +117,29 @@ class Engine:
 
         Args:
             source: None for the weights in the package (no network access), a folder, or a repository
-                ``user/name`` on the Hugging Face hub. Also another network for the package's weights to see with: an
-                ``.onnx`` or ``.xml`` file, or a ViTPose of the transformers library as a folder or repository.
-            family: of such a file where it does not tell: ``"vitpose"``, ``"rtmpose"``, ``"tinypose"``, ``"hrnet"``.
+                ``user/name`` on the Hugging Face hub. Or another image network, which is added to the package's
+                weights: an ``.onnx`` or ``.xml`` file, or a ViTPose of the transformers library (folder or repository).
+            family: of such a file, where it is not recognised: ``"vitpose"``, ``"rtmpose"``, ``"tinypose"``,
+                ``"hrnet"``.
             device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
             precision: ``"auto"`` computes in bfloat16 where device and backend are fast at it, ``"float32"`` never.
             backend: ``"torch"``, ``"openvino"`` or ``"onnx"`` (ONNX Runtime), the latter two on a CPU. ``"auto"`` takes
                 on a CPU the first of OpenVINO, ONNX Runtime and torch that is installed, or what the environment
                 variable ``POSEFIX_BACKEND`` says; elsewhere torch.
             threads: people that a CPU works on at the same time, each on one core; None is one per usable core.
-            revision: branch, tag or commit on the hub.
-            cache_dir: of downloads.
-            token: for private repositories.
-            local_files_only: do not ask the network.
-            force_download: do not use the cache.
+            revision: branch, tag or commit on the hub; default the main branch.
+            cache_dir: folder of downloads; default that of the Hugging Face client.
+            token: for private repositories; default the stored one, False sends none.
+            local_files_only: use the cache alone, without network access.
+            force_download: download again, even if the cache has it.
 
         Raises:
             WeightsError: weights that cannot be found, read or do not fit.
             InputError: no such device, precision or backend, or a combination that there is not.
             MissingDependencyError: the backend is not installed.
+
+        Example:
+            >>> refiner = Refiner.from_pretrained()
         """
         weights = load_weights(
             source,
@@ -152,6 +156,10 @@ class Engine:
         """Write ``model.safetensors``, ``config.json`` and a model card into a folder for ``from_pretrained``.
 
         A ``README.md`` that posefix did not write stays as it is.
+
+        Example:
+            >>> refiner.save_pretrained("weights/")
+            >>> refiner = Refiner.from_pretrained("weights/")
         """
         save_with_card(folder, self.weights)
 
@@ -169,17 +177,20 @@ class Engine:
 
         Args:
             repo_id: ``user/name``, made where it does not exist.
-            private: only where the repository is made.
-            token: with the right to write; default the stored one.
-            revision: branch, which must exist; default ``main``.
-            commit_message: of the commit.
-            create_pr: as a pull request instead.
+            private: whether a new repository is private.
+            token: one with write permission; default the stored one.
+            revision: existing branch to write to; default ``main``.
+            commit_message: the commit's message.
+            create_pr: open a pull request instead.
 
         Returns:
             the commit's URL, a ``str`` with ``oid`` (for ``revision=``) and ``pr_url``.
 
         Raises:
             WeightsError: no permission, no such branch, or the hub cannot be reached.
+
+        Example:
+            >>> commit = refiner.push_to_hub("USER/REPO")  # doctest: +SKIP
         """
         files = {**weights_files(self.weights), CARD_NAME: model_card(self.weights, repo_id).encode()}
         return upload(

@@ -36,6 +36,10 @@ class Options:
             weak estimators, above 1 for strong ones. None measures the estimator's reliability: ``posefix refine``
             and ``refine_entries`` on the whole results file, all else on the people of each image. Networks without
             a prior ignore it.
+
+    Example:
+        >>> options = Options(policy="always", prior_weight=0.5)
+        >>> refined = refiner.refine(image, keypoints, options=options)
     """
 
     policy: Policy | None = None

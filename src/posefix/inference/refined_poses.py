@@ -32,6 +32,12 @@ class RefinedPoses:
             contradicts the pose and where it repeats a better-scored person.
         duplicates: (N,) OKS with the better-scored person that is repeated; 0 for all others.
         skeleton: the keypoints' set.
+
+    Example:
+        >>> poses = refiner.predict(image, keypoints)
+        >>> poses.keypoints.shape, poses.moved.shape, poses.scores.shape
+        ((2, 17, 3), (2, 17), (2,))
+        >>> best = poses[poses.scores.argmax()]
     """
 
     keypoints: Floats
@@ -67,6 +73,10 @@ class RefinedPoses:
         Args:
             image_id: of the image.
             category_id: of people.
+
+        Example:
+            >>> [entry["image_id"] for entry in poses.to_coco(image_id=139)]
+            [139, 139]
         """
         flat = np.round(np.asarray(self.keypoints, np.float64), 3).reshape(len(self), -1).tolist()
         return [
@@ -79,6 +89,9 @@ class RefinedPoses:
 
         Raises:
             MissingDependencyError: supervision is not installed.
+
+        Example:
+            >>> key_points = poses.to_supervision()  # doctest: +SKIP
         """
         try:
             import supervision
@@ -102,6 +115,10 @@ class RefinedPoses:
 
         Returns:
             (H, W, 3) uint8 RGB.
+
+        Example:
+            >>> poses.plot(image).shape
+            (480, 640, 3)
         """
         return draw(image, self.keypoints, skeleton=self.skeleton, threshold=threshold, filled=self.filled, color=color)
 

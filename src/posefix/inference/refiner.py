@@ -47,8 +47,8 @@ class Refiner(Engine):
         threads: people that a CPU works on at the same time.
 
     Example:
-        >>> refiner = Refiner.from_pretrained()  # doctest: +SKIP
-        >>> refined = refiner.refine(image, keypoints)  # doctest: +SKIP
+        >>> refiner = Refiner.from_pretrained()
+        >>> refined = refiner.refine(image, keypoints)
     """
 
     def __repr__(self) -> str:
@@ -110,7 +110,8 @@ class Refiner(Engine):
             ImageError: the image cannot be read.
 
         Example:
-            >>> refined = refiner.refine("street.jpg", keypoints)  # doctest: +SKIP
+            >>> refiner.refine("photo.jpg", keypoints).shape
+            (2, 17, 3)
         """
         boxes = None if boxes_xyxy is None else [boxes_xyxy]
         chosen = choose_options(
@@ -161,6 +162,11 @@ class Refiner(Engine):
         Raises:
             InputError: shapes, lengths or options that do not fit.
             ImageError: an image cannot be read.
+
+        Example:
+            >>> refined = refiner.refine_batch([image, "photo.jpg"], [keypoints, keypoints[:1]])
+            >>> [len(people) for people in refined]
+            [2, 1]
         """
         chosen = choose_options(
             options,
@@ -209,6 +215,11 @@ class Refiner(Engine):
 
         Raises:
             InputError, SkeletonError, ImageError: as ``refine``.
+
+        Example:
+            >>> poses = refiner.predict(image, keypoints)
+            >>> poses.keypoints.shape, poses.moved.shape
+            ((2, 17, 3), (2, 17))
         """
         chosen = choose_options(
             options,
@@ -263,6 +274,9 @@ class Refiner(Engine):
             InputError: an unknown kind of output, images that do not fit it, or wrong options.
             SkeletonError: an output without the refiner's keypoints.
             ImageError: an image cannot be read.
+
+        Example:
+            >>> refined = refiner(image, keypoints)  # or what ultralytics, mmpose, … return
         """
         chosen = choose_options(
             options,
@@ -288,17 +302,11 @@ class Refiner(Engine):
         progress: bool = False,
         **options: Any,
     ) -> Any:
-        """Refine the tracks of a video: each keypoint is pulled to the right place and calmed at once.
+        """Refine the tracks of a video, by the frames and by motion together.
 
-        The network's distribution over where a keypoint is in each frame meets a model of its motion, so that the
-        image moves points to where they belong and time takes their jitter. Left and right are put right where an
-        estimator exchanged them, and short gaps are filled by looking at the frames.
-
-        >>> refiner = Refiner.from_pretrained()
-        >>> frames = np.zeros((4, 64, 64, 3), np.uint8)
-        >>> tracks = np.random.default_rng(0).uniform(8, 56, (4, 1, 17, 3))
-        >>> refiner.refine_video(frames, tracks).shape
-        (4, 1, 17, 3)
+        The network's distribution over the place of a keypoint in each frame is combined with a model of its motion.
+        So the image corrects misplaced keypoints, and time removes jitter. Where an estimator exchanged left and
+        right, they are exchanged back. Short gaps are filled where the frames show the keypoints.
 
         Args:
             frames: path of a video or of a folder of images, array (T, H, W, 3), or an iterable of images; read once.
@@ -318,6 +326,12 @@ class Refiner(Engine):
         Raises:
             InputError: shapes or options that do not fit, or fewer frames than the tracks have.
             ImageError: a frame cannot be read.
+
+        Example:
+            >>> frames = np.zeros((4, 64, 64, 3), np.uint8)
+            >>> tracks = np.random.default_rng(0).uniform(8, 56, (4, 1, 17, 3))
+            >>> refiner.refine_video(frames, tracks).shape
+            (4, 1, 17, 3)
         """
         if not is_numbers(tracks):
             found = tracked_output(tracks, self.skeleton)
@@ -333,6 +347,10 @@ class Refiner(Engine):
 
         Online (``online=True``) each frame comes ``delay`` frames late; else as soon as the frames that matter for it
         are known. Memory does not grow with the length of the video.
+
+        Example:
+            >>> sum(len(part) for part in refiner.refine_tracks(frames, tracks, online=True))
+            4
         """
         require_torch("refine_video")
         from posefix.inference.track_observation import Observer
@@ -385,8 +403,10 @@ class Refiner(Engine):
             InputError, SkeletonError, ImageError: as ``refine_output``, when their turn comes.
 
         Example:
-            >>> for refined in refiner.refine_stream(zip(frames, poses)):  # doctest: +SKIP
-            ...     show(refined)
+            >>> for refined in refiner.refine_stream([(image, keypoints), ("photo.jpg", keypoints)]):
+            ...     print(refined.shape)
+            (2, 17, 3)
+            (2, 17, 3)
         """
         chosen = choose_options(
             options,
@@ -402,7 +422,12 @@ class Refiner(Engine):
         )
 
     def to(self, device: str | torch.device) -> Refiner:
-        """The same weights on another device."""
+        """The same weights on another device.
+
+        Example:
+            >>> refiner.to("cpu").device.type
+            'cpu'
+        """
         backend = self.backend if str(device) in ("auto", "cpu") else "torch"
         return Refiner(
             self.weights, device=device, precision=self.precision, backend=backend, threads=self.threads or None
@@ -418,7 +443,12 @@ class Refiner(Engine):
         skeleton: Skeleton | str | None = None,
         batch_size: int = 32,
     ) -> float:
-        """An estimator's reliability, from arrays as ``refine_batch`` takes them; else as ``measure``."""
+        """An estimator's reliability, from arrays as ``refine_batch`` takes them; else as ``measure``.
+
+        Example:
+            >>> prior_weight = refiner.measure_reliability([image, image], [keypoints, keypoints])
+            >>> refined = refiner.refine(image, keypoints, prior_weight=prior_weight)
+        """
         prepared = list(prepare_images(self, images, keypoints, boxes_xyxy, color, skeleton))
         return self._reliability(prepared, Options(batch_size=batch_size))
 
@@ -453,6 +483,10 @@ class Refiner(Engine):
 
         Raises:
             InputError, SkeletonError, ImageError: as ``refine_output``.
+
+        Example:
+            >>> prior_weight = refiner.measure([image, image], [keypoints, keypoints])
+            >>> refined = refiner(image, keypoints, prior_weight=prior_weight)
         """
         found = adapt(outputs, self.shared(skeleton).source, images, adapter)
         order = "rgb" if images is None else color

@@ -83,6 +83,11 @@ def refine_results(
         InputError: an unknown ranking, or no such folder.
         FileFormatError: no entry is a pose of the skeleton.
         SkeletonError: the skeleton shares no keypoint with the refiner's.
+
+    Example:
+        >>> opened = read_any("results.json")
+        >>> entries, report = refine_results(refiner, opened.entries, "images/")
+        >>> opened.write("refined.json", entries)
     """
     if ranking == "agreement":
         warn_renamed("ranking 'agreement'", "'pose_consistency'")

@@ -61,6 +61,10 @@ def load_image(
     Raises:
         ImageError: no such file, a file that cannot be decoded or is cut short, or an array that is no image.
         InputError: ``color`` is neither ``"rgb"`` nor ``"bgr"``.
+
+    Example:
+        >>> load_image("photo.jpg").shape
+        (480, 640, 3)
     """
     if color not in ("rgb", "bgr"):
         raise InputError(f"color: expected 'rgb' or 'bgr', got {color!r}")

@@ -48,6 +48,11 @@ class Skeleton:
     Raises:
         SkeletonError: duplicate names, a wrong number of sigmas, a sigma that is not positive, a left
             without its right, or an edge or unannotated name that is no keypoint.
+
+    Example:
+        >>> kite = Skeleton("kite", ("top", "left_wing", "right_wing"), (0.05, 0.05, 0.05))
+        >>> kite.flip_indices.tolist()
+        [0, 2, 1]
     """
 
     name: str
@@ -141,13 +146,23 @@ class Skeleton:
             ) from None
 
     def map_to(self, other: Skeleton) -> npt.NDArray[np.int64]:
-        """(K_other,) index into this skeleton of each of the other's keypoints by name, −1 where absent."""
+        """(K_other,) index into this skeleton of each of the other's keypoints by name, −1 where absent.
+
+        Example:
+            >>> COCO.map_to(CROWDPOSE)[:2].tolist()  # where COCO has CrowdPose's first two, both shoulders
+            [5, 6]
+        """
         import numpy as np
 
         return np.array([self.keypoints.index(k) if k in self.keypoints else -1 for k in other.keypoints], np.int64)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; ``Skeleton.from_dict`` reads it back."""
+        """Plain data for JSON; ``Skeleton.from_dict`` reads it back.
+
+        Example:
+            >>> Skeleton.from_dict(COCO.to_dict()) == COCO
+            True
+        """
         return {
             "name": self.name,
             "keypoints": list(self.keypoints),

@@ -26,7 +26,12 @@ Bools = npt.NDArray[np.bool_]
 
 
 class PoseError(IntEnum):
-    """What is wrong with a keypoint (Ronchi & Perona, ICCV 2017). ``NONE``: there is no such keypoint."""
+    """What is wrong with a keypoint (Ronchi & Perona, ICCV 2017). ``NONE``: there is no such keypoint.
+
+    Example:
+        >>> PoseError(2).name
+        'INVERSION'
+    """
 
     NONE = -1
     GOOD = 0
@@ -93,6 +98,11 @@ class ErrorRates:
     Attributes:
         parts: rates of each part (``knee`` stands for both knees).
         other: rates of parts that are not listed.
+
+    Example:
+        >>> rates = ErrorRates()
+        >>> rates.table(COCO, np.array([17]), [0]).shape
+        (1, 17, 5)
     """
 
     parts: Mapping[str, PartRates] = field(default_factory=lambda: REFERENCE_RATES)
@@ -192,6 +202,13 @@ def synthesize(
 
     Raises:
         InputError: shapes that do not fit together.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> points = keypoints[..., :2]
+        >>> corrupted, kinds = synthesize(points, np.ones((2, 17), bool), COCO, np.full(2, 2e4), rng)
+        >>> corrupted.shape, kinds.shape
+        ((2, 17, 2), (2, 17))
     """
     centres = np.asarray(centres, np.float32)
     people, keypoints = _check(centres, ground_truth_mask, skeleton, area)
