@@ -218,8 +218,6 @@ class Refiner(Engine):
 
         Example:
             >>> poses = refiner.predict(image, keypoints)
-            >>> poses.keypoints.shape, poses.moved.shape
-            ((2, 17, 3), (2, 17))
         """
         chosen = choose_options(
             options,
@@ -328,8 +326,6 @@ class Refiner(Engine):
             ImageError: a frame cannot be read.
 
         Example:
-            >>> frames = np.zeros((4, 64, 64, 3), np.uint8)
-            >>> tracks = np.random.default_rng(0).uniform(8, 56, (4, 1, 17, 3))
             >>> refiner.refine_video(frames, tracks).shape
             (4, 1, 17, 3)
         """
@@ -385,13 +381,11 @@ class Refiner(Engine):
     ) -> Iterator[Any]:
         """Refine an endless sequence, image by image, with memory that does not grow.
 
-        Keywords that are not listed here are those of ``refine``.
+        Keywords that are not listed here are those of ``refine_output``.
 
         Args:
             pairs: (image, keypoints or an estimator's output) one after another, or outputs that bring their own
                 image, as ultralytics' ``stream=True`` gives. Consumed a little ahead of what comes out.
-            use_boxes: as for ``refine_output``.
-            adapter: as for ``refine_output``.
             workers: threads that read images and cut crops while the network computes.
             batch_size: people per pass, who are batched across images.
             prior_weight: None measures it on the first 256 people, and keeps it.
@@ -403,10 +397,8 @@ class Refiner(Engine):
             InputError, SkeletonError, ImageError: as ``refine_output``, when their turn comes.
 
         Example:
-            >>> for refined in refiner.refine_stream([(image, keypoints), ("photo.jpg", keypoints)]):
-            ...     print(refined.shape)
-            (2, 17, 3)
-            (2, 17, 3)
+            >>> [refined.shape for refined in refiner.refine_stream([(image, keypoints), ("photo.jpg", keypoints)])]
+            [(2, 17, 3), (2, 17, 3)]
         """
         chosen = choose_options(
             options,
@@ -463,20 +455,14 @@ class Refiner(Engine):
         skeleton: Skeleton | str | None = None,
         batch_size: int = 32,
     ) -> float:
-        """An estimator's reliability, from what ``refine_output`` takes: give it as ``prior_weight`` ever after.
+        """An estimator's reliability, from what ``refine_output`` takes, as a value for ``prior_weight``.
 
-        One image's people tell less than two hundred people of many images, and an estimator does not change from
-        one image to the next. ``posefix refine`` and ``refine_stream`` measure by themselves.
+        About 200 people of many images give a better measure than the people of one. ``posefix refine`` and
+        ``refine_stream`` measure by themselves. Keywords are those of ``refine_output``.
 
         Args:
             images: as for ``refine_output``.
-            outputs: as for ``refine_output``; about 200 people tell enough. Fewer are shrunk towards 1, with a
-                warning in the log.
-            color: as for ``refine``.
-            use_boxes: as for ``refine_output``.
-            adapter: as for ``refine_output``.
-            skeleton: as for ``refine``.
-            batch_size: people per pass through the network.
+            outputs: as for ``refine_output``. With few people the result is near 1, and the log has a warning.
 
         Returns:
             about 0.5 for weak estimators, 1.5 for strong ones; 1 without people, and for weights without a pose prior.
