@@ -1,6 +1,6 @@
 """Two people who cover each other, with exact truth: cut out of photographs and moved past one another.
 
-One person walks in front of the other over a third photograph, arms and legs moving by themselves (``moving_people``). The
+One person walks in front of the other over a third photograph, each arm and leg with a motion of its own. The
 estimator's errors are the library's own, held for some frames; while a keypoint is covered, its estimate often lies on
 the person in front, and in every second video the whole estimate of the person behind does so for a stretch.
 
