@@ -1,4 +1,4 @@
-"""Two people who cover each other, with exact truth: cut out of photographs and moved past one another.
+"""Two people who cover each other, with exact ground truth: cut out of photographs and moved past one another.
 
 One person walks in front of the other over a third photograph, each arm and leg with a motion of its own. The
 estimator's errors are the library's own, held for some frames; while a keypoint is covered, its estimate often lies on
@@ -45,7 +45,7 @@ class Crossing:
         frames: T frames, BGR.
         truth: (T, 2, 17, 3) px and v; the first person is in front.
         area: (T, 2) px².
-        covered: (T, 2, 17) annotated keypoints that lie behind the other person.
+        covered: (T, 2, 17) labelled keypoints that lie behind the other person.
         estimates: (T, 2, 17, 3) px and score.
     """
 
@@ -99,7 +99,7 @@ def make_crossing(
     """One video.
 
     Args:
-        persons: front and back: cut-out photograph, (17, 3) annotated pose and area.
+        persons: front and back: cut-out photograph, (17, 3) labelled pose and area.
         background: a frame.
         frames: T.
         rng: source of randomness.
@@ -226,7 +226,7 @@ HEADER = (
 @click.option("--frames", default=48, show_default=True)
 @click.option("--every", default=1, show_default=True, help="Only every so-manieth pair.")
 def main(annotations: Path, images: Path, frames: int, every: int) -> None:
-    """Print a table for pairs of the annotated people of ANNOTATIONS in IMAGES."""
+    """Print a table for pairs of the labelled people of ANNOTATIONS in IMAGES."""
     crossings = list(make_crossings(annotations, images, frames, every))
     refiner = Refiner.from_pretrained()
     raw = [c.estimates for c in crossings]
