@@ -155,7 +155,7 @@ def mistake_for_front(crossing: Crossing, rng: np.random.Generator, *, whole: bo
 
 
 def make_crossings(annotations: Path, images: Path, frames: int, every: int) -> Iterator[Crossing]:
-    """Neighbours in the list of people, each once in front and once behind, over the next one's photograph."""
+    """Successive entries of the list of people, each once in front and once behind, over the next one's photograph."""
     data: Any = json.loads(annotations.read_text(encoding="utf-8"))
     names = {image["id"]: image["file_name"] for image in data["images"]}
     data["annotations"] = [a for a in data["annotations"] if isinstance(a.get("segmentation"), list)]
