@@ -58,6 +58,8 @@ class BatchSettings:
         skeleton: name of the rows' keypoint set; None is that of the weights.
         device: as for ``Refiner.from_pretrained``.
         precision: as for ``Refiner.from_pretrained``.
+        backend: as for ``Refiner.from_pretrained``.
+        threads: as for ``Refiner.from_pretrained``.
         policy, decoder, flip_test, fill_missing, batch_size: as in ``Options``.
         prior_weight: as in ``Options``, but None is 1: a worker does not see the whole input, on which it is to be
             measured.
@@ -75,6 +77,8 @@ class BatchSettings:
     skeleton: str | None = None
     device: str = "auto"
     precision: str = "auto"
+    backend: str = "auto"
+    threads: int | None = None
     policy: str | None = None
     decoder: str | None = None
     flip_test: bool = False
@@ -104,7 +108,12 @@ class BatchSettings:
     def load_refiner(self) -> Refiner:
         """The refiner they name."""
         return Refiner.from_pretrained(
-            self.weights, revision=self.revision, device=self.device, precision=self.precision
+            self.weights,
+            revision=self.revision,
+            device=self.device,
+            precision=self.precision,
+            backend=self.backend,
+            threads=self.threads,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,20 @@ def test_refines_and_draws(tmp_path: Path, images: Path, weights: Path) -> None:
     height, width = load_image(folder / written[0]).shape[:2]
     assert height > 480 + 2 * 22 - 1  # a line of facts and one of the legend
     assert width > 200
+
+
+@pytest.mark.parametrize(("backend", "module"), [("torch", "torch"), ("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_backend_and_threads(tmp_path: Path, images: Path, weights: Path, backend: str, module: str) -> None:
+    pytest.importorskip(module)
+    given = results_file(tmp_path, people(make_weights().skeleton, 7, 9))
+    for more in ([], ["--resume", "--part-size", "1"]):
+        if more:
+            pytest.importorskip("pyarrow")
+        result = refine(given, images, weights, "--backend", backend, "--threads", "3", *more)
+        assert result.exit_code == 0, result.output
+        assert re.search(rf"computed by {backend}, b?float(32|16), 3 threads", result.output), result.output
+    refused = refine(given, images, weights, "--backend", backend, "--threads", "0")
+    assert refused.exit_code == 2
 
 
 def test_report_and_true_gains(tmp_path: Path, images: Path, weights: Path) -> None:

@@ -66,8 +66,11 @@ def test_from_files_to_files(folder: Path, tmp_path: Path, source: str) -> None:
 def test_online(folder: Path, tmp_path: Path) -> None:
     command = ["refine-video", str(folder / "in.avi"), str(folder / "in.json"), "--out", str(tmp_path / "o.json")]
     command += ["--weights", str(folder / "weights"), "--online", "--delay", "2"]
+    command += ["--backend", "torch", "--threads", "2"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
+    assert "computed by torch, " in result.output
+    assert ", 2 threads" in result.output
     assert len(json.loads((tmp_path / "o.json").read_text())) == T
 
 

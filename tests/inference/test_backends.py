@@ -78,6 +78,20 @@ def test_same_numbers_as_torch(backend: str, network: str) -> None:
 
 
 @both
+def test_same_tracks_as_torch(backend: str) -> None:
+    rng = np.random.default_rng(6)
+    weights = sharp(uses_scores=True)
+    frames = rng.integers(0, 256, (6, 48, 64, 3)).astype(np.uint8).repeat(5, 1).repeat(5, 2)
+    tracks = np.stack([random_poses(rng, 2) for _ in range(6)])
+    expected = Refiner(weights, device="cpu", precision="float32").refine_video(frames, tracks)
+    refiner = Refiner(weights, backend=backend, precision="float32", threads=2)
+    for batch_size in (5, 32):
+        np.testing.assert_allclose(
+            refiner.refine_video(frames, tracks, batch_size=batch_size), expected, atol=TOLERANCE
+        )
+
+
+@both
 def test_soft_argmax_and_a_shifted_mirror(backend: str) -> None:
     # An offset of 0 shifts the mirrored maps by three quarters of a pixel.
     weights = sharp(Calibration(decoder="soft_argmax", policy="always"), heatmap_offset=0.0)

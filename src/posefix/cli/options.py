@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from posefix.choices import BACKENDS
 from posefix.exceptions import PosefixError, SkeletonError
 from posefix.io.atomic import check_writable
 from posefix.io.image_names import ALLOW_OUTSIDE
@@ -171,6 +172,18 @@ weights_option = click.option(
     help="A weights folder or a hub repository user/name[@revision]; default: those in the package.",
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="auto",
+    show_default=True,
+    help="What runs the network. auto: on a CPU the first of OpenVINO, ONNX Runtime and torch that is installed.",
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="People that a CPU works on at the same time, each on one core; default: one per usable core.",
+)
 
 
 def _allow_outside(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
@@ -203,9 +216,9 @@ def split_revision(where: str) -> tuple[str, str | None]:
     return (where, None) if Path(where).exists() or not at else (name, revision)
 
 
-def load_refiner(weights: str | None, device: str, precision: str = "auto") -> Any:
-    """A refiner from the options ``--weights`` and ``--device``."""
+def load_refiner(weights: str | None, device: str, backend: str = "auto", threads: int | None = None) -> Any:
+    """A refiner from the options ``--weights``, ``--device``, ``--backend`` and ``--threads``."""
     from posefix.inference.refiner import Refiner
 
     source, revision = split_revision(weights) if weights else (None, None)
-    return Refiner.from_pretrained(source, revision=revision, device=device, precision=precision)
+    return Refiner.from_pretrained(source, revision=revision, device=device, backend=backend, threads=threads)

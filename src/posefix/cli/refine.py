@@ -15,12 +15,14 @@ from posefix.cli.options import (
     RenamedOption,
     SectionedCommand,
     allow_outside_option,
+    backend_option,
     check_output,
     device_option,
     load_refiner,
     report_errors,
     skeleton_named,
     split_revision,
+    threads_option,
     weights_option,
 )
 from posefix.cli.refine_parts import PartOptions, everywhere, part_options, refine_in_parts
@@ -89,6 +91,8 @@ _SECTIONS = {
 )
 @weights_option
 @device_option
+@backend_option
+@threads_option
 @click.option("--batch-size", default=32, show_default=True, help="People per pass through the network.")
 @click.option("--workers", default=2, show_default=True, help="Threads that read images meanwhile.")
 @click.option(
@@ -161,6 +165,8 @@ def refine(
     file_format: str,
     weights: str | None,
     device: str,
+    backend: str,
+    threads: int | None,
     batch_size: int,
     workers: int,
     flip_test: bool,
@@ -222,6 +228,8 @@ def refine(
             revision=revision,
             skeleton=skeleton_name,
             device=device,
+            backend=backend,
+            threads=threads,
             ranking=ranking,
             soft_nms=soft_nms,
             use_boxes=use_boxes,
@@ -229,7 +237,7 @@ def refine(
             exif="apply" if exif == "auto" and is_alphapose(results) else exif,
             **asdict(options),
         )
-        refiner = load_refiner(weights, device)
+        refiner = load_refiner(weights, device, backend, threads)
         chosen = skeleton_named(skeleton_name) if skeleton_name else refiner.skeleton
         named = read_annotations(annotations, chosen) if annotations else None
         tally = refine_in_parts(
@@ -244,7 +252,7 @@ def refine(
         check_output(draw, folder=True)
     if report_path:
         check_output(report_path)
-    refiner = load_refiner(weights, device)
+    refiner = load_refiner(weights, device, backend, threads)
     opened = read_any(
         results, skeleton or refiner.skeleton, format=file_format, images=images, own_keypoints=skeleton is None
     )

@@ -162,6 +162,8 @@ def refine_in_parts(
         tally = _refine(run, worker, parts, options, bar.update)
     seconds = time.perf_counter() - start
     click.echo(tally.summary())
+    if options.engine == "local" and tally.refined:
+        click.echo(f"computed by {refiner.computed_by}")
     if run.reliability.confident:
         r = run.reliability
         click.echo(reliability_line(r.prior_weight, r.confident, r.outliers))

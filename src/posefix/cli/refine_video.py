@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from posefix.choices import TRACK_FORMATS
-from posefix.cli.options import check_output, device_option, load_refiner, report_errors, weights_option
+from posefix.cli.options import (
+    backend_option,
+    check_output,
+    device_option,
+    load_refiner,
+    report_errors,
+    threads_option,
+    weights_option,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -49,6 +57,8 @@ if TYPE_CHECKING:
 @click.option("--plot-person", default=0, show_default=True, help="Which person, 0 the first.")
 @weights_option
 @device_option
+@backend_option
+@threads_option
 @click.option("--batch-size", default=32, show_default=True, help="People per pass through the network.")
 @click.option("--workers", default=2, show_default=True, help="Threads that cut crops meanwhile.")
 @report_errors
@@ -70,6 +80,8 @@ def refine_video(
     plot_person: int,
     weights: str | None,
     device: str,
+    backend: str,
+    threads: int | None,
     batch_size: int,
     workers: int,
 ) -> None:
@@ -106,7 +118,7 @@ def refine_video(
     for path in (video_out, plot_out):
         if path:
             check_output(path)
-    refiner = load_refiner(weights, device)
+    refiner = load_refiner(weights, device, backend, threads)
     for name in filter(None, plot_keypoints.split(",")):
         refiner.skeleton.index(name.strip())
     opened = read_track_file(poses, refiner.skeleton, format=file_format, first_frame=first_frame)
@@ -131,6 +143,7 @@ def refine_video(
     exchanged = sum(int(p.exchanged.any(-1).sum()) for p in parts)
     filled = sum(int(p.filled.sum()) for p in parts)
     click.echo(f"left and right exchanged in {exchanged} poses, {filled} keypoints in gaps filled")
+    click.echo(f"computed by {refiner.computed_by}")
     click.echo(f"{out} written: {seconds:.1f} s, {len(before) / max(seconds, 1e-9):.1f} frames/s")
     if video_out:
         shown = compare_frames(read_frames(video), before, after, skeleton=refiner.skeleton)

@@ -353,7 +353,7 @@ class Refiner(Engine):
         from posefix.inference.track_refinement import refine_tracks
 
         chosen = make_video_options(**options)
-        observer = Observer(self.network, self.weights.calibration, self.skeleton)
+        observer = Observer(self.predictor.runner, self.network, self.weights.calibration, self.skeleton)
         read = read_tracks(tracks, self.skeleton, chosen.max_gap, causal=chosen.online)
         with tqdm(total=len(read.valid), unit="frame", disable=not progress) as bar:
             for part in refine_tracks(observer, read_frames(frames, color=color), read, chosen):

@@ -27,9 +27,10 @@ def build_network(weights: Weights, device: torch.device, precision: str = "auto
     """The network for inference: in evaluation mode, on its device, in the precision it computes in."""
     network = weights.build()
     fold_batch_norm(network)
+    # Small differences of logarithms decide in the prior: its parameters are never rounded.
+    prior, network.prior = network.prior, None
     network = network.to(device, autocast_dtype(device, _CHOICES[precision]) or torch.float32)
-    if network.prior is not None:
-        network.prior.float()
+    network.prior = None if prior is None else prior.to(device)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

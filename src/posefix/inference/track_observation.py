@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from posefix.geometry import invert_affine, transform_points
 from posefix.inference.crops import Prepared
-from posefix.inference.forward import ForwardOutput, forward_batches, outlier_counts
+from posefix.inference.forward import ForwardOutput, outlier_counts
 from posefix.inference.reliability import can_measure_reliability, prior_weight_from_outliers
+from posefix.inference.runner import Runner
 from posefix.keypoints.codec import HeatmapCodec
 from posefix.keypoints.heatmaps import expected_similarity_modes, heatmap_probabilities
 from posefix.keypoints.skeleton import Skeleton
@@ -43,11 +44,13 @@ class Observer:
     """The network that sees the crops, and how its output is read.
 
     Attributes:
-        network: in evaluation mode, on its device.
+        runner: runs the network, in any backend.
+        network: the same in torch, of which only the prior computes.
         calibration: how its logits are read.
         skeleton: the keypoint set.
     """
 
+    runner: Runner
     network: RefinementNetwork
     calibration: Calibration
     skeleton: Skeleton
@@ -56,6 +59,17 @@ class Observer:
     def codec(self) -> HeatmapCodec:
         """Where heatmap pixels lie in a crop."""
         return self.network.config.codec
+
+    def look(self, inputs: NetworkInput, batch_size: int) -> Iterator[ForwardOutput]:
+        """Any number of people through the network, put together ``batch_size`` at a time."""
+        pieces = self.runner.start(inputs, batch_size=batch_size, flip_test=False, count=False)
+        size = pieces[0].size if pieces else 1
+        for start in range(0, len(inputs), batch_size):
+            views = [p.views[0] for p in pieces[start // size : -(-(start + batch_size) // size)]]
+            logits = torch.cat([torch.as_tensor(v.image_logits) for v in views])
+            seen = inputs.take(slice(start, start + batch_size)).without_crops().to(logits.device)
+            log_prior = self.network.log_prior(logits, seen)
+            yield ForwardOutput(logits, None, log_prior, seen.crop_points, seen.valid, seen.std)
 
 
 @dataclass(frozen=True)
@@ -133,7 +147,7 @@ def observe(
     affine = np.concatenate([p.affine for p in frames])
     back = invert_affine(affine)
     scale = np.sqrt(back[:, 0, 0] * back[:, 1, 1])[:, None]  # image px per crop px
-    outputs = list(forward_batches(observer.network, inputs, batch_size))
+    outputs = list(observer.look(inputs, batch_size))
 
     if repair_sides and groups:
         points, std, odds = np.zeros((*shape, 2)), np.ones(shape), np.zeros(shape)
@@ -154,7 +168,7 @@ def observe(
             # The network must see the pose as it should have been, or its answer leans to the exchanged one.
             inputs = _exchange_inputs(inputs, exchanged[f, n], observer)
             guessed = exchange_sides(guessed[..., None], exchanged, skeleton)[..., 0]
-            again = list(forward_batches(observer.network, inputs.take(changed), batch_size))
+            again = list(observer.look(inputs.take(changed), batch_size))
             outputs = _replace_rows(outputs, changed, again)
 
     weight, memory = _weigh(observer, outputs, prior_weight, memory)

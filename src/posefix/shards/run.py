@@ -148,7 +148,7 @@ def open_run(
 
 def _told(settings: BatchSettings) -> dict[str, Any]:
     """Settings on which the numbers depend; where images lie, threads and devices do not belong to them."""
-    left_out = ("images", "weights", "revision", "skeleton", "device", "workers")
+    left_out = ("images", "weights", "revision", "skeleton", "device", "backend", "threads", "workers")
     return {k: v for k, v in asdict(settings).items() if k not in left_out}
 
 
