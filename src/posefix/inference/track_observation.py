@@ -233,7 +233,7 @@ def _compared(
         both = valid & valid[:, torch.from_numpy(observer.skeleton.flip_indices).to(valid.device)]
         return np.asarray((torch.log(torch.cat(own) + _LEAST) * both).cpu().numpy(), np.float64)
 
-    again = list(forward_batches(observer.network, other, batch_size))
+    again = list(observer.look(other, batch_size))
     return np.asarray(fit(outputs)[rows][:, members] - fit(again)[:, members])
 
 
