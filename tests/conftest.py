@@ -12,7 +12,7 @@ import torch
 
 import golden_rule
 
-# What is installed beside torch must not change what other tests test.
+# What is installed in addition to torch must not change what other tests test.
 os.environ.setdefault("POSEFIX_BACKEND", "torch")
 
 

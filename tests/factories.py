@@ -23,7 +23,7 @@ from posefix.weights.weights import Weights
 
 
 def shared_dir() -> Path:
-    """``../shared`` beside the checkout; the test skips where it is absent."""
+    """``../shared`` next to the checkout; the test skips where it is absent."""
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not (folder / "data").is_dir():
         pytest.skip(f"needs the real data in {folder}, which is not part of the project")

@@ -231,7 +231,7 @@ class Doors:
         error_rates_from_results(truth, spoiled(found, rng), COCO)
 
     def refined_file(self, rng: Rng) -> None:
-        # No image is there, so everybody passes through: all but the network.
+        # No image is there, so all people pass through: all but the network.
         entries = check_entries(spoiled(corpus()["results"], rng))
         before = json.dumps(entries)
         named = annotations_of(spoiled(corpus()["annotations"], rng)) if rng.random() < 0.3 else None

@@ -202,13 +202,13 @@ def test_flip_points_is_its_own_inverse_and_mutates_nothing(rng: np.random.Gener
 
 
 def test_no_people() -> None:
-    nobody = np.zeros((0, 17, 2))
-    boxes = boxes_around_points(nobody, np.zeros((0, 17), bool))
+    no_people = np.zeros((0, 17, 2))
+    boxes = boxes_around_points(no_people, np.zeros((0, 17), bool))
     affine = crop_affine(crop_rectangles(boxes, INPUT_HW), INPUT_HW, rotation=np.zeros(0), mirror=np.zeros(0, bool))
     assert boxes.shape == (0, 4)
     assert invert_affine(affine).shape == affine.shape == (0, 2, 3)
-    assert transform_points(affine, nobody).shape == (0, 17, 2)
-    assert flip_points(nobody, 192, COCO.flip_indices).shape == (0, 17, 2)
+    assert transform_points(affine, no_people).shape == (0, 17, 2)
+    assert flip_points(no_people, 192, COCO.flip_indices).shape == (0, 17, 2)
     assert box_area(boxes).shape == (0,)
     assert transform_points(np.zeros((2, 2, 3)), np.zeros((2, 0, 2))).shape == (2, 0, 2)
 

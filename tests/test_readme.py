@@ -163,6 +163,38 @@ def test_links_lead_somewhere(page: Path, target: str) -> None:
     assert (page.parent / target).exists(), f"{name_of(page)}: {target}"
 
 
+def has_name(dotted: str) -> bool:
+    """Whether ``posefix.a.b`` can be reached by importing modules and reading attributes."""
+    parts = dotted.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            value: Any = importlib.import_module(".".join(parts[:end]))
+        except ImportError:
+            continue
+        return all((value := getattr(value, name, None)) is not None for name in parts[end:])
+    return False
+
+
+#: What "A new adapter" in docs/adapters.md makes up.
+_INVENTED = {"tests/adapters/test_otherpose.py"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_and_names_in_the_text_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    folders = "src|tests|tools|benchmarks|examples|configs|docs"
+    files = set(re.findall(rf"\b(?:{folders})/[\w/.-]+\.(?:py|md|yaml|json|ipynb|js|css)\b", text)) - _INVENTED
+    assert [f for f in sorted(files) if not (ROOT / f).exists()] == []
+    assert [n for n in sorted(set(re.findall(r"`(posefix(?:\.\w+)+)", text))) if not has_name(n)] == []
+
+
+def test_the_map_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<!/)\b[a-z_]+/[a-z_]+\.(?:py|js|css)", text))
+    assert len(named) > 15
+    assert [f for f in sorted(named) if not list((ROOT / "src" / "posefix").rglob(f)) and not (ROOT / f).exists()] == []
+
+
 def test_the_site_holds_every_page() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for path in sorted((ROOT / "docs").glob("*.md")):

@@ -101,10 +101,10 @@ def test_what_counts_as_confident_and_as_outlier() -> None:
         confident, outliers = count_outliers(logits, given, HeatmapCodec(1, 0.0))
         return int(confident), int(outliers)
 
-    sure, unsure = 1.9, 2.1
-    assert confidence(sure) > 0.7 > confidence(unsure) > 0.6
-    assert count(sure, 0)[0] == 1
-    assert count(unsure, 0)[0] == 0
+    narrow, wide = 1.9, 2.1
+    assert confidence(narrow) > 0.7 > confidence(wide) > 0.6
+    assert count(narrow, 0)[0] == 1
+    assert count(wide, 0)[0] == 0
     assert count(1.0, 1.45) == (1, 0)
     assert count(1.0, 1.55) == (1, 1)
 

@@ -24,7 +24,7 @@ def variants() -> dict[str, Any]:
         found[f"torch {kind}"] = torch.tensor(missing).to(kind)
     return found | {
         "two columns": missing[..., :2].astype(np.float32),
-        "nobody": np.zeros((0, 17, 3), np.float32),
+        "no people": np.zeros((0, 17, 3), np.float32),
         "nothing": np.zeros((0,), np.float32),
         "lists": data.tolist(),
         "requires grad": torch.tensor(data, requires_grad=True).detach(),
@@ -151,7 +151,7 @@ def test_empty_lists(identity: StandIn) -> None:
     "shape", [(2, 0, 3), (5, 17, 0), (2, 0), (1, 0, 17, 0), (3, 2, 0, 3), (1, 468, 3), (2, 478, 2)]
 )
 def test_people_without_keypoints_and_faces_are_no_poses(shape: tuple[int, ...], identity: StandIn) -> None:
-    """Only no rows are nobody; landmarks of a face are not read as a body's."""
+    """Only no rows mean no people; landmarks of a face are not read as a body's."""
     for output in (np.zeros(shape, np.float32), torch.zeros(shape)):
         with pytest.raises(InputError, match=r"expected|keypoints"):
             identity(image(), output)

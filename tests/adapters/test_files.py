@@ -103,19 +103,19 @@ def sources(rng: np.random.Generator, tmp_path: Path) -> dict[str, tuple[Path, s
         "posetrack": posetrack(rng),
         "posetrack unscored": posetrack(rng, scores=False),
         "openpose frame": None,
-        "nobody": [],
+        "no people": [],
     }
     found = {"openpose 25": openpose(rng, tmp_path / "op25"), "openpose 18": openpose(rng, tmp_path / "op18", 18)}
     files["openpose frame"] = content(found["openpose 25"])["video_000000000000_keypoints.json"]
     for name, data in files.items():
         found[name] = tmp_path / f"{name}.json"
         found[name].write_text(json.dumps(data))
-    return {k: (p, "coco" if k == "nobody" else k.split()[0]) for k, p in found.items()}
+    return {k: (p, "coco" if k == "no people" else k.split()[0]) for k, p in found.items()}
 
 
 NAMES = (
     *("coco", "coco 133", "alphapose", "alphapose 26", "posetrack", "posetrack unscored"),
-    *("openpose frame", "openpose 25", "openpose 18", "nobody"),
+    *("openpose frame", "openpose 25", "openpose 18", "no people"),
 )
 
 
@@ -129,7 +129,7 @@ def test_round_trip(name: str, rng: np.random.Generator, tmp_path: Path) -> None
     assert content(tmp_path / "out") == content(path)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "nobody"])
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "no people"])
 def test_refined(name: str, rng: np.random.Generator, tmp_path: Path) -> None:
     path, _ = sources(rng, tmp_path)[name]
     opened = read_any(path)
@@ -266,7 +266,7 @@ def annotations(**person: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("format_", ["auto", "posetrack", "coco"])
 @pytest.mark.parametrize("in_folder", [False, True])
 def test_annotations_are_refused(data: Any, format_: str, in_folder: bool, tmp_path: Path) -> None:
-    """Refined, their visibilities would become confidences and what nobody labelled would be filled."""
+    """Refined, their visibilities would become confidences and unlabelled keypoints would be filled."""
     path = tmp_path / "a.json"
     path.write_text(json.dumps(data))
     with pytest.raises(FileFormatError):

@@ -102,7 +102,7 @@ def old(seed: int = 0) -> OldResult:
 
 
 def test_older_solutions(shift: StandIn, identity: StandIn) -> None:
-    """``mp.solutions.pose``, gone from today's package: one object with ``landmark``, or None for nobody."""
+    """``mp.solutions.pose``, gone from today's package: one object with ``landmark``, or None without people."""
     output = old()
     assert_same(identity(image(), output), old())
     refined = shift(image(480, 640), output)

@@ -27,7 +27,7 @@ def sample(kind: str = "numpy") -> Any:
     keypoints, scores = decoded()
     if kind == "tensor":
         keypoints, scores = torch.tensor(keypoints), torch.tensor(scores)
-    if kind == "nobody":
+    if kind == "no people":
         keypoints, scores = keypoints[:0], scores[:0]
     boxes = np.array([[10.0, 20, 100, 200], [30, 40, 90, 80]], np.float32)[: len(keypoints)]
     result = structures.PoseDataSample(metainfo={"img_shape": (480, 640), "img_path": "a.jpg"})
@@ -40,7 +40,7 @@ def content(element: Any) -> dict[str, Any]:
     return {k: content(v) if hasattr(v, "all_items") else v for k, v in sorted(element.all_items())}
 
 
-@pytest.mark.parametrize("kind", ["numpy", "tensor", "nobody"])
+@pytest.mark.parametrize("kind", ["numpy", "tensor", "no people"])
 def test_round_trip(kind: str, identity: StandIn) -> None:
     output = sample(kind)
     before = copy.deepcopy(content(output))
@@ -72,7 +72,7 @@ def inferencer(kind: str = "numpy") -> dict[str, Any]:
     return {"visualization": [], "predictions": [split(sample(kind).pred_instances)]}
 
 
-@pytest.mark.parametrize("kind", ["numpy", "nobody"])
+@pytest.mark.parametrize("kind", ["numpy", "no people"])
 def test_predictions_of_the_inferencer(kind: str, identity: StandIn) -> None:
     output = inferencer(kind)
     untouched = copy.deepcopy(output)

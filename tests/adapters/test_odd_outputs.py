@@ -1,4 +1,4 @@
-"""Frames of nobody in every form, and outputs that are nearly of a known kind: an answer or one sentence."""
+"""Frames without people in every form, and outputs nearly of a known kind: a result or one sentence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ultralytics_nobody() -> Any:
     )
 
 
-NOBODY: dict[str, Any] = {
+NO_PEOPLE: dict[str, Any] = {
     "ultralytics": ultralytics_nobody(),
     "supervision": like_package("supervision.key_points.core", "KeyPoints", xy=np.zeros((1, 0, 2)), confidence=None),
     "supervision, scores": like_package(
@@ -57,17 +57,17 @@ NOBODY: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", NOBODY)
+@pytest.mark.parametrize("kind", NO_PEOPLE)
 def test_a_frame_of_nobody(kind: str) -> None:
-    output = NOBODY[kind]
+    output = NO_PEOPLE[kind]
     found = adapt(output, COCO, IMAGE)
     assert [k.shape for k in found.keypoints] == [(0, 17, 3)]
     assert type(found.rebuild(found.keypoints)) is type(output)
 
 
-@pytest.mark.parametrize("kind", [k for k in NOBODY if k != "mmpose"])
+@pytest.mark.parametrize("kind", [k for k in NO_PEOPLE if k != "mmpose"])
 def test_a_frame_of_nobody_among_others(kind: str) -> None:
-    frames = [POSE, NOBODY[kind], POSE]
+    frames = [POSE, NO_PEOPLE[kind], POSE]
     found = adapt(frames, COCO, [IMAGE] * 3)
     assert [len(k) for k in found.keypoints] == [1, 0, 1]
     new = found.rebuild(found.keypoints)

@@ -71,7 +71,7 @@ def test_the_real_rtmpose(count: int, to_openpose: bool) -> None:
 
 
 def test_the_real_rtmpose_without_detection() -> None:
-    """Nobody found: the whole image is taken for one person; unsure answers are left alone."""
+    """No person found: the whole image is taken for one person; doubtful people are left alone."""
     output = real_rtmpose(np.random.default_rng(0), 17, peak=0.15)(image(), [])
     assert output[0].shape == (1, 17, 2)
     assert_same(StandIn(move=1.0, score=0.75, fill=True)(image(), output), output)

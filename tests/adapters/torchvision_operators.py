@@ -1,6 +1,6 @@
 """torchvision's non-maximum suppression in pure torch, where the built operators cannot be loaded.
 
-PyPI's torchvision is built against a CUDA torch: beside a CPU-only torch its library does not load, and the package
+PyPI's torchvision is built against a CUDA torch: with a CPU-only torch its library does not load, and the package
 does not even import (``operator torchvision::nms does not exist``). ``register()`` defines the operators that the
 import asks for and must come before the first import of torchvision. For RoI align torchvision has a version of its
 own in torch, which it would compile; without a compiler it runs as it stands. Only for tests and demonstrations.

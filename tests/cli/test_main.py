@@ -117,7 +117,7 @@ def test_refine(inside: Path) -> None:
     result = run(REFINE)
     assert result.exit_code == 0, result.output
     assert "4 of 4 people refined" in result.stdout
-    assert result.stderr == ""  # no progress bar where nobody looks
+    assert result.stderr == ""  # no progress bar without a terminal
     assert len(json.loads(Path("refined.json").read_text())) == 4
 
 

@@ -40,7 +40,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     (folder / "sub").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name in ("000000000007.jpg", "000000000009.jpg", "sub/named.png"):
@@ -185,9 +185,7 @@ def test_results_into_a_pipe(tmp_path: Path, images: Path, weights: Path) -> Non
     assert "2 of 2 people refined" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "where", ["/proc/refined.json", "{tmp}/results.json/x", "{tmp}/pictures", "{tmp}/" + "x" * 300]
-)
+@pytest.mark.parametrize("where", ["/proc/refined.json", "{tmp}/results.json/x", "{tmp}/images", "{tmp}/" + "x" * 300])
 def test_what_cannot_be_written_is_told_before_the_work(
     where: str, tmp_path: Path, images: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,11 +80,11 @@ def test_threshold(image: npt.NDArray[np.uint8], poses: npt.NDArray[np.float64])
     np.testing.assert_array_equal(draw(image, poses, threshold=0.39), draw(image, poses))
 
 
-def test_nobody(image: npt.NDArray[np.uint8]) -> None:
-    nobodies: list[Any] = [np.zeros((0, 17, 3)), np.zeros((0, 17, 2)), []]
-    for nobody in nobodies:
-        np.testing.assert_array_equal(draw(image, nobody), image)
-        assert draw_comparison(image, nobody, nobody).shape[0] == 480
+def test_nothing(image: npt.NDArray[np.uint8]) -> None:
+    empty: list[Any] = [np.zeros((0, 17, 3)), np.zeros((0, 17, 2)), []]
+    for nothing in empty:
+        np.testing.assert_array_equal(draw(image, nothing), image)
+        assert draw_comparison(image, nothing, nothing).shape[0] == 480
 
 
 def test_lines_grow_with_the_person() -> None:

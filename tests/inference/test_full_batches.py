@@ -24,7 +24,7 @@ def images(refiner: Refiner, counts: list[int]) -> list[Prepared]:
     pixels = rng.integers(0, 256, (480, 640, 3)).astype(np.uint8)
     poses = [random_poses(rng, count) for count in counts]
     if counts[1]:
-        poses[1][0, :, 2] = 0  # nobody to crop
+        poses[1][0, :, 2] = 0  # no person to crop
     return [refiner.prepare(pixels, p) for p in poses]
 
 

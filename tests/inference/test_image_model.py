@@ -27,7 +27,7 @@ SIMPLE = Normalisation("rgb", (0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:
-    """An image with a spot, and one person's pose around it, every keypoint 9 px beside it."""
+    """An image with a spot, and one person's pose around it, every keypoint 9 px off."""
     image = spot(PLACE, (480, 640), 9.0)
     pose = np.zeros((1, 17, 3), np.float32)
     pose[0, :, :2] = PLACE

@@ -1,4 +1,4 @@
-"""Laws of refining: nobody is lost, nothing is mutated, and the answer does not depend on how one asks."""
+"""Laws of refining: no person is lost, nothing is mutated, and the result does not depend on the way of calling."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def test_wrong_everything_else(refiner: Refiner, scene: tuple[Any, Floats]) -> N
     with pytest.raises(InputError, match="as many images"):
         refiner.refine_batch([image], [keypoints, keypoints])
     with pytest.raises(ImageError):
-        refiner.refine("/no/such/picture.jpg", keypoints)
+        refiner.refine("/no/such/image.jpg", keypoints)
     with pytest.raises(InputError, match="device"):
         Refiner(make_weights(), device="cuda:99")
     with pytest.raises(InputError, match="precision"):
@@ -245,7 +245,7 @@ def test_wrong_everything_else(refiner: Refiner, scene: tuple[Any, Floats]) -> N
 
 @pytest.fixture(scope="module")
 def listener() -> Refiner:
-    """A refiner that hears scores."""
+    """A refiner that uses scores."""
     torch.manual_seed(5)
     weights = make_weights(uses_scores=True)
     for name in ("prior.listen.2.weight", "correction.out.weight"):

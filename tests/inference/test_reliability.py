@@ -1,4 +1,4 @@
-"""Trust in an estimator follows from how often it is beside what the image shows, and from nothing else."""
+"""An estimator's reliability follows from its share of outliers, and from nothing else."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REFERENCE_RATE = 0.55
 
 @pytest.fixture(scope="module")
 def refiner() -> Refiner:
-    """Sure of everything it sees: a random network with loud image logits."""
+    """Confident of everything it sees: a random network with large image logits."""
     weights = make_weights(Calibration(policy="always", reference_outlier_rate=REFERENCE_RATE), pose_entry="correction")
     weights.state["correction.log_gain"] += 6.0
     return Refiner(weights, device="cpu", precision="float32")
@@ -73,7 +73,7 @@ def test_departures_are_counted_where_the_image_is_sure() -> None:
     given = torch.from_numpy(np.array([[[5.5, 6], [10, 15], [4, 4], [18, 20]]])).float()
     valid, std = torch.tensor([[True, True, True, False]]), torch.full((1, 4), 2.0)
     codec = HeatmapCodec(stride=1, offset=0.0)
-    # The first is there, the second 1.5 length scales beside, the third unknown to the image, the last missing.
+    # The first is there, the second 1.5 length scales off, the third unknown to the image, the last missing.
     assert count_outliers(peaks(at), seen(given, valid, std), codec).tolist() == [[2], [1]]
     assert count_outliers(peaks(at), seen(given, valid, 2 * std), codec)[1].tolist() == [0]
 

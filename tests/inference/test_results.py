@@ -70,7 +70,7 @@ def test_same_as_the_refiner_alone(refiner: Refiner, images: Path) -> None:
 
 
 def test_bad_images_and_people_pass_through(refiner: Refiner, images: Path) -> None:
-    (images / "000000000011.jpg").write_bytes(b"not a picture")
+    (images / "000000000011.jpg").write_bytes(b"not an image")
     entries = make_entries([7, 10, 11, 7, 7, 7])
     entries[3]["keypoints"] = [1.0, 2.0]
     entries[4]["keypoints"][5] = "?"
@@ -167,7 +167,7 @@ def test_scores_that_cannot_be_weighed_stay(refiner: Refiner, images: Path, scor
     others = [e["score"] for i, e in enumerate(refined) if i != 1]
     np.testing.assert_allclose(others, [e["score"] for e in expected], atol=2e-5)
     assert min(others) < 0.5  # the repeated one of image 9
-    assert report.lowered == 1  # who has no score lowers nobody
+    assert report.lowered == 1  # a person without score lowers no other
     assert report.odd_scores == {1: repr(score)}
     assert f"1 people with a score that is no number ≥ 0 (it stays):\n  entry 1: {score!r}" in report.summary()
     assert refine_entries(refiner, entries, images, ranking="estimator")[1].odd_scores == {}
@@ -194,7 +194,7 @@ def test_boxes_that_are_none_are_named(refiner: Refiner, images: Path, box: Any)
     assert refine_entries(refiner, entries, images)[1].odd_boxes == {}
 
 
-NOBODY: dict[str, Any] = {
+NOT_A_POSE: dict[str, Any] = {
     "NaN": [float("nan")] * 51,
     "null": [None] * 51,
     "text": ["here"] * 51,
@@ -207,12 +207,12 @@ NOBODY: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", NOBODY)
+@pytest.mark.parametrize("name", NOT_A_POSE)
 def test_one_person_without_keypoints_stops_nobody(name: str, refiner: Refiner, images: Path, tmp_path: Path) -> None:
     """Through the whole command, also where only its image is missing."""
     for image_id in (7, 8):
         entries = make_entries([7, image_id, 9])
-        entries[1]["keypoints"] = NOBODY[name]
+        entries[1]["keypoints"] = NOT_A_POSE[name]
         (tmp_path / "results.json").write_text(json.dumps(entries))
         opened = read_any(tmp_path / "results.json")
         refined, report = refine_entries(refiner, opened.entries, images)

@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 @pytest.fixture(scope="module")
 def refiner() -> Refiner:
-    """An untrained network that hears the pose prior, so that results stay near the input."""
+    """An untrained network that uses the pose prior, so that results stay near the input."""
     return Refiner(make_weights(Calibration(policy="safe")), device="cpu", precision="float32")
 
 

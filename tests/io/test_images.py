@@ -176,7 +176,7 @@ def test_not_finite(bad: float) -> None:
         ([[1, 2], [3, 4]], "got list"),
         (None, "got NoneType"),
         (b"", "empty"),
-        (b"no picture at all", "not an image"),
+        (b"no image at all", "not an image"),
     ],
 )
 def test_what_is_no_image_is_told(source: Any, words: str) -> None:

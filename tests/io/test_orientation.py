@@ -1,4 +1,4 @@
-"""Which way up an image is read: all eight EXIF orientations, four kinds of files, three readers, annotated sizes."""
+"""Which way up an image is read: all eight EXIF orientations, four kinds of files, three readers, recorded sizes."""
 
 from __future__ import annotations
 
@@ -74,19 +74,19 @@ def test_damaged_headers_tell_nothing() -> None:
 
 @pytest.mark.parametrize("upright", [False, True])
 @pytest.mark.parametrize("mode", ["auto", "apply", "ignore"])
-@pytest.mark.parametrize("annotated", [None, "stored", "upright", "half"])
+@pytest.mark.parametrize("recorded", [None, "stored", "upright", "half"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_who_decides(orientation: int, annotated: str | None, mode: str, upright: bool, tmp_path: Path) -> None:
-    """The option; else the annotated size, where it fits one only; else the format. Doubt is told."""
+def test_who_decides(orientation: int, recorded: str | None, mode: str, upright: bool, tmp_path: Path) -> None:
+    """The option; else the recorded size, where it fits one only; else the format. Doubt is told."""
     path = tmp_path / "a.jpg"
     path.write_bytes(encoded("JPEG", orientation))
     sizes = {"stored": (64, 48), "upright": (48, 64) if orientation == 6 else (64, 48), "half": (32, 24)}
-    image, remark = ExifRule(mode, upright).load(path, sizes[annotated] if annotated else (None, None))
-    decides = mode == "auto" and orientation == 6 and annotated in ("stored", "upright")
-    apply = annotated == "upright" if decides else upright if mode == "auto" else mode == "apply"
+    image, remark = ExifRule(mode, upright).load(path, sizes[recorded] if recorded else (None, None))
+    decides = mode == "auto" and orientation == 6 and recorded in ("stored", "upright")
+    apply = recorded == "upright" if decides else upright if mode == "auto" else mode == "apply"
     assert near(image, turn(stored(), orientation) if apply else stored())
     shown = (image.shape[1], image.shape[0])
-    if annotated is not None and sizes[annotated] != shown:
+    if recorded is not None and sizes[recorded] != shown:
         assert remark is not None
         assert "recorded as" in remark
     elif decides and apply != upright:

@@ -25,7 +25,7 @@ COUNTED = [k for k in range(17) if k not in EARS]
 
 
 def annotations(video: int, frames: int = 3, people: int = 2, seed: int = 0) -> dict[str, Any]:
-    """A sequence's annotation file, as the data set's are; the last frame has nobody."""
+    """A sequence's annotation file, as the data set's are; the last frame has no people."""
     rng = np.random.default_rng([seed, video])
     data: dict[str, Any] = {
         "images": [
@@ -141,7 +141,7 @@ def test_results_come_back_whole(truth: Path, found: Path, tmp_path: Path) -> No
 
 
 def test_what_poseval_requires(truth: Path, tmp_path: Path) -> None:
-    """Frames all there and in order, one category 'person' of 17 names, a track id, scores beside [x, y, visible]."""
+    """Frames all there and in order, one category 'person' of 17 names, a track id, scores in a list of their own."""
     pose = np.ones((17, 3))
     pose[3] = (5, 5, 0)
     entry = {"image_id": "10003420001", "keypoints": pose.reshape(-1).tolist(), "score": 0.3}
@@ -252,21 +252,21 @@ def test_perfect_and_absent_results(truth: Path) -> None:
     perfect = {n: d | {"annotations": [p | {"scores": [1.0] * 17} for p in d["annotations"]]}
                for n, d in ground_truth.sequences.items()}  # fmt: skip
     assert evaluate_posetrack(ground_truth, PoseTrack("r", perfect)).mean == pytest.approx(1)
-    nobody = {n: d | {"annotations": []} for n, d in ground_truth.sequences.items()}
-    assert evaluate_posetrack(ground_truth, PoseTrack("r", nobody)).mean == 0
+    no_people = {n: d | {"annotations": []} for n, d in ground_truth.sequences.items()}
+    assert evaluate_posetrack(ground_truth, PoseTrack("r", no_people)).mean == 0
     other = {"x.json": {"images": [{"id": 3}], "annotations": []}}
     with pytest.raises(FileFormatError, match="frame 3 is not among"):
         evaluate_posetrack(ground_truth, PoseTrack("r", other))
     headless = copy.deepcopy(ground_truth.sequences)
     del headless["000342_mpii_test.json"]["annotations"][1]["bbox_head"]  # type: ignore[attr-defined]
     with pytest.raises(FileFormatError, match=r"annotation 1: expected .* as 'bbox_head'"):
-        evaluate_posetrack(PoseTrack("t", headless), PoseTrack("r", nobody))
+        evaluate_posetrack(PoseTrack("t", headless), PoseTrack("r", no_people))
 
 
 def test_ignored_regions_and_empty_frames_do_not_count(truth: Path, found: Path) -> None:
     ground_truth, results_ = read_posetrack(truth), read_posetrack(found)
     free = evaluate_posetrack(ground_truth, results_)
-    # A false person in the frame where nobody is labelled changes nothing.
+    # A false person in the frame where no_people is labelled changes nothing.
     for name, data in ground_truth.sequences.items():
         extra = dict(results_.people[0]) | {"image_id": data["images"][-1]["id"]}
         results_.sequences[name]["annotations"].append(extra)  # type: ignore[index]

@@ -153,11 +153,11 @@ def test_oks_agrees_with_pycocotools(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(oks(points, targets, visible, area, SIGMAS), expected, atol=1e-6)
 
 
-def test_oks_with_nobody() -> None:
-    nobody, nothing = np.zeros((0, 17, 2)), np.zeros((0, 17), bool)
+def test_oks_with_no_people() -> None:
+    no_people, nothing = np.zeros((0, 17, 2)), np.zeros((0, 17), bool)
     someone, all_of_it = np.zeros((2, 17, 2)), np.ones((2, 17), bool)
-    assert oks(nobody, someone, all_of_it, np.ones(2), SIGMAS).shape == (0, 2)
-    assert oks(someone, nobody, nothing, np.ones(0), SIGMAS).shape == (2, 0)
+    assert oks(no_people, someone, all_of_it, np.ones(2), SIGMAS).shape == (0, 2)
+    assert oks(someone, no_people, nothing, np.ones(0), SIGMAS).shape == (2, 0)
 
 
 # ---------------------------------------------------------------- suppression
@@ -227,7 +227,7 @@ def test_duplicate_oks_is_what_nms_goes_by(rng: np.random.Generator) -> None:
     assert len(kept) == 4
 
 
-def test_duplicate_oks_of_nobody_of_points_and_of_keypoints_never_annotated() -> None:
+def test_duplicate_oks_of_no_people_of_points_and_of_keypoints_never_annotated() -> None:
     assert duplicate_oks(np.zeros((0, 17, 2)), np.zeros((0, 17), bool), np.zeros(0), np.zeros(0), SIGMAS).shape == (0,)
     same = np.ones((2, 17, 2))
     nothing = duplicate_oks(same, np.zeros((2, 17), bool), np.ones(2), np.ones(2), SIGMAS)

@@ -149,7 +149,7 @@ def test_a_function_may_answer_tensors_or_arrays(kind: type) -> None:
 
 def test_nobody() -> None:
     def run(crops: torch.Tensor) -> torch.Tensor:
-        raise AssertionError("not for nobody")
+        raise AssertionError("called without people")
 
     assert ImageModel(run).log_maps(torch.zeros(0, 256, 192, 3, dtype=torch.uint8)).shape == (0, 17, 64, 48)
 

@@ -32,7 +32,7 @@ def crowd_of_people(rng: np.random.Generator, images: int) -> dict[str, Any]:
         for _ in range((1, 2, 5)[image % 3]):
             pose = np.concatenate([rng.uniform(0, 1000, (17, 2)), np.full((17, 1), 2)], axis=-1).astype(np.float32)
             pose[rng.permutation(17)[: rng.choice([0, 3, 8, 13], p=[0.3, 0.3, 0.2, 0.2])]] = 0
-            # A box of all has all for other instances; a small area makes errors small beside the distances.
+            # A box of all has all for other instances; a small area makes errors small against the distances.
             person = {"image_id": image, "keypoints": pose.reshape(-1).tolist(), "bbox": [0, 0, 1000, 1000]}
             data["annotations"].append({**person, "area": 400.0, "category_id": 1})
     return data
@@ -86,8 +86,8 @@ def test_measuring_what_was_made_from_a_measurement_gives_it_again(
 def test_few_keypoints_lean_on_the_prior() -> None:
     data = crowd_of_people(np.random.default_rng(2), 300)
     entries = synthetic_results(data, KNOWN, np.random.default_rng(2))
-    nobody = error_rates_from_results(data, [])
-    assert nobody.to_dict() == ErrorRates().to_dict()
+    prior = error_rates_from_results(data, [])
+    assert prior.to_dict() == ErrorRates().to_dict()
     bare = error_rates_from_results(data, entries, strength=0.0).parts["knee"].inversion
     prior = REFERENCE_RATES["knee"].inversion
     gaps = [error_rates_from_results(data, entries, strength=s).parts["knee"].inversion - prior for s in (10, 1e4, 1e9)]

@@ -4,7 +4,7 @@ Both sides' keypoints are classified by the same rule from their distances to th
 points are compared, and then two-sample tests ask whether kinds and radii come from one distribution. Holm's
 procedure keeps the probability of any false alarm among all comparisons together at ``FAMILY_WISE``.
 
-Known departure: the reference reads a right-hand keypoint's mirror after corrupting it, so on those an inversion
+Known difference: the reference reads a right-hand keypoint's mirror after corrupting it, so on those an inversion
 lies elsewhere; there the other kinds are compared among themselves.
 """
 

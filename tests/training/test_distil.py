@@ -171,7 +171,7 @@ def test_configuration_names_what_it_needs(distil: Any, monkeypatch: pytest.Monk
 
 
 class _Teacher:
-    """Sees five keypoints at known places of the first image and nobody in the second."""
+    """Sees five keypoints at known places of the first image and no person in the second."""
 
     def __init__(self, cells: npt.NDArray[np.int64]) -> None:
         self._cells = cells

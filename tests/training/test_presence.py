@@ -1,4 +1,4 @@
-"""Presence: what tells people from poses moved to where nobody is."""
+"""Presence: what distinguishes people from poses moved to empty places."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from posefix.weights.calibration import Calibration
 def observations(separated: float) -> PresenceObservations:
     """200 people and 200 moved poses, whose peaks differ by ``separated``."""
     rng = np.random.default_rng(0)
-    nobody = np.arange(400) >= 200
-    peaks = rng.normal(0, 1, (400, 17)) - separated * nobody[:, None]
-    similarity = rng.uniform(0.7, 1, (400, 17)) * ~nobody[:, None]
-    return PresenceObservations(peaks, np.full((400, 17), 0.85), similarity, np.ones((400, 17), bool), nobody)
+    moved = np.arange(400) >= 200
+    peaks = rng.normal(0, 1, (400, 17)) - separated * moved[:, None]
+    similarity = rng.uniform(0.7, 1, (400, 17)) * ~moved[:, None]
+    return PresenceObservations(peaks, np.full((400, 17), 0.85), similarity, np.ones((400, 17), bool), moved)
 
 
 def test_what_the_peaks_tell_is_learnt() -> None:

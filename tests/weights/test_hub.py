@@ -70,7 +70,7 @@ def refused(environment: dict[str, str], source: str = NAME, **options: Any) -> 
 
 
 def dead(environment: dict[str, str]) -> dict[str, str]:
-    """An address where nobody listens."""
+    """An address without a server."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return {**environment, "HF_ENDPOINT": f"http://127.0.0.1:{free.getsockname()[1]}"}
 

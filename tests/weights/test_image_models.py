@@ -80,7 +80,7 @@ def test_what_a_file_tells_of_itself(tmp_path: Path) -> None:
 def test_a_file_that_does_not_tell_asks(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     path = write_heatmap_onnx(tmp_path / "model.onnx", "udp")
-    with pytest.raises(WeightsError, match="name one of rtmpose, vitpose"):
+    with pytest.raises(WeightsError, match="name one of .*rtmpose, tinypose, vitpose"):
         describe_image_model(path)
     assert describe_image_model(path, "tinypose").config.alignment == "udp"
     other = write_heatmap_onnx(tmp_path / "vitpose-mpii.onnx", "udp", keypoints=16)
@@ -134,7 +134,7 @@ def test_real_tinypose() -> None:
     peak = heatmaps.reshape(4, 17, -1).argmax(-1)
     pixels = np.stack([peak % 48 * 191 / 47, peak // 48 * 255 / 63], -1)
     cells, _ = expected_similarity_argmax(heatmap_probabilities(4 * logs), torch.full((4, 17), 1.0))
-    sure = heatmaps.max((2, 3)) > 0.5
-    distance = np.linalg.norm((cells * 4 + 1.5).numpy() - pixels, axis=-1)[sure]
+    confident = heatmaps.max((2, 3)) > 0.5
+    distance = np.linalg.norm((cells * 4 + 1.5).numpy() - pixels, axis=-1)[confident]
     assert np.median(distance) < 2.0
     assert distance.max() < 8.0

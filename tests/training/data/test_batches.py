@@ -1,4 +1,4 @@
-"""Training samples: what befalls people, poses and crops before the network sees them."""
+"""Training samples: how people, poses and crops are changed before the network sees them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_company_is_painted_where_its_keypoints_are(data: Path) -> None:
     assert np.isfinite(second.ground_truth).all()
     assert not choose_others(people, rows, 0.0, rng).there.any()
     second = replace(second, behind=np.zeros(8, bool))
-    # The first people's crops are black and nobody else's image is: what is not black was painted.
+    # The first people's crops are black and no other person's image is: what is not black was painted.
     crops = np.zeros((8, 64, 64, 3), np.uint8)
     affine = np.tile(np.eye(2, 3) * 0.1, (8, 1, 1))
     model = ModelConfig(input_hw=(64, 64))
