@@ -54,6 +54,11 @@ def test_control_characters_become_escapes() -> None:
         ("https://h/f?X-Amz-Signature=abc&b=1", "https://h/f?X-Amz-Signature=***&b=1"),
         ("https://h/f?a=1&access_token=abc", "https://h/f?a=1&access_token=***"),
         ("with hf_abcdefghijklmnopqrstuv1234", "with hf_***"),
+        ("https://u:p@ss@host/x", "https://***@host/x"),
+        ("https://h/f;sig=abc#access_token=def", "https://h/f;sig=***#access_token=***"),
+        ("https://h/f?key=abc&keypoints=17", "https://h/f?key=***&keypoints=17"),
+        ("Authorization: Bearer abcdef.ghijkl-mn", "Authorization: Bearer ***"),
+        ("https://h/a?mail=a@b", "https://h/a?mail=a@b"),
         ("user/name@v1.0 and https://h/a@b", "user/name@v1.0 and https://h/a@b"),
     ],
 )

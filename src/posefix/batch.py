@@ -43,6 +43,7 @@ from posefix.io.storage import require_pyarrow
 from posefix.keypoints.mapping import share_keypoints
 from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import SKELETONS
+from posefix.messages import shown
 
 Doubles = npt.NDArray[np.float64]
 
@@ -94,11 +95,11 @@ class BatchSettings:
     def __post_init__(self) -> None:
         self.options  # noqa: B018, checks its fields
         if self.ranking not in RANKINGS:
-            raise InputError(f"ranking: expected one of {', '.join(RANKINGS)}, got {self.ranking!r}")
+            raise InputError(f"ranking: expected one of {', '.join(RANKINGS)}, got {shown(self.ranking)}")
         if self.exif not in EXIF_MODES:
-            raise InputError(f"exif: expected one of {', '.join(EXIF_MODES)}, got {self.exif!r}")
+            raise InputError(f"exif: expected one of {', '.join(EXIF_MODES)}, got {shown(self.exif)}")
         if self.skeleton is not None and self.skeleton not in SKELETONS:
-            raise InputError(f"skeleton: expected one of {', '.join(SKELETONS)}, got {self.skeleton!r}")
+            raise InputError(f"skeleton: expected one of {', '.join(SKELETONS)}, got {shown(self.skeleton)}")
 
     @property
     def options(self) -> Options:
@@ -461,5 +462,5 @@ def settings_from(values: dict[str, Any]) -> BatchSettings:
     """
     unknown = sorted(set(values) - {f.name for f in fields(BatchSettings)})
     if unknown:
-        raise InputError(f"unknown setting {unknown[0]!r}; known are {', '.join(asdict(BatchSettings()))}")
+        raise InputError(f"unknown setting {shown(unknown[0])}; known are {', '.join(asdict(BatchSettings()))}")
     return BatchSettings(**values)

@@ -24,6 +24,7 @@ import numpy as np
 from posefix.batch import BatchRefiner, BatchSettings
 from posefix.exceptions import InputError, MissingDependencyError
 from posefix.inference.results import MEASURED
+from posefix.io.json import parse_small_json
 from posefix.io.storage import require_pyarrow
 from posefix.shards.run import Run
 from posefix.shards.tally import Tally
@@ -139,7 +140,7 @@ def refine_parts_on_ray(
     )
     total = Tally()
     for row in done.iter_rows():
-        values = json.loads(row["tally"])
+        values = parse_small_json(row["tally"].encode(), source="a worker's tally")
         distances, errors = np.array(values["distances"], np.int64), tuple(values["errors"])
         tally = Tally(**{**values, "distances": distances, "errors": errors})
         total += tally

@@ -12,14 +12,16 @@ VALUE_LENGTH = 80
 MESSAGE_LENGTH = 2000
 
 #: ``scheme://user:password@``; also a bare token before the @.
-_CREDENTIALS = re.compile(r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/@'\"]+@")
+_CREDENTIALS = re.compile(r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]+:/{1,2})[^\s/?#'\"]+@")
 #: Query parameters that are secrets in signed URLs, and the hub's tokens wherever they stand.
 _SECRETS = re.compile(
-    r"(?P<name>[?&](?:[\w-]*(?:token|signature|secret|password|passwd|credential|api[_-]?key|access[_-]?key)[\w-]*|sig)=)"
-    r"[^&\s'\"]+",
+    r"(?P<name>[?&;#](?:[\w.-]*(?:token|signature|secret|password|passwd|credential|api[_-]?key|access[_-]?key)[\w.-]*"
+    r"|sig|key|pwd|auth)=)"
+    r"[^&;#\s'\"]+",
     re.IGNORECASE,
 )
 _TOKENS = re.compile(r"\bhf_[A-Za-z0-9]{16,}\b")
+_HEADERS = re.compile(r"(?P<name>\b(?:Bearer|Basic)\s+)[A-Za-z0-9+/_.~=-]{8,}")
 #: Categories of characters that a terminal or an editor acts on instead of showing them.
 _ACTING = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
@@ -42,9 +44,9 @@ def shown(value: Any, length: int = VALUE_LENGTH) -> str:
         return f"a number of about {value.bit_length() * 30103 // 100000 + 1} digits"
     try:
         text = repr(value)
-    except (RecursionError, ValueError):  # nested too deeply; an integer of more digits than Python prints
+    except Exception:  # nested too deeply, an integer of more digits than Python prints, somebody's own object
         text = f"<{type(value).__name__}>"
-    text = printable(text)
+    text = printable(re.sub(r"\s*\n\s*", " ", text))  # arrays have several lines
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
@@ -84,10 +86,11 @@ def without_credentials(text: str) -> str:
         text: a message.
     """
     text = _CREDENTIALS.sub(r"\g<scheme>***@", text)
-    return _TOKENS.sub("hf_***", _SECRETS.sub(r"\g<name>***", text))
+    text = _HEADERS.sub(r"\g<name>***", _SECRETS.sub(r"\g<name>***", text))
+    return _TOKENS.sub("hf_***", text)
 
 
 def message(text: str) -> str:
-    """A message as users may see it, whatever was put into it: printable, no credentials, not endless."""
-    text = without_credentials(printable(text))
+    """A message as users may see it, whatever was put into it: one printable line, no credentials, not endless."""
+    text = without_credentials(one_line(text))
     return text if len(text) <= MESSAGE_LENGTH else f"{text[: MESSAGE_LENGTH - 1]}…"

@@ -1,12 +1,17 @@
-"""Torch tensors of any kind as plain ones that numpy can read; torch itself only where it is needed."""
+"""Arrays and tensors that users hand over, as plain ones; torch itself only where it is needed."""
 
 from __future__ import annotations
 
 import sys
+from numbers import Real
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from posefix.exceptions import InputError, MissingDependencyError
+from posefix.messages import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +39,46 @@ def require_torch(what: str) -> ModuleType:
             f"{what} needs torch: pip install torch; without it posefix refines with a model from 'posefix export'"
         ) from error
     return torch
+
+
+def real_array(values: Any, what: str, hint: str = "") -> npt.NDArray[Any]:
+    """Anything array-like as an array of real numbers, in its own type; masked values become NaN.
+
+    >>> real_array([[1, 2], [3, 4]], "points").shape
+    (2, 2)
+
+    Args:
+        values: an array, a tensor of any device and layout, or nested lists.
+        what: named in messages.
+        hint: what to do where rows differ in length, for messages.
+
+    Raises:
+        InputError: rows of different lengths, or values that are no real numbers.
+    """
+    values = [_readable(v, what) for v in values] if isinstance(values, list | tuple) else _readable(values, what)
+    try:
+        array = np.asarray(values)
+        # None, and integers beyond 64 bits.
+        if array.dtype.kind == "O" and array.ndim and all(v is None or isinstance(v, Real) for v in array.flat):
+            array = array.astype(np.float64)
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+        reason = str(error).partition(". The requested")[0]
+        raise InputError(
+            f"{what}: expected rows of equally many numbers, got {shown(values)}: {reason}{hint}"
+        ) from None
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{what}: expected numbers, got {shown(values)} ({array.dtype})")
+    return array
+
+
+def _readable(values: Any, what: str) -> Any:
+    """What numpy reads as it is meant."""
+    if is_tensor(values):
+        values = plain_tensor(values, what)
+        return values.float() if str(values.dtype) == "torch.bfloat16" else values
+    if isinstance(values, np.ma.MaskedArray):
+        return np.ma.filled(values.astype(np.result_type(values.dtype, np.float32)), np.nan)
+    return values
 
 
 def plain_tensor(tensor: Tensor, what: str) -> Tensor:

@@ -200,7 +200,7 @@ def test_bfloat16_is_close(scene: tuple[Any, Floats]) -> None:
         (np.zeros((17, 3)), r"for one person pass keypoints\[None\]"),
         (np.zeros((2, 17, 4)), r"got \(2, 17, 4\)"),
         ([["a"] * 17], "expected numbers"),
-        ([[[1, 2, 3]], [[1, 2]]], "different numbers"),
+        ([[[1, 2, 3]], [[1, 2]]], "equally many numbers"),
         (None, "expected numbers"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,34 @@ def test_own_readme_stays(tmp_path: Path) -> None:
     (tmp_path / CARD_NAME).write_text("mine")
     refiner.save_pretrained(tmp_path)
     assert (tmp_path / CARD_NAME).read_text() == "mine"
+
+
+NASTY = "\x1b[2J<script>x</script> `rm` ![x](http://h/x.png) \u202e https://u:secret@h/ hf_abcdefghijklmnopqrstuv"
+
+
+@pytest.mark.parametrize("key", ["title", "description", "licence", "results", "data", "limits", "citation", "else"])
+def test_what_is_on_record_stays_text(key: str) -> None:
+    for value in (NASTY, [NASTY], {NASTY: NASTY}, [{NASTY: NASTY}], {NASTY: {"a": [NASTY]}}):
+        text = card(**{key: value})
+        assert not [c for c in text if not (c.isprintable() or c == "\n")]
+        body = text.partition(MARKER)[2]
+        own = card().partition(MARKER)[2]
+        assert body.count("<") == own.count("<")
+        assert len(re.findall(r"(?<!\\)`", body)) == len(re.findall(r"(?<!\\)`", own))
+        assert "![" not in body
+        assert "secret" not in text
+        assert "hf_abc" not in text
+
+
+def test_a_recipe_does_not_end_its_block() -> None:
+    text = card(recipe={"a": "x\n```\n<b>", "b": "y\n````\n"})
+    fence = re.findall(r"^(`{3,})yaml$", text, re.M)[0]
+    assert len(fence) == 5
+    assert text.rstrip().endswith("\n" + fence)
+
+
+def test_names_of_keypoints_stay_text() -> None:
+    made = make_weights()
+    names = ("<b>`a`", *made.skeleton.keypoints[1:])
+    skeleton = replace(made.skeleton, keypoints=names, edges=(), unannotated=())
+    assert "in order: &lt;b&gt;\\`a\\`, left_eye" in model_card(replace(made, skeleton=skeleton))

@@ -29,6 +29,7 @@ from posefix.io.packed import STANDARD, read_packed, write_packed
 from posefix.io.posetrack import read_posetrack, write_sequences
 from posefix.keypoints.layouts import columns
 from posefix.keypoints.skeleton import COCO, POSETRACK18, SKELETONS, Skeleton
+from posefix.messages import shown
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _SUFFIX = "_keypoints"
@@ -97,7 +98,7 @@ def read_any(
         >>> opened.write("copy.json", opened.entries)
     """
     if format not in ("auto", *RESULTS_FORMATS):
-        raise InputError(f"format: expected auto, {', '.join(RESULTS_FORMATS)}, got {format!r}")
+        raise InputError(f"format: expected auto, {', '.join(RESULTS_FORMATS)}, got {shown(format)}")
     if os.fspath(path) == STANDARD:
         return _read_data(path, *read_packed(path), skeleton, images, format)
     in_folder = Path(path).is_dir()

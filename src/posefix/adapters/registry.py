@@ -36,6 +36,7 @@ from posefix.adapters.base import Doubles, Extracted, Floats, Images, is_array
 from posefix.exceptions import InputError, PosefixError
 from posefix.keypoints.layouts import columns
 from posefix.keypoints.skeleton import Skeleton
+from posefix.messages import shown
 
 #: ``(output, images, skeleton) → Extracted``.
 Extract = Callable[[Any, Images, Skeleton], Extracted]
@@ -84,6 +85,8 @@ def adapt(output: Any, skeleton: Skeleton, image: Any = None, adapter: Extract |
         InputError: an output of no known kind, or images that are not one per element of it.
         SkeletonError: an output without the skeleton's keypoints.
     """
+    if not (adapter is None or callable(adapter)):
+        raise InputError(f"adapter: expected a function, got {shown(adapter)}")
     given = _images(image, output)
     found = _restricted(_extract(output, given, skeleton, adapter), skeleton)
     images = found.images
@@ -92,14 +95,14 @@ def adapt(output: Any, skeleton: Skeleton, image: Any = None, adapter: Extract |
     elif isinstance(given, Mapping):
         missing = [i for i in found.ids or () if i not in given]
         if found.ids is None or missing:
-            what = f"no image for image {missing[0]!r}" if missing else "images by id, and this output has no ids"
+            what = f"no image for image {shown(missing[0])}" if missing else "images by id, and this output has no ids"
             raise InputError(f"image: expected one image per image of the output, got {what}")
         counts = Counter(found.ids)
         if len(counts) < len(found.ids):
             twice = counts.most_common(1)[0][0]
             raise InputError(
-                f"image: id {twice!r} is that of several images of the output (of several videos or folders?); refine "
-                "one video or folder at a time, or pass a list of images"
+                f"image: id {shown(twice)} is that of several images of the output (of several videos or folders?); "
+                "refine one video or folder at a time, or pass a list of images"
             )
         images = [given[i] for i in found.ids]
     elif given is not None:

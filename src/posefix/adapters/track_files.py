@@ -22,6 +22,7 @@ from posefix.io.coco import Entry
 from posefix.io.json import PathLike, kind_of, read_json, write_json
 from posefix.keypoints.layouts import columns
 from posefix.keypoints.skeleton import COCO, Skeleton
+from posefix.messages import shown
 
 _TABLES: dict[str, Callable[[Path, Skeleton], Tracked]] = {
     "deeplabcut-csv": read_dlc_csv,
@@ -75,7 +76,7 @@ def read_track_file(
         MissingDependencyError: a package that the format needs is not installed.
     """
     if format not in ("auto", *TRACK_FORMATS):
-        raise InputError(f"format: expected auto, {', '.join(TRACK_FORMATS)}, got {format!r}")
+        raise InputError(f"format: expected auto, {', '.join(TRACK_FORMATS)}, got {shown(format)}")
     source = Path(path)
     if not source.exists():
         raise FileFormatError(f"{os.fspath(path)}: no such file or folder")
@@ -142,7 +143,7 @@ def _frame_number(entry: Entry, path: Path) -> int:
         return value
     numbers = re.findall(r"\d+", Path(str(value)).stem)
     if not numbers:
-        raise FileFormatError(f"{path}: expected a frame number in image_id or file_name, got {value!r}")
+        raise FileFormatError(f"{path}: expected a frame number in image_id or file_name, got {shown(value)}")
     return int(numbers[-1])
 
 
@@ -206,6 +207,6 @@ def _read_mmpose(path: Path, skeleton: Skeleton, first_frame: int | None) -> Tra
 def _mmpose_names(data: Any) -> tuple[str, ...] | None:
     """Keypoint names of the demo's ``meta_info``."""
     names = data.get("meta_info", {}).get("keypoint_id2name") if isinstance(data, dict) else None
-    if not isinstance(names, dict) or not all(str(k).isdigit() for k in names):
+    if not isinstance(names, dict) or not all(str(k).isdecimal() for k in names):
         return None
     return tuple(str(names[k]) for k in sorted(names, key=int))

@@ -16,6 +16,7 @@ from posefix.exceptions import InputError, MissingDependencyError
 from posefix.geometry import boxes_around_points
 from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import Skeleton
+from posefix.messages import shown
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def arrange(frame: Ints, ids: Sequence[Hashable | None], poses: Doubles, what: s
     if (counts > 1).any():
         t, n = pairs[counts.argmax()].tolist()
         raise InputError(
-            f"{what}: expected each track id once in a frame, got id {list(order)[n]!r} twice in frame {t}"
+            f"{what}: expected each track id once in a frame, got id {shown(list(order)[n])} twice in frame {t}"
         )
     return Rows(frame, person, list(order), linked)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posefix.cli.options import report_errors
+from posefix.cli.options import report_errors, say
 
 if TYPE_CHECKING:
     from posefix.io.coco import Annotations, Results
@@ -81,7 +81,7 @@ def calibrate(
     temperature = _fit(plain, truth, files, images)
     calibration = replace(chosen, policy=policy, temperature=temperature, margin=(margin,) * len(loaded.skeleton))
     save_weights(weights, replace(loaded, calibration=calibration), half=True)
-    click.echo(f"{weights} written")
+    say(f"{weights} written")
 
 
 def _print_outliers(weights: Weights, truth: Annotations, files: list[Results], images: str) -> None:
@@ -95,7 +95,7 @@ def _print_outliers(weights: Weights, truth: Annotations, files: list[Results], 
     for file in files:
         report = refine_results(refiner, file.entries, images, annotations=truth)[1]
         share = report.outliers / max(report.confident, 1)
-        click.echo(f"{file.source}: outliers {share:.4f} ({report.outliers} of {report.confident} keypoints)")
+        say(f"{file.source}: outliers {share:.4f} ({report.outliers} of {report.confident} keypoints)")
 
 
 def _fit(weights: Weights, truth: Annotations, files: list[Results], images: str) -> tuple[float, ...]:
@@ -108,7 +108,7 @@ def _fit(weights: Weights, truth: Annotations, files: list[Results], images: str
     for name, used in (("before", (1.0,) * len(skeleton)), ("after", temperature)):
         confidence, similarity = predict(seen, codec, skeleton.sigmas, used)
         error = calibration_error(confidence[seen.ground_truth], similarity[seen.ground_truth])
-        click.echo(f"expected calibration error {name}: {error:.4f}")
+        say(f"expected calibration error {name}: {error:.4f}")
     parts = dict(zip(skeleton.parts, temperature, strict=True))
-    click.echo("temperatures: " + ", ".join(f"{part} {value:.2f}" for part, value in parts.items()))
+    say("temperatures: " + ", ".join(f"{part} {value:.2f}" for part, value in parts.items()))
     return temperature

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from posefix.choices import BACKBONES
-from posefix.cli.options import check_output, report_errors, skeleton_named, skeleton_option
+from posefix.cli.options import check_output, report_errors, say, skeleton_named, skeleton_option
+from posefix.messages import shown
 
 if TYPE_CHECKING:
     from posefix.network.config import ModelConfig
@@ -51,7 +52,7 @@ def convert(snapshot: str, out: str, backbone: str | None, input_size: str | Non
     about = _about(Path(snapshot), config)
     save_weights(out, Weights(config, skeleton, PAPER_CALIBRATION, state, about=about))
     height, width = config.input_hw
-    click.echo(f"{out} written: {config.backbone}, {height}x{width}, skeleton {skeleton.name}, {len(state)} tensors")
+    say(f"{out} written: {config.backbone}, {height}x{width}, skeleton {skeleton.name}, {len(state)} tensors")
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -59,7 +60,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
         return None
     found = re.fullmatch(r"(\d+)\s*[x×]\s*(\d+)", text.strip().lower())
     if found is None:
-        raise click.BadParameter(f"expected HEIGHTxWIDTH, as 384x288, got {text!r}", param_hint="--input-size")
+        raise click.BadParameter(f"expected HEIGHTxWIDTH, as 384x288, got {shown(text)}", param_hint="--input-size")
     return int(found[1]), int(found[2])
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from posefix.cli.options import check_output, report_errors, skeleton_named
+from posefix.cli.options import check_output, report_errors, say, skeleton_named
 from posefix.exceptions import FileFormatError, InputError
 from posefix.keypoints.skeleton import COCO, SKELETONS, Skeleton
+from posefix.messages import shown
 
 if TYPE_CHECKING:
     from posefix.io.coco import Annotations, Entry
@@ -48,9 +49,9 @@ def convert_results(results: str, out: str, skeleton_name: str | None, annotatio
     check_output(out)
     to_parquet = out.lower().endswith((".parquet", ".pq"))
     if not to_parquet and not out.lower().endswith(".json"):
-        raise InputError(f"--out: expected a name that ends in .parquet or .json, got {out!r}")
+        raise InputError(f"--out: expected a name that ends in .parquet or .json, got {shown(out)}")
     if is_parquet(results) == to_parquet:
-        raise InputError(f"expected one JSON and one Parquet file, got {results!r} and {out!r}")
+        raise InputError(f"expected one JSON and one Parquet file, got {shown(results)} and {shown(out)}")
     if not to_parquet:
         if skeleton_name or annotations:
             raise InputError("--skeleton and --annotations are for the way to Parquet; JSON results hold no names")
@@ -66,7 +67,7 @@ def convert_results(results: str, out: str, skeleton_name: str | None, annotatio
         change = partial(with_file_name, annotations=named) if named else None
         size = len(skeleton) if skeleton else None
         count = json_to_parquet(results, out, about=about, count=size, change=change)
-    click.echo(f"{out} written: {count} people")
+    say(f"{out} written: {count} people")
 
 
 def skeleton_of(results: str, given: Skeleton | None) -> Skeleton | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posefix.cli.options import check_output, device_option, load_refiner, report_errors, weights_option
+from posefix.cli.options import check_output, device_option, load_refiner, report_errors, say, weights_option
 from posefix.exceptions import InputError
 
 if TYPE_CHECKING:
@@ -49,19 +49,19 @@ def demo(out: str, data: str | None, weights: str | None, device: str) -> None:
     if data and not results:
         raise InputError(f"--data: expected results files {Path(data) / 'results'}/*.json, found none")
     refiner = load_refiner(weights, device)
-    click.echo(repr(refiner))
+    say(repr(refiner))
     scene, refined, image = refine_demo(refiner)
     moved = np.linalg.norm(refined[..., :2] - scene.corrupted[..., :2], axis=-1)[0]
-    click.echo("keypoint          moved by   confidence")
+    say("keypoint          moved by   confidence")
     for index in np.flatnonzero(scene.marked[0, :, 2] > 0):
         name = refiner.skeleton.keypoints[index]
-        click.echo(f"  {name:<15} {moved[index]:6.1f} px   {refined[0, index, 2]:.2f}")
+        say(f"  {name:<15} {moved[index]:6.1f} px   {refined[0, index, 2]:.2f}")
     before, after = (similarity_to_marked(scene, pose) for pose in (scene.corrupted, refined))
-    click.echo(f"mean keypoint similarity to the pose marked by hand: {before:.2f} before, {after:.2f} after")
+    say(f"mean keypoint similarity to the pose marked by hand: {before:.2f} before, {after:.2f} after")
     write_image(out, image)
     if data:
         _real_results(refiner, Path(data), results, Path(out))
-    click.echo(f"before/after image: {Path(out).resolve()}")
+    say(f"before/after image: {Path(out).resolve()}")
     page = str(Path(out).with_suffix(".html"))
     with demo_source(scene, refined) as source:
         write_report(page, source, "posefix demo", [], 1)
@@ -79,9 +79,9 @@ def _real_results(refiner: Refiner, folder: Path, results: list[Path], out: Path
     for path in results:
         entries = read_results(path).entries
         refined, report = refine_entries(refiner, entries, folder / "val", annotations=annotations)
-        click.echo(f"\n{path.name}: {report.summary().splitlines()[0]}")
+        say(f"\n{path.name}: {report.summary().splitlines()[0]}")
         rows = compare(annotations, [entries, refined], refiner.skeleton, names=["before", "after"])
-        click.echo(format_table(rows))
+        say(format_table(rows))
         diagnosis = make_report(annotations, entries, refiner.skeleton, refined=refined)
         source = Source(entries, refined, refiner.skeleton, folder / "val", annotations, diagnosis)
         page = str(out.with_name(f"{out.stem}-{path.stem}.html"))

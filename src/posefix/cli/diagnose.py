@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from posefix.cli.options import RenamedOption, check_output, report_errors, skeleton_named, skeleton_option
+from posefix.cli.options import RenamedOption, check_output, report_errors, say, skeleton_named, skeleton_option
 from posefix.cli.showing import report_option, report_people_option, write_report
 
 
@@ -72,7 +72,7 @@ def diagnose(
     skeleton = skeleton_named(skeleton_name)
     truth = open_annotations(annotations, skeleton)
     report = make_report(truth, results, skeleton, refined=after)
-    click.echo(format_report(report))
+    say(format_report(report))
     if json_path:
         write_json(json_path, to_json(report), indent=2)
     if plot:
@@ -81,7 +81,7 @@ def diagnose(
         from posefix.pose_errors.plots import write_worst_people
 
         written = write_worst_people(truth, report.before, images, draw, after=report.after, most=worst)
-        click.echo(f"\n{len(written)} images written to {draw}")
+        say(f"\n{len(written)} images written to {draw}")
     if report_path:
         from posefix.html_report.people import Source
 

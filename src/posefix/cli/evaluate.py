@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from posefix.cli.options import check_output, report_errors, skeleton_named, skeleton_option
+from posefix.cli.options import check_output, report_errors, say, skeleton_named, skeleton_option
 from posefix.exceptions import InputError
 from posefix.keypoints.skeleton import COCO, CROWDPOSE, MPII, POSETRACK18, Skeleton
 
@@ -65,7 +65,7 @@ def evaluate(
         text = _table(names, figures)
         listed = [{"name": n, **{k: _plain(v) for k, v in f.items()}} for n, f in zip(names, figures, strict=True)]
         data = {"metric": metric, "results": listed}
-    click.echo(text)
+    say(text)
     if json_path:
         write_json(json_path, data, indent=2)
 

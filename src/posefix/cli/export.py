@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from posefix.choices import EXPORT_FORMATS
-from posefix.cli.options import check_output, report_errors, split_revision, weights_option
+from posefix.cli.options import check_output, report_errors, say, split_revision, weights_option
 from posefix.exceptions import WeightsError
 
 
@@ -54,9 +54,9 @@ def export(weights: str | None, file_format: str, half: bool, out: str, limit: f
     loaded = load_weights(source, revision=revision)
     export_model(loaded, out, file_format=file_format, half=half)
     size = sum(p.stat().st_size for p in Path(out).iterdir() if p.is_file())
-    click.echo(f"{out} written: {file_format}, {'float16' if half else 'float32'} parameters, {size / 1e6:.0f} MB")
+    say(f"{out} written: {file_format}, {'float16' if half else 'float32'} parameters, {size / 1e6:.0f} MB")
     parity = check_parity(loaded, out, demo_crops(loaded, np.random.default_rng(0)))
-    click.echo(
+    say(
         f"against torch in float32, {parity.keypoints} keypoints: 99.9 % within {parity.per_mille:.4f} px, "
         f"all within {parity.largest:.4f} px; confidence within {parity.confidence:.1e}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from posefix.cli.options import check_output, report_errors
+from posefix.cli.options import check_output, report_errors, say
 
 
 @click.command("merge-results")
@@ -23,4 +23,4 @@ def merge_results(run: str, out: str) -> None:
     from posefix.shards.merge import merge_parts
 
     check_output(out)
-    click.echo(f"{out} written: {merge_parts(run, out)} people")
+    say(f"{out} written: {merge_parts(run, out)} people")

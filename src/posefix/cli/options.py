@@ -16,8 +16,14 @@ from posefix.exceptions import PosefixError, SkeletonError
 from posefix.io.atomic import check_writable
 from posefix.io.image_names import ALLOW_OUTSIDE
 from posefix.keypoints.skeleton import COCO, SKELETONS, Skeleton
+from posefix.messages import message, printable, shown, without_credentials
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print what may hold names, ids and URLs of files: they do nothing to the terminal, and no password is shown."""
+    click.echo(without_credentials(printable(text)), err=err, nl=nl)
 
 
 def report_errors(command: _F) -> _F:
@@ -36,13 +42,13 @@ def report_errors(command: _F) -> _F:
             raise  # click ends quietly, as when piped into head
         except OSError as error:
             named = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-            raise click.ClickException(f"{named}{error.strerror or error}") from error
+            raise click.ClickException(message(f"{named}{error.strerror or error}")) from error
         except _out_of_memory() as error:
             raise click.ClickException(
                 "the device is out of memory; lower the batch size or use --device cpu"
             ) from error
         except KeyboardInterrupt:
-            click.echo("\nInterrupted.", err=True)
+            say("\nInterrupted.", err=True)
             raise click.exceptions.Exit(130) from None
 
     return wrapper  # type: ignore[return-value]
@@ -113,7 +119,7 @@ class RenamedOption(click.Option):
         super().add_to_parser(parser, ctx)
         for name, new in self.old.items():
             if any(a == name or a.startswith(name + "=") for a in sys.argv[1:]):
-                click.echo(f"warning: {name} is now called {new}", err=True)
+                say(f"warning: {name} is now called {new}", err=True)
 
 
 def skeleton_named(where: str) -> Skeleton:
@@ -131,7 +137,7 @@ def skeleton_named(where: str) -> Skeleton:
     path = Path(where) / "config.json" if Path(where).is_dir() else Path(where)
     if not path.is_file():
         known = ", ".join(SKELETONS)
-        raise SkeletonError(f"skeleton: expected one of {known}, a file or a weights folder, got {where!r}")
+        raise SkeletonError(f"skeleton: expected one of {known}, a file or a weights folder, got {shown(where)}")
     from posefix.training.config import read_yaml  # JSON is YAML
 
     try:

@@ -20,6 +20,7 @@ from posefix.cli.options import (
     device_option,
     load_refiner,
     report_errors,
+    say,
     skeleton_named,
     split_revision,
     threads_option,
@@ -40,7 +41,7 @@ class Ranking(click.Choice[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The ranking of that name."""
         if value == "agreement":
-            click.echo("warning: --ranking agreement is now called pose_consistency", err=True)
+            say("warning: --ranking agreement is now called pose_consistency", err=True)
             value = "pose_consistency"
         return super().convert(value, param, ctx)
 
@@ -280,8 +281,8 @@ def refine(
     opened.write(out, refined)
     # Where the results themselves go to standard output, nothing else does.
     aside = out == STANDARD or (Path(out).exists() and not (Path(out).is_file() or Path(out).is_dir()))
-    click.echo(report.summary(), err=aside)
-    click.echo(f"{out} written: {seconds:.1f} s, {report.refined / max(seconds, 1e-9):.0f} people/s", err=aside)
+    say(report.summary(), err=aside)
+    say(f"{out} written: {seconds:.1f} s, {report.refined / max(seconds, 1e-9):.0f} people/s", err=aside)
     show(
         opened.entries,
         refined,

@@ -14,8 +14,10 @@ import click
 
 import posefix
 from posefix.choices import PART_SIZE
+from posefix.cli.options import say
 from posefix.exceptions import InputError
 from posefix.keypoints.skeleton import SKELETONS
+from posefix.messages import shown
 
 if TYPE_CHECKING:
     from posefix.batch import BatchRefiner, BatchSettings
@@ -129,9 +131,11 @@ def refine_in_parts(
     shard = parse_shard(options.shard) if options.shard else None
     single = out.lower().endswith((".json", ".parquet"))
     if single and shard is not None:
-        raise InputError(f"--shard writes parts: expected a folder as --out, got {out!r}; merge-results joins them")
+        raise InputError(
+            f"--shard writes parts: expected a folder as --out, got {shown(out)}; merge-results joins them"
+        )
     if single and is_uri(out):
-        raise InputError(f"--out: expected a folder for the parts in an object store, got {out!r}")
+        raise InputError(f"--out: expected a folder for the parts in an object store, got {shown(out)}")
     if annotations is not None and is_parquet(results):
         raise InputError("--annotations is for JSON; a Parquet file names its images in the column file_name")
     folder = everywhere(f"{out}.parts" if single else out)
@@ -145,7 +149,7 @@ def refine_in_parts(
     worker = BatchRefiner(settings, refiner=refiner)
     run = open_run(source, folder, settings, worker, part_size=options.part_size, version=posefix.__version__)
     if run.plan.scattered:
-        click.echo(
+        say(
             f"warning: the people of {run.plan.scattered} images do not stand together; sort the file by image, or "
             "every part reads much of it",
             err=True,
@@ -161,19 +165,19 @@ def refine_in_parts(
     with tqdm(total=people, unit="person", disable=None if progress else True) as bar:
         tally = _refine(run, worker, parts, options, bar.update)
     seconds = time.perf_counter() - start
-    click.echo(tally.summary())
+    say(tally.summary())
     if options.engine == "local" and tally.refined:
-        click.echo(f"computed by {refiner.computed_by}")
+        say(f"computed by {refiner.computed_by}")
     if run.reliability.confident:
         r = run.reliability
-        click.echo(reliability_line(r.prior_weight, r.confident, r.outliers))
+        say(reliability_line(r.prior_weight, r.confident, r.outliers))
     if single:
         count = merge_parts(folder, out)
         shutil.rmtree(folder)
-        click.echo(f"{out} written: {count} people, {seconds:.1f} s, {tally.people / max(seconds, 1e-9):.0f} people/s")
+        say(f"{out} written: {count} people, {seconds:.1f} s, {tally.people / max(seconds, 1e-9):.0f} people/s")
     else:
         missing = len(run.missing())
-        click.echo(f"{len(parts)} parts in {folder}: {seconds:.1f} s; {missing} of {run.plan.parts} are still missing")
+        say(f"{len(parts)} parts in {folder}: {seconds:.1f} s; {missing} of {run.plan.parts} are still missing")
     return tally
 
 

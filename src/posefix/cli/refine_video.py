@@ -15,6 +15,7 @@ from posefix.cli.options import (
     device_option,
     load_refiner,
     report_errors,
+    say,
     threads_option,
     weights_option,
 )
@@ -131,31 +132,31 @@ def refine_video(
     opened.write(out, after)
 
     if opened.linked:
-        click.echo(f"people had no ids: {len(opened.ids)} tracks are a tracker's")
+        say(f"people had no ids: {len(opened.ids)} tracks are a tracker's")
     both = present(before.reshape(-1, *before.shape[2:])) & present(after.reshape(-1, *after.shape[2:]))
     moved = np.linalg.norm((after - before)[..., :2], axis=-1).reshape(both.shape)[both]
-    click.echo(f"{len(before)} frames, {len(opened.ids)} people ({opened.format}); {both.sum()} keypoints")
+    say(f"{len(before)} frames, {len(opened.ids)} people ({opened.format}); {both.sum()} keypoints")
     if len(moved):
-        click.echo(
+        say(
             f"moved by {np.median(moved):.1f} px (median); change of speed from frame to frame "
             f"{_restlessness(before):.2f} → {_restlessness(after):.2f} px (median)"
         )
     exchanged = sum(int(p.exchanged.any(-1).sum()) for p in parts)
     filled = sum(int(p.filled.sum()) for p in parts)
-    click.echo(f"left and right exchanged in {exchanged} poses, {filled} keypoints in gaps filled")
-    click.echo(f"computed by {refiner.computed_by}")
-    click.echo(f"{out} written: {seconds:.1f} s, {len(before) / max(seconds, 1e-9):.1f} frames/s")
+    say(f"left and right exchanged in {exchanged} poses, {filled} keypoints in gaps filled")
+    say(f"computed by {refiner.computed_by}")
+    say(f"{out} written: {seconds:.1f} s, {len(before) / max(seconds, 1e-9):.1f} frames/s")
     if video_out:
         shown = compare_frames(read_frames(video), before, after, skeleton=refiner.skeleton)
         write_video(video_out, shown, frame_rate(video) or 25.0)
-        click.echo(f"{video_out} written")
+        say(f"{video_out} written")
     if plot_out:
         names = [n.strip() for n in plot_keypoints.split(",") if n.strip()]
         marks = np.concatenate([p.filled for p in parts]) if parts else None
         plot_tracks(
             plot_out, before, after, skeleton=refiner.skeleton, person=plot_person, keypoints=names, filled=marks
         )
-        click.echo(f"{plot_out} written")
+        say(f"{plot_out} written")
 
 
 def _restlessness(tracks: npt.NDArray[Any]) -> float:

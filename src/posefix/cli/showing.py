@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from posefix.cli.options import say
 from posefix.exceptions import FileFormatError
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def show(
             most=draw_count,
             exif=exif,
         )
-        click.echo(f"{len(written)} images written to {draw}" if written else "no image written: nothing moved")
+        say(f"{len(written)} images written to {draw}" if written else "no image written: nothing moved")
     if report_path:
         from posefix.html_report.people import Source
 
@@ -106,4 +107,4 @@ def write_report(path: str, source: Source, title: str, notes: Sequence[str], mo
     from posefix.html_report.page import write_html_report
 
     shown = write_html_report(path, source, title=title, notes=notes, most=most)
-    click.echo(f"report: {os.path.abspath(path)} (people shown: {shown})")
+    say(f"report: {os.path.abspath(path)} (people shown: {shown})")

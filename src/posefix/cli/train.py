@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from posefix.cli.options import device_option, report_errors
+from posefix.cli.options import device_option, report_errors, say
 from posefix.exceptions import TrainingError
 
 #: Errors in the other processes when one of the group dies.
@@ -52,7 +52,7 @@ def train(config: str | None, example: str | None, resume: bool, device: str) ->
         from posefix.training.example import write_example
 
         written = write_example(example)
-        click.echo(f"{example} written. Next:\n  posefix train {written}\nThe other steps are in {example}/README.md.")
+        say(f"{example} written. Next:\n  posefix train {written}\nThe other steps are in {example}/README.md.")
         return
     if not config:
         raise click.UsageError("Missing argument 'CONFIG'; a project to start from: posefix train --example DIR")
@@ -76,4 +76,4 @@ def train(config: str | None, example: str | None, resume: bool, device: str) ->
     if int(os.environ.get("RANK", "0")) == 0:
         folder = Path(settings.out) / "weights"
         save_weights(folder, finish(network, settings), half=True)
-        click.echo(f"{folder} written")
+        say(f"{folder} written")

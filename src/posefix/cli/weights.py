@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from posefix.choices import ALIGNMENTS, FAMILIES, OUTPUTS
-from posefix.cli.options import check_output, report_errors, split_revision
+from posefix.cli.options import check_output, report_errors, say, split_revision
 from posefix.exceptions import InputError, WeightsError
 from posefix.keypoints.skeleton import SKELETONS
+from posefix.messages import one_line, shown
 
 if TYPE_CHECKING:
     from posefix.weights.hub import Snapshot
@@ -46,8 +46,9 @@ class Stored:
     @property
     def recorded_sha256(self) -> str | None:
         """What ``config.json`` says that it is."""
-        value = json.loads(self.config).get("sha256")
-        return None if value is None else str(value)
+        from posefix.weights.weights import recorded_sha256
+
+        return recorded_sha256(self.config)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -86,7 +87,7 @@ def list_weights() -> None:
             blocks.append(_describe(_read(place)))
         except WeightsError as error:
             blocks.append(f"{place.origin if place else 'embedded'}\n  {error}")
-    click.echo("\n\n".join(blocks))
+    say("\n\n".join(blocks))
 
 
 @weights.command()
@@ -114,7 +115,7 @@ def download(repository: str, revision: str | None, force: bool) -> None:
     _, _, commit = loaded.origin.rpartition("@")
     snapshot = cached(HubSource(name, commit), _NAMES)
     assert snapshot is not None  # it was just read from there
-    click.echo(_describe(_read(snapshot)))
+    say(_describe(_read(snapshot)))
 
 
 @weights.command()
@@ -131,10 +132,10 @@ def verify(where: str | None) -> None:
     """
     stored = _read(_place(where))
     network = stored.weights.build()
-    click.echo(_describe(stored))
+    say(_describe(stored))
     count = sum(p.numel() for p in network.parameters())
     hashes = "the recorded hash" if stored.recorded_sha256 else "no hash on record"
-    click.echo(f"  ok        {count / 1e6:.2f} million parameters, all finite; {hashes}")
+    say(f"  ok        {count / 1e6:.2f} million parameters, all finite; {hashes}")
 
 
 @weights.command()
@@ -153,7 +154,7 @@ def card(where: str | None) -> None:
 
     place = _place(where)
     loaded = _read(place).weights
-    click.echo(model_card(loaded, place.repository) if isinstance(place, Snapshot) else model_card(loaded), nl=False)
+    say(model_card(loaded, place.repository) if isinstance(place, Snapshot) else model_card(loaded), nl=False)
 
 
 @weights.command()
@@ -212,8 +213,8 @@ def build(
     changes: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     if input_size:
         parts = input_size.lower().split("x")
-        if len(parts) != 2 or not all(p.isdigit() for p in parts):
-            raise InputError(f"--input-size: expected HEIGHTxWIDTH, such as 256x192, got {input_size!r}")
+        if len(parts) != 2 or not all(p.isdecimal() for p in parts):
+            raise InputError(f"--input-size: expected HEIGHTxWIDTH, such as 256x192, got {shown(input_size)}")
         changes["input_hw"] = (int(parts[0]), int(parts[1]))
     if channels or mean or std:
         changes["normalisation"] = Normalisation(channels or "rgb", mean or IMAGENET.mean, std or IMAGENET.std)
@@ -224,7 +225,7 @@ def build(
         load_weights(name, revision=revision), describe_image_model(image_model, family, **changes)
     )
     save_with_card(out, built)
-    click.echo(_describe(_read(Path(out))))
+    say(_describe(_read(Path(out))))
 
 
 def _place(where: str | None) -> Path | Snapshot | None:
@@ -273,7 +274,7 @@ def _describe(stored: Stored) -> str:
         "sha256": stored.sha256,
         "folder": stored.where,
     }
-    return "\n".join([weights.origin, *(f"  {name:<9} {value}" for name, value in rows.items())])
+    return "\n".join([weights.origin, *(f"  {name:<9} {one_line(value)}" for name, value in rows.items())])
 
 
 def _eyes(weights: Weights) -> str:

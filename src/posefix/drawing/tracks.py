@@ -17,6 +17,7 @@ from posefix.io.images import Image
 from posefix.io.json import PathLike
 from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import COCO, Skeleton
+from posefix.messages import printable
 
 Floats = npt.NDArray[np.floating]
 
@@ -161,7 +162,8 @@ def plot_tracks(
             if filled is not None and filled[:, person, k].any():
                 rows = filled[:, person, k]
                 plot.plot(time[rows], after[rows, person, k, column], ".", color="#D55E00", label="filled")
-            plot.set_ylabel(f"{name.replace('_', ' ')} {axis}, px", fontsize=8)
+            label = printable(name.replace("_", " "))
+            plot.set_ylabel(f"{label} {axis}, px", fontsize=8, parse_math=False)
     axes[0][0].legend(fontsize=8, loc="best")
     for plot in axes[-1]:
         plot.set_xlabel("frame")

@@ -31,6 +31,7 @@ from posefix.io.coco import (
 )
 from posefix.io.json import PathLike
 from posefix.keypoints.skeleton import COCO, Skeleton
+from posefix.messages import shown
 
 AnnotationSource = Annotations | Mapping[str, Any] | PathLike
 ResultSource = Results | Sequence[Entry] | PathLike
@@ -110,7 +111,7 @@ def compare(
         FileFormatError: as ``evaluate``.
     """
     if isinstance(results, (str, os.PathLike)) or not len(results):
-        raise InputError(f"results: expected a list of at least one results file, got {results!r}")
+        raise InputError(f"results: expected a list of at least one results file, got {shown(results)}")
     labels = _labels(results) if names is None else list(names)
     if len(labels) != len(results):
         raise InputError(f"names: expected {len(results)}, one per results file, got {len(labels)}")
@@ -208,7 +209,7 @@ def _run(truth: Annotations, results: ResultSource, skeleton: Skeleton) -> COCOe
         info = truth.find(entry["image_id"])
         if info is None:
             raise FileFormatError(
-                f"{name}: entry {index}: image_id {entry['image_id']!r} is not among the {len(order)} images of "
+                f"{name}: entry {index}: image_id {shown(entry['image_id'])} is not among the {len(order)} images of "
                 f"{truth.source}; evaluate against the annotations that belong to these results"
             )
         person = {"image_id": number[info.id], "category_id": entry.get("category_id", 1), "score": float(score)}
@@ -217,7 +218,7 @@ def _run(truth: Annotations, results: ResultSource, skeleton: Skeleton) -> COCOe
     if detections and not any(d["category_id"] in categories for d in detections):
         raise FileFormatError(
             f"{name}: expected the annotations' category_id {' or '.join(map(str, categories))}, "
-            f"got {detections[0]['category_id']!r}"
+            f"got {shown(detections[0]['category_id'])}"
         )
     dataset = {"images": [{"id": i} for i in number.values()], "categories": [{"id": c} for c in categories]}
     with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence):

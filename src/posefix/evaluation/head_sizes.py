@@ -10,6 +10,7 @@ import numpy as np
 from posefix.exceptions import FileFormatError
 from posefix.geometry import Doubles
 from posefix.io.json import is_number
+from posefix.messages import shown
 
 #: Head size per diagonal of the head's box (MPII's evaluation code; poseval).
 HEAD_PER_DIAGONAL = 0.6
@@ -26,10 +27,10 @@ def head_sizes(people: Sequence[Mapping[str, Any]], source: str = "annotations")
         box = person.get("bbox_head")
         if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(map(is_number, box)):
             raise FileFormatError(
-                f"{source}: annotation {index}: expected [x, y, width, height] as 'bbox_head', got {box!r}; "
+                f"{source}: annotation {index}: expected [x, y, width, height] as 'bbox_head', got {shown(box)}; "
                 "distances are measured in head sizes"
             )
         sizes[index] = HEAD_PER_DIAGONAL * float(np.hypot(box[2], box[3]))
         if sizes[index] <= 0:
-            raise FileFormatError(f"{source}: annotation {index}: the head's box is empty: {box!r}")
+            raise FileFormatError(f"{source}: annotation {index}: the head's box is empty: {shown(box)}")
     return sizes

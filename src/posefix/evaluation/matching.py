@@ -24,6 +24,7 @@ from posefix.io.coco import (
 from posefix.io.json import PathLike
 from posefix.keypoints.oks import oks
 from posefix.keypoints.skeleton import Skeleton
+from posefix.messages import shown
 
 Indices = npt.NDArray[np.int64]
 AnnotationSource = Annotations | Mapping[str, Any] | PathLike
@@ -125,7 +126,7 @@ def _image(annotations: Annotations, results: Results, index: int) -> Any:
     info = annotations.find(image_id)
     if info is None:
         raise FileFormatError(
-            f"{results.source}: entry {index}: image_id {image_id!r} is not among the {len(annotations.images)} "
+            f"{results.source}: entry {index}: image_id {shown(image_id)} is not among the {len(annotations.images)} "
             f"images of {annotations.source}; diagnose against the annotations that belong to these results"
         )
     return info.id
@@ -146,12 +147,14 @@ def in_order_of(before: Results, after: Results) -> Results:
         place = {str(key): index for index, key in enumerate(new)}
         missing = next((key for key in old if str(key) not in place), None)
         if missing is not None:
-            raise InputError(f"{after.source}: expected the people of {before.source}, id {missing!r} is not there")
+            raise InputError(
+                f"{after.source}: expected the people of {before.source}, id {shown(missing)} is not there"
+            )
         after = Results(after.source, [after.entries[place[str(key)]] for key in old])
     for index, (one, other) in enumerate(zip(before.entries, after.entries, strict=True)):
         if str(one["image_id"]) != str(other["image_id"]):
             raise InputError(
                 f"{after.source}: expected the people of {before.source} in the same order, but person {index} is in "
-                f"image {other['image_id']!r}, not {one['image_id']!r}"
+                f"image {shown(other['image_id'])}, not {shown(one['image_id'])}"
             )
     return after

@@ -23,6 +23,7 @@ from posefix.io.coco import Entry, Results, check_entries, keypoints_of, read_re
 from posefix.io.json import PathLike, is_number, kind_of, read_json, spelled_id
 from posefix.keypoints.poses import labelled, present
 from posefix.keypoints.skeleton import MPII
+from posefix.messages import shown
 
 #: A keypoint counts as found within this many head sizes: the 0.5 of PCKh@0.5.
 THRESHOLD = 0.5
@@ -118,7 +119,7 @@ def _owners(entries: Sequence[Entry], people: Sequence[Mapping[str, Any]], sourc
         place = {p["id"]: i for i, p in enumerate(people)}
         unknown = [e["annotation_id"] for e in entries if e["annotation_id"] not in place]
         if unknown:
-            raise FileFormatError(f"{source}: annotation_id {unknown[0]!r} is not among the annotations")
+            raise FileFormatError(f"{source}: annotation_id {shown(unknown[0])} is not among the annotations")
         return [place[e["annotation_id"]] for e in entries]
     if len(entries) != len(people):
         raise FileFormatError(
@@ -129,7 +130,7 @@ def _owners(entries: Sequence[Entry], people: Sequence[Mapping[str, Any]], sourc
         names = (spelled_id(person["image_id"]), str(person["file_name"]))
         if spelled_id(entry["image_id"]) not in names:
             raise FileFormatError(
-                f"{source}: entry {index} is of image {entry['image_id']!r}, the annotation in its place of "
+                f"{source}: entry {index} is of image {shown(entry['image_id'])}, the annotation in its place of "
                 f"{person['file_name']!r}; give every entry its 'annotation_id'"
             )
     return list(range(len(entries)))

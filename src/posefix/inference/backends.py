@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from posefix.choices import BACKENDS
 from posefix.exceptions import InputError, PosefixError
 from posefix.inference.graph_model import GraphModel, OnnxRuntime, OpenVino, Runtime
+from posefix.messages import shown
 from posefix.tensors import require_torch
 from posefix.weights.weights import Weights
 
@@ -31,13 +32,13 @@ def load_model(weights: Weights, *, backend: str, device: Any, precision: str, t
         MissingDependencyError: the backend is not installed.
         WeightsError: weights that do not fit their configuration.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise InputError(f"precision: expected 'auto', 'float32' or 'bfloat16', got {precision!r}")
+    if not isinstance(backend, str) or backend not in BACKENDS:
+        raise InputError(f"backend: expected one of {', '.join(BACKENDS)}, got {shown(backend)}")
+    if not isinstance(precision, str) or precision not in ("auto", "float32", "bfloat16"):
+        raise InputError(f"precision: expected 'auto', 'float32' or 'bfloat16', got {shown(precision)}")
     if weights.image_model is not None:
         if backend not in ("auto", "torch"):
-            raise InputError(f"backend: weights with an image model run in torch, got {backend!r}; use 'auto'")
+            raise InputError(f"backend: weights with an image model run in torch, got {shown(backend)}; use 'auto'")
         backend = "torch"
     if weights.exported is not None:
         backend = _exported_backend(weights.exported, backend)
@@ -49,7 +50,7 @@ def load_model(weights: Weights, *, backend: str, device: Any, precision: str, t
 
         return TorchModel(weights, device, precision)
     if str(device) not in ("auto", "cpu"):
-        raise InputError(f"device: backend {chosen!r} runs on 'cpu', got {str(device)!r}; use backend='torch'")
+        raise InputError(f"device: backend {chosen!r} runs on 'cpu', got {shown(str(device))}; use backend='torch'")
     try:
         return _graph_model(weights, chosen, precision, threads)
     except PosefixError:
@@ -64,7 +65,7 @@ def _exported_backend(folder: Path, backend: str) -> str:
     openvino = (folder / "network.xml").is_file()
     if backend == "torch" or (openvino and backend == "onnx"):
         can = "openvino" if openvino else "onnx' or 'openvino"
-        raise InputError(f"backend: {folder} is an exported model, expected '{can}', got {backend!r}")
+        raise InputError(f"backend: {folder} is an exported model, expected '{can}', got {shown(backend)}")
     if backend != "auto":
         return backend
     return "openvino" if openvino or importlib.util.find_spec("openvino") else "onnx"

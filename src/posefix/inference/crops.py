@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,11 @@ from posefix.keypoints.oks import AREA_PER_BOX, keypoint_std
 from posefix.keypoints.poses import Poses, framing, read_poses
 from posefix.network.config import ModelConfig
 from posefix.network.inputs import NetworkInput
-from posefix.tensors import plain_tensor
+from posefix.tensors import real_array
 
 Floats = npt.NDArray[np.floating]
+
+logger = logging.getLogger(__name__)
 
 #: Of a keypoint that has a place.
 LEAST_CONFIDENCE = 1e-6
@@ -74,7 +77,7 @@ class Prediction:
     input_confidence: Floats
     presence: Floats
 
-    def take(self, rows: slice) -> Prediction:
+    def take(self, rows: slice | npt.NDArray[np.bool_]) -> Prediction:
         """Some of the people."""
         return Prediction(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
@@ -157,9 +160,11 @@ def _person_boxes(around: npt.NDArray[np.float64], boxes_xyxy: Any) -> npt.NDArr
     """(N, 4) given boxes, else boxes around the valid keypoints; NaN for people with neither."""
     if boxes_xyxy is None:
         return around
-    if hasattr(boxes_xyxy, "detach"):
-        boxes_xyxy = plain_tensor(boxes_xyxy, "boxes_xyxy").double()
-    boxes = np.asarray(boxes_xyxy, np.float64)
+    if isinstance(boxes_xyxy, np.ndarray) and boxes_xyxy.dtype.kind == "O":
+        boxes_xyxy = boxes_xyxy.tolist()
+    if isinstance(boxes_xyxy, list | tuple):
+        boxes_xyxy = [[np.nan] * 4 if box is None else box for box in boxes_xyxy]
+    boxes = real_array(boxes_xyxy, "boxes_xyxy").astype(np.float64)
     if boxes.size == 0 and len(around) == 0:
         return around
     if boxes.shape != around.shape:
@@ -174,6 +179,17 @@ def _person_boxes(around: npt.NDArray[np.float64], boxes_xyxy: Any) -> npt.NDArr
         )
     usable = np.asarray(finite & (boxes[:, 2:] > boxes[:, :2]).all(-1))
     return np.where(usable[:, None], boxes, around)
+
+
+def _finite_only(prepared: Prepared, prediction: Prediction) -> tuple[Prepared, Prediction]:
+    """Without people for whom the network has numbers that are not finite: they stay as they are."""
+    values = (prediction.points, *(v[..., None] for v in (prediction.confidence, prediction.input_confidence)))
+    finite = np.isfinite(np.concatenate([*values, prediction.presence[..., None]], -1)).all((1, 2))
+    if finite.all():
+        return prepared, prediction
+    logger.warning("the network's numbers are not finite for %d people, who stay as they are", (~finite).sum())
+    kept = replace(prepared, rows=prepared.rows[finite], affine=prepared.affine[finite])
+    return kept, prediction.take(finite)
 
 
 def paste_back(
@@ -197,6 +213,7 @@ def paste_back(
     Returns:
         the people in the keypoint set they came in.
     """
+    prepared, prediction = _finite_only(prepared, prediction)
     poses, rows = prepared.poses, prepared.rows
     points = transform_points(invert_affine(prepared.affine), prediction.points)
     valid = np.asarray(poses.valid[rows])

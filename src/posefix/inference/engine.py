@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from posefix.exceptions import InputError
 from posefix.inference.backends import load_model
 from posefix.inference.crops import Prediction, Prepared, Refined, paste_back, prepare
 from posefix.inference.options import Options
@@ -21,6 +22,7 @@ from posefix.io.images import load_image
 from posefix.keypoints.mapping import SharedKeypoints, share_keypoints
 from posefix.keypoints.poses import read_poses
 from posefix.keypoints.skeleton import Skeleton, skeleton_of
+from posefix.messages import shown
 from posefix.network.config import ModelConfig
 from posefix.network.inputs import NetworkInput
 from posefix.weights.hub import upload
@@ -74,6 +76,8 @@ class Engine:
             WeightsError: weights that do not fit their configuration.
         """
         weights = load_weights() if weights is None else weights
+        if not isinstance(weights, Weights):
+            raise InputError(f"weights: expected what load_weights gives, got {shown(weights)}; see from_pretrained")
         weights = weights if image_model is None else with_image_model(weights, image_model)
         self.weights = weights
         self.precision, self.backend = precision, backend

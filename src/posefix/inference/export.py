@@ -17,6 +17,7 @@ from posefix.choices import EXPORT_FORMATS
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
 from posefix.inference.graph_model import PARTS
 from posefix.io.atomic import write_files
+from posefix.messages import shown
 from posefix.network.inputs import NetworkInput
 from posefix.weights.model_card import CARD_NAME, model_card
 from posefix.weights.weights import CONFIG_NAME, EXPORT_FORMAT, Weights
@@ -60,7 +61,7 @@ def export_model(weights: Weights, folder: str | Path, *, file_format: str = "on
         MissingDependencyError: a package for the format is not installed.
     """
     if file_format not in EXPORT_FORMATS:
-        raise InputError(f"file_format: expected one of {', '.join(EXPORT_FORMATS)}, got {file_format!r}")
+        raise InputError(f"file_format: expected one of {', '.join(EXPORT_FORMATS)}, got {shown(file_format)}")
     if weights.image_model is not None:
         raise WeightsError("export: weights with an image model cannot be exported; export the image model by itself")
     if weights.exported is not None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
 from posefix.inference.crops import Prediction
 from posefix.inference.runner import View
+from posefix.messages import shown
 from posefix.network.inputs import NetworkInput
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class GraphModel:
         """Points and confidence."""
         if decoder != self._decoder:
             raise InputError(
-                f"decoder: this network was exported with {self._decoder!r}, got {decoder!r}; use backend='torch'"
+                f"decoder: this network was exported with {self._decoder!r}, got {shown(decoder)}; use backend='torch'"
             )
         values: dict[str, Any] = {"prior_weight": np.asarray(prior_weight, np.float32)}
         for prefix, view in zip(("", "mirrored_"), views, strict=False):
@@ -179,7 +180,7 @@ class OpenVino:
 
     def __init__(self, threads: int, precision: str = "auto") -> None:
         if precision not in ("auto", "float32", "bfloat16"):
-            raise InputError(f"precision: expected 'auto', 'float32' or 'bfloat16', got {precision!r}")
+            raise InputError(f"precision: expected 'auto', 'float32' or 'bfloat16', got {shown(precision)}")
         self._module = _needed("openvino", "openvino")
         self._core = self._module.Core()
         if precision == "auto":

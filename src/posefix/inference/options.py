@@ -10,10 +10,7 @@ from posefix.exceptions import InputError
 from posefix.keypoints.codec import DECODERS
 from posefix.messages import shown
 from posefix.typed import check_fields, check_ranges
-from posefix.weights.calibration import POLICIES
-
-#: Above it the pose alone decides, and beyond 10³⁸ float32 ends.
-MOST_PRIOR_WEIGHT = 1e3
+from posefix.weights.calibration import MOST_PRIOR_WEIGHT, POLICIES
 
 Policy = Literal["safe", "always"]
 Decoder = Literal["expected_similarity", "soft_argmax"]
@@ -55,7 +52,7 @@ class Options:
             if value is not None and (not isinstance(value, str) or value not in known):
                 raise InputError(f"{name}: expected one of {', '.join(known)}, got {shown(value)}")
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise InputError(f"batch_size: expected a positive integer, got {self.batch_size!r}")
+            raise InputError(f"batch_size: expected a positive integer, got {shown(self.batch_size)}")
         check_fields(self, "", InputError)
         if self.prior_weight is not None:
             check_ranges(self, "", InputError, prior_weight=(0.0, MOST_PRIOR_WEIGHT))
@@ -84,7 +81,7 @@ def choose_options(options: Options | None = None, *, trust: float | None = None
     defaults = {f.name: f.default for f in fields(Options)}
     unknown = sorted(set(given) - set(defaults))
     if unknown:
-        raise InputError(f"unknown option {unknown[0]!r}; known are {', '.join(defaults)}")
+        raise InputError(f"unknown option {shown(unknown[0])}; known are {', '.join(defaults)}")
     return replace(options or Options(), **{k: v for k, v in given.items() if v is not defaults[k]})
 
 

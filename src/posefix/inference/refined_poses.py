@@ -15,6 +15,7 @@ from posefix.inference.crops import Prepared, Refined
 from posefix.inference.rescoring import duplicates, person_scores
 from posefix.io.images import Image
 from posefix.keypoints.skeleton import Skeleton
+from posefix.tensors import real_array
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -143,7 +144,7 @@ def make_refined_poses(prepared: Prepared, refined: Refined, scores: Any = None)
     if scores is None:
         known = np.nan_to_num(given[..., 2]) if given.shape[2] == 3 else there.astype(np.float64)
         scores = np.where(there, np.maximum(known, 0.0), 0.0).sum(-1) / np.maximum(there.sum(-1), 1)
-    own = np.asarray(scores, np.float64)
+    own = real_array(scores, "person_scores").astype(np.float64)
     if own.shape != (len(given),):
         raise InputError(f"person_scores: expected ({len(given)},), one per person, got {own.shape}")
     ranked = person_scores(own.tolist(), keypoints[..., 2].mean(-1), refined.pose_consistency, "pose_consistency")

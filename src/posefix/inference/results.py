@@ -33,6 +33,7 @@ from posefix.io.orientation import AUTO, ExifRule
 from posefix.keypoints.mapping import SharedKeypoints, share_keypoints
 from posefix.keypoints.poses import Floats, present
 from posefix.keypoints.skeleton import Skeleton
+from posefix.messages import shown
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def refine_results(
         warn_renamed("ranking 'agreement'", "'pose_consistency'")
         ranking = "pose_consistency"
     if ranking not in RANKINGS:
-        raise InputError(f"ranking: expected one of {', '.join(RANKINGS)}, got {ranking!r}")
+        raise InputError(f"ranking: expected one of {', '.join(RANKINGS)}, got {shown(ranking)}")
     if not Path(images).is_dir():
         raise InputError(f"images: no such folder {str(images)!r}")
     shared = share_keypoints(skeleton or refiner.skeleton, refiner.skeleton)
@@ -142,7 +143,7 @@ def refine_results(
         prior_weight=chosen.prior_weight if refiner.config.pose_prior else None,
         confident=reliability.confident,
         outliers=reliability.outliers,
-        skipped=people.skipped | _without_keypoints(people, done),
+        skipped=people.skipped | _not_refined(people, done),
         odd_scores=odd_scores if ranking in ("pose_consistency", "product") else {},
         odd_boxes=people.odd_boxes,
         odd_images=odd_images,
@@ -232,7 +233,7 @@ class _Done:
 
     def add(self, rows: list[int], prepared: Prepared, result: Refined) -> None:
         self.refined.update(zip(rows, result.keypoints, strict=True))
-        self.touched[[rows[r] for r in prepared.rows]] = True
+        self.touched[[rows[r] for r in prepared.rows if result.confidence[r].any()]] = True
         self.pose_consistency[rows] = result.pose_consistency
 
 
@@ -249,10 +250,11 @@ def _read(
     return _People(entries, poses, skipped, boxes, odd, {i: image_name(entries[i], annotations) for i in poses})
 
 
-def _without_keypoints(people: _People, done: _Done) -> dict[int, str]:
-    """Entries that are poses without any keypoint, so that they have no crop."""
-    why = "no keypoint is there: finite, not at (0, 0), with a score above 0"
-    return {i: why for i in done.refined if not done.touched[i]}
+def _not_refined(people: _People, done: _Done) -> dict[int, str]:
+    """Why poses in readable images could not be refined."""
+    nothing = "no keypoint is there: finite, not at (0, 0), with a score above 0"
+    broken = "the network's numbers for this person are not finite"
+    return {i: broken if present(people.poses[i]).any() else nothing for i in done.refined if not done.touched[i]}
 
 
 def _sample(people: _People) -> Iterator[Unit]:

@@ -18,12 +18,16 @@ from posefix.inference.crops import Prepared, Refined
 from posefix.inference.engine import Engine
 from posefix.inference.options import Options
 from posefix.keypoints.skeleton import Skeleton
+from posefix.messages import shown
 from posefix.tensors import is_tensor
+from posefix.typed import checked
 
 #: People on whom a stream's reliability is measured.
 MEASURED = 256
 #: Images that are held back for it at most.
 HELD_BACK = 512
+#: Threads that may be asked for.
+MOST_WORKERS = 1024
 
 
 def prepare_images(
@@ -42,9 +46,9 @@ def prepare_images(
         raise InputError(f"expected as many images as arrays of keypoints, got {got} and {_count(keypoints)}{hint}")
     if len(images) != _count(keypoints):
         raise InputError(f"expected as many images as arrays of keypoints, got {len(images)} and {_count(keypoints)}")
-    boxes = [None] * len(images) if boxes_xyxy is None else list(boxes_xyxy)
-    if len(boxes) != len(images):
-        raise InputError(f"boxes_xyxy: expected one array or None per image, got {len(boxes)}")
+    boxes = [None] * len(images) if boxes_xyxy is None else boxes_xyxy
+    if isinstance(boxes, str) or _count(boxes) != len(images):
+        raise InputError(f"boxes_xyxy: expected one array or None per image, got {_count(boxes)}")
     shared = refiner.shared(skeleton)
     return (
         refiner.prepare(image, pose, box, color=color, shared=shared)
@@ -53,7 +57,10 @@ def prepare_images(
 
 
 def _count(values: Any) -> Any:
-    return len(values) if hasattr(values, "__len__") else type(values).__name__
+    try:
+        return len(values)
+    except TypeError:
+        return type(values).__name__
 
 
 def as_given(refined: Floats, given: Any) -> Any:
@@ -65,6 +72,7 @@ def prepare_output(
     refiner: Engine, found: Extracted, *, use_boxes: bool, color: str, skeleton: Skeleton | str | None
 ) -> Iterator[Prepared]:
     """The images of an output that show people, each prepared when it is asked for."""
+    use_boxes = checked(use_boxes, bool, "use_boxes", InputError)
     shared = refiner.shared(skeleton)
     for index, keypoints in enumerate(found.keypoints):
         if len(keypoints):
@@ -94,6 +102,12 @@ def stream(
 ) -> Iterator[Any]:
     """``Refiner.refine_stream``; see there."""
     source = refiner.shared(skeleton).source
+    if not 0 <= checked(workers, int, "workers", InputError) <= MOST_WORKERS:
+        raise InputError(f"workers: expected 0…{MOST_WORKERS}, got {shown(workers)}")
+    try:
+        pairs = iter(pairs)
+    except TypeError:
+        raise InputError(f"pairs: expected an iterable of (image, output), got {shown(pairs)}") from None
 
     def prepare(pair: Any) -> tuple[Extracted, list[Prepared]]:
         image, output = pair if isinstance(pair, tuple) and len(pair) == 2 else (None, pair)

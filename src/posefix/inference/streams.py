@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from posefix.exceptions import InputError
+from posefix.messages import shown
 
 _Made = TypeVar("_Made")
 #: Order of a task: those that finish work come before those that begin some, and the end before all.
@@ -46,7 +47,7 @@ def check_threads(threads: int | None) -> int:
     if threads is None:
         return usable_cores()
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
-        raise InputError(f"threads: expected a positive integer, or None for all cores, got {threads!r}")
+        raise InputError(f"threads: expected a positive integer, or None for all cores, got {shown(threads)}")
     return threads
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ from posefix.exceptions import InputError
 from posefix.inference import decoding
 from posefix.inference.crops import Prediction
 from posefix.inference.runner import View
+from posefix.messages import shown
 from posefix.network.devices import autocast_dtype, pick_device
 from posefix.network.inputs import NetworkInput
 from posefix.network.model import RefinementNetwork
@@ -19,6 +22,8 @@ from posefix.weights.weights import Weights, fold_batch_norm
 
 if TYPE_CHECKING:
     from posefix.inference.runner import Counts, Floats
+
+logger = logging.getLogger(__name__)
 
 _CHOICES = {"auto": "auto", "float32": "off", "bfloat16": "on"}
 
@@ -41,10 +46,14 @@ class TorchModel:
 
     def __init__(self, weights: Weights, device: str | torch.device = "auto", precision: str = "auto") -> None:
         if precision not in _CHOICES:
-            raise InputError(f"precision: expected 'auto', 'float32' or 'bfloat16', got {precision!r}")
+            raise InputError(f"precision: expected 'auto', 'float32' or 'bfloat16', got {shown(precision)}")
         self.device = pick_device(device)
         self.network = build_network(weights, self.device, precision)
         self.precision = str(next(self.network.parameters()).dtype).removeprefix("torch.")
+        # oneDNN's bfloat16 layers for CPUs with AMX can give NaN for maps that are one column wide.
+        self._may_fail = self.device.type == "cpu" and self.precision == "bfloat16"
+        self._weights, self._lock = weights, threading.Lock()
+        self._exact: RefinementNetwork | None = None
         self._calibration = weights.calibration
         self._flip_indices = torch.from_numpy(weights.skeleton.flip_indices).to(self.device)
 
@@ -65,9 +74,20 @@ class TorchModel:
     @torch.inference_mode()
     def look(self, inputs: NetworkInput) -> View:
         """Through the network; the maps stay on the device."""
+        given = inputs.to(self.device)
         with torch.autocast(self.device.type, enabled=False):  # the precision is this model's own choice
-            image_logits, peaks = self.network.image_logits_and_peaks(inputs.to(self.device))
+            image_logits, peaks = self.network.image_logits_and_peaks(given)
+            if self._may_fail and not bool(torch.isfinite(image_logits).all()):
+                image_logits, peaks = self._in_float32().image_logits_and_peaks(given)
         return View(image_logits, peaks, inputs.without_crops())
+
+    def _in_float32(self) -> RefinementNetwork:
+        """The same network in the precision that does not fail; made when it is needed first."""
+        with self._lock:
+            if self._exact is None:
+                logger.warning("bfloat16 gave numbers that are not finite on this CPU; float32 is taken where it does")
+                self._exact = build_network(self._weights, self.device, "float32")
+            return self._exact
 
     @torch.inference_mode()
     def count_outliers(self, view: View) -> Counts:

@@ -102,7 +102,7 @@ class Annotations:
         if len(found) > 1:
             listed = ", ".join(repr(i.file_name) for i in found[:3])
             raise FileFormatError(
-                f"{self.source}: image {spelled_id(image_id)!r} may be any of {len(found)} images ({listed}); "
+                f"{self.source}: image {shown(spelled_id(image_id))} may be any of {len(found)} images ({listed}); "
                 "results must name images by id, or by file_name with its folders"
             )
         return found[0] if found else None
@@ -377,7 +377,7 @@ def _images(listed: list[Any], source: str) -> dict[ImageId, ImageInfo]:
         info = ImageInfo(image["id"], str(name) if name else None, width, height)
         if images.setdefault(info.id, info) != info:
             raise FileFormatError(
-                f"{source}: image {index}: id {info.id!r} is also that of {images[info.id].file_name!r}; every image "
-                "needs an id of its own"
+                f"{source}: image {index}: id {shown(info.id)} is also that of {shown(images[info.id].file_name)}; "
+                "every image needs an id of its own"
             )
     return images

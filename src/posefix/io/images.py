@@ -66,8 +66,8 @@ def load_image(
         >>> load_image("photo.jpg").shape
         (480, 640, 3)
     """
-    if color not in ("rgb", "bgr"):
-        raise InputError(f"color: expected 'rgb' or 'bgr', got {color!r}")
+    if not isinstance(color, str) or color not in ("rgb", "bgr"):
+        raise InputError(f"color: expected 'rgb' or 'bgr', got {shown(color)}")
     if isinstance(source, (str, os.PathLike)):
         return _from_file(Path(source), ignore_orientation, _pixel_limit(max_pixels))
     if isinstance(source, (bytes, bytearray, memoryview)):

@@ -6,9 +6,11 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +22,11 @@ from posefix.messages import shown
 
 #: Larger files are refused: what they would take in memory is several times as much.
 MAX_BYTES = 4 * 10**9
+#: Configurations, manifests and what is written about a file: the largest here has 30 kB.
+MAX_SMALL = 10**7
 #: Lists and objects inside each other; the deepest format here has six.
 MAX_DEPTH = 64
+_PART = 2**26
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 #: Where a shell puts the other end of ``|`` and ``<(…)``.
@@ -52,41 +57,62 @@ def read_bytes(path: PathLike, *, max_bytes: int = MAX_BYTES) -> bytes:
         FileFormatError: it is missing, too large, no file or cannot be read.
     """
     source = os.fspath(path)
+    parts, left = [], max_bytes
+    with open_file(path) as stream:
+        if os.fstat(stream.fileno()).st_size <= max_bytes:
+            while left >= 0 and (part := stream.read(min(left + 1, _PART))):
+                parts.append(part)
+                left -= len(part)
+            if left >= 0:
+                return b"".join(parts)
+    raise FileFormatError(f"{source}: expected at most {_size(max_bytes)}; split the file")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:g} GB" if count >= 10**9 else f"{count / 1e6:g} MB"
+
+
+@contextmanager
+def open_file(path: PathLike) -> Iterator[IO[bytes]]:
+    """A regular file for reading; a fault while it is read is one sentence too.
+
+    Raises:
+        FileFormatError: as ``read_bytes``.
+    """
+    source = os.fspath(path)
     try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
             raise FileFormatError(f"{source}: expected a file, got a folder")
-        if not stat.S_ISREG(status.st_mode):
-            if not (stat.S_ISFIFO(status.st_mode) and source.startswith(_STREAMS)):
-                raise FileFormatError(f"{source}: expected a file, got a pipe, socket or device")
-            with Path(path).open("rb") as stream:
-                return stream.read(max_bytes)
-        if status.st_size > max_bytes:
-            raise FileFormatError(
-                f"{source}: expected at most {max_bytes / 1e9:g} GB, got {status.st_size / 1e9:.3g} GB; split the file"
-            )
-        return Path(path).read_bytes()
+        if not (stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and source.startswith(_STREAMS))):
+            raise FileFormatError(f"{source}: expected a file, got a pipe, socket or device")
+        with Path(path).open("rb") as stream:
+            yield stream
     except FileNotFoundError:
         raise FileFormatError(f"{source}: no such file") from None
     except OSError as error:
         raise FileFormatError(f"{source}: cannot be read: {error.strerror}") from None
     except ValueError as error:
-        if isinstance(error, FileFormatError):
+        if isinstance(error, FileFormatError | UnicodeDecodeError):
             raise
         raise FileFormatError(f"{source}: no such file can exist: {error}") from None  # a zero byte, half a character
 
 
-def parse_json(raw: bytes, *, source: str) -> Any:
+def parse_json(raw: bytes, *, source: str, max_bytes: int = MAX_BYTES, unique: bool = False) -> Any:
     """Bytes of UTF-8 JSON → plain data: the one door for JSON, whatever it is of.
 
     Args:
         raw: the text, with or without a byte order mark.
         source: what it is, for messages.
+        max_bytes: more are refused.
+        unique: refuse objects in which a key stands twice; else the last one counts.
 
     Raises:
-        FileFormatError: it is empty, cut short, in another encoding, nested more than ``MAX_DEPTH`` deep, has an
-            integer of thousands of digits, or is not JSON.
+        FileFormatError: it is empty, too large, cut short, in another encoding, nested more than ``MAX_DEPTH`` deep,
+            has an integer of thousands of digits, or is not JSON.
     """
+    if len(raw) > max_bytes:
+        raise FileFormatError(f"{source}: expected at most {_size(max_bytes)} of JSON, got {_size(len(raw))}")
     if not raw.strip():
         raise FileFormatError(f"{source}: the file is empty, expected JSON")
     encoding = json.detect_encoding(raw)
@@ -95,7 +121,7 @@ def parse_json(raw: bytes, *, source: str) -> Any:
     text = ""
     try:
         text = raw.decode("utf-8-sig")
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=partial(_unique, source) if unique else None)
         if _deepest(raw) > MAX_DEPTH and is_deeper(data, MAX_DEPTH):
             raise RecursionError
         return data
@@ -106,10 +132,33 @@ def parse_json(raw: bytes, *, source: str) -> Any:
         cut = end[:1] in ("[", "{") and (error.pos >= len(end) or "Unterminated" in error.msg)
         why = "ends too early; write or download it again" if cut else f"is not JSON: {error}"
         raise FileFormatError(f"{source}: the file {why}") from None
+    except FileFormatError:
+        raise
     except ValueError:  # Python refuses to convert integers of more than some thousand digits
         raise FileFormatError(f"{source}: the file has an integer of thousands of digits, expected a number") from None
     except RecursionError:
         raise FileFormatError(f"{source}: the JSON is nested too deeply, expected at most {MAX_DEPTH} levels") from None
+
+
+def _unique(source: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise FileFormatError(f"{source}: the key {shown(twice)} stands twice in one object")
+    return found
+
+
+def parse_small_json(raw: bytes, *, source: str) -> dict[str, Any]:
+    """The object that a configuration or manifest is: at most ``MAX_SMALL`` bytes, no key twice.
+
+    Raises:
+        FileFormatError: as ``parse_json``, or no object.
+    """
+    data = parse_json(raw, source=source, max_bytes=MAX_SMALL, unique=True)
+    if not isinstance(data, dict):
+        raise FileFormatError(f"{source}: expected an object, got {kind_of(data)}")
+    return data
 
 
 def _deepest(raw: bytes) -> int:

@@ -7,16 +7,17 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import IO, Any
 
 from posefix.exceptions import FileFormatError
 from posefix.io.atomic import new_file
-from posefix.io.json import MAX_DEPTH, PathLike, is_deeper, kind_of
+from posefix.io.json import MAX_DEPTH, PathLike, is_deeper, kind_of, open_file
 from posefix.messages import shown
 
 #: Bytes read at a time.
 _CHUNK = 1 << 20
+#: Characters of one element, or of space between two; a person has some hundred.
+MAX_ELEMENT = 64 * 10**6
 _SPACE = re.compile(r"[ \t\r\n]*")
 _AFTER = re.compile(r"[ \t\r\n]*[,\]]")
 #: A number that is cut off leaves at most two characters unread: "." or "e+".
@@ -38,14 +39,10 @@ def iterate_json_list(path: PathLike) -> Iterator[Any]:
         ...     entry["image_id"]
     """
     try:
-        with Path(path).open("rb") as stream:
+        with open_file(path) as stream:
             yield from _elements(stream, os.fspath(path))
-    except FileNotFoundError:
-        raise FileFormatError(f"{os.fspath(path)}: no such file") from None
     except UnicodeDecodeError:
         raise FileFormatError(f"{os.fspath(path)}: expected JSON text, got binary data") from None
-    except OSError as error:
-        raise FileFormatError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from None
     except RecursionError:
         raise FileFormatError(f"{os.fspath(path)}: the JSON is nested too deeply") from None
 
@@ -57,6 +54,10 @@ def _elements(stream: IO[bytes], source: str) -> Iterator[Any]:
 
     def more() -> None:
         nonlocal buffer, at, ended
+        if len(buffer) - at > MAX_ELEMENT:
+            raise FileFormatError(
+                f"{source}: expected elements of at most {MAX_ELEMENT / 1e6:g} MB, got a larger one (or as much space)"
+            )
         # Doubling: an element longer than the buffer is parsed again only a few times.
         raw = stream.read(max(_CHUNK, len(buffer) - at))
         ended = not raw

@@ -14,6 +14,7 @@ from posefix.choices import EXIF_MODES
 from posefix.exceptions import ImageError, InputError
 from posefix.io.coco import Annotations, Entry
 from posefix.io.images import Image, exif_orientation, load_image, turn
+from posefix.messages import shown
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ExifRule:
 
     def __post_init__(self) -> None:
         if self.mode not in EXIF_MODES:
-            raise InputError(f"exif: expected one of {', '.join(EXIF_MODES)}, got {self.mode!r}")
+            raise InputError(f"exif: expected one of {', '.join(EXIF_MODES)}, got {shown(self.mode)}")
 
     def load_for(self, path: str | Path, entry: Entry, annotations: Annotations | None) -> tuple[Image, str | None]:
         """``load`` for a person of a results file, whose image the annotations may know.

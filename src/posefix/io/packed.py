@@ -16,6 +16,8 @@ from posefix.io.json import MAX_BYTES, PathLike, json_text, parse_json, read_byt
 
 #: A path that means standard input or output.
 STANDARD = "-"
+#: Poses shrink to about a tenth, and all zeros to a few hundredths; a small file that unpacks to gigabytes is refused.
+MAX_RATIO, _SAFE = 200, 10**8
 
 
 def read_packed(path: PathLike, *, max_bytes: int = MAX_BYTES) -> tuple[Any, bool]:
@@ -33,7 +35,9 @@ def read_packed(path: PathLike, *, max_bytes: int = MAX_BYTES) -> tuple[Any, boo
     """
     source = os.fspath(path)
     if source == STANDARD:
-        raw, source = sys.stdin.buffer.read(max_bytes), "standard input"
+        raw, source = sys.stdin.buffer.read(max_bytes + 1), "standard input"
+        if len(raw) > max_bytes:
+            raise FileFormatError(f"{source}: expected at most {max_bytes / 1e9:g} GB; split it")
     else:
         raw = _unpacked(read_bytes(path, max_bytes=max_bytes), source, max_bytes)
     first, _, rest = raw.lstrip().partition(b"\n")
@@ -76,19 +80,25 @@ def write_packed(path: PathLike, data: Any, *, lines: bool = False) -> None:
 
 
 def _unpacked(raw: bytes, source: str, max_bytes: int) -> bytes:
+    if not raw.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+        return raw
+    most = min(max_bytes, max(_SAFE, MAX_RATIO * len(raw)))
     try:
         if raw.startswith(b"\x1f\x8b"):
             with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
-                raw = stream.read(max_bytes + 1)
-        elif raw.startswith(b"PK\x03\x04"):
+                raw = stream.read(most + 1)
+        else:
             with zipfile.ZipFile(io.BytesIO(raw)) as archive:
                 names = [n for n in archive.namelist() if n.lower().endswith((".json", ".ndjson", ".jsonl"))]
                 if len(names) != 1:
                     raise FileFormatError(f"{source}: expected an archive of one JSON file, got {len(names)}")
                 with archive.open(names[0]) as member:
-                    raw = member.read(max_bytes + 1)
+                    raw = member.read(most + 1)
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         raise FileFormatError(f"{source}: the archive is damaged: {error}") from None
-    if len(raw) > max_bytes:
-        raise FileFormatError(f"{source}: expected at most {max_bytes / 1e9:g} GB unpacked; split the file")
+    if len(raw) > most:
+        raise FileFormatError(
+            f"{source}: expected an archive of at most {most / 1e9:g} GB unpacked ({MAX_RATIO} times its size); "
+            "unpack or split it"
+        )
     return raw

@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from posefix.exceptions import FileFormatError
 from posefix.io.coco import Entry
-from posefix.io.json import spelled_id
+from posefix.io.json import parse_small_json, spelled_id
 from posefix.io.storage import require_pyarrow
 
 Doubles = npt.NDArray[np.float64]
@@ -98,13 +98,7 @@ def about_of(schema: Any) -> dict[str, Any]:
     raw = (schema.metadata or {}).get(METADATA_KEY)
     if raw is None:
         return {}
-    try:
-        about = json.loads(raw)
-    except ValueError:
-        about = None
-    if not isinstance(about, dict):
-        raise FileFormatError("the table's metadata 'posefix' is damaged: expected a JSON object")
-    return about
+    return parse_small_json(raw, source="the table's metadata 'posefix'")
 
 
 def entries_to_table(entries: Sequence[Entry], schema: Any, first_row: int = 0) -> Any:
@@ -154,7 +148,7 @@ def table_to_entries(table: Any, *, refined: bool = False) -> list[Entry]:
             if value is None:
                 continue
             if name == "extra":
-                entry.update(json.loads(value))
+                entry.update(parse_small_json(value.encode(), source="the column 'extra'"))
             else:
                 entry[name] = value
     if refined:

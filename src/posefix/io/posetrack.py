@@ -32,6 +32,7 @@ from posefix.io.json import (
 )
 from posefix.keypoints.poses import present, round_present, scored
 from posefix.keypoints.skeleton import POSETRACK18, Skeleton
+from posefix.messages import shown
 
 #: poseval takes track ids below this (it tells sequences apart by adding multiples of it).
 MAX_TRACK_ID = 10_000
@@ -194,7 +195,7 @@ def _check(data: Mapping[str, Any], skeleton: Skeleton | None, source: str) -> N
             raise FileFormatError(f"{source}: annotation {index}: expected an object with 'keypoints'")
         if spelled_id(person.get("image_id")) not in frames:
             got = person.get("image_id")
-            raise FileFormatError(f"{source}: annotation {index}: image_id {got!r} is not among the file's images")
+            raise FileFormatError(f"{source}: annotation {index}: image_id {shown(got)} is not among the file's images")
 
 
 def write_posetrack(folder: PathLike, frames: PoseTrack, entries: Sequence[Entry]) -> list[Path]:
@@ -220,12 +221,12 @@ def write_posetrack(folder: PathLike, frames: PoseTrack, entries: Sequence[Entry
     for index, (entry, pose) in enumerate(zip(entries, poses, strict=True)):
         frame = spelled_id(entry["image_id"])
         if frame not in frames.file_of:
-            raise FileFormatError(f"entries: entry {index}: {frames.source} has no frame {entry['image_id']!r}")
+            raise FileFormatError(f"entries: entry {index}: {frames.source} has no frame {shown(entry['image_id'])}")
         count[frame] = count.get(frame, -1) + 1
         track = entry.get("track_id", count[frame])
         if not isinstance(track, int) or not 0 <= track < MAX_TRACK_ID:
             raise FileFormatError(
-                f"entries: entry {index}: expected a 'track_id' of 0…{MAX_TRACK_ID - 1}, got {track!r}"
+                f"entries: entry {index}: expected a 'track_id' of 0…{MAX_TRACK_ID - 1}, got {shown(track)}"
             )
         by_file[frames.file_of[frame]].append(_person(entry, pose, track))
     category = {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(POSETRACK18.keypoints)}

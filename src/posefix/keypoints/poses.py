@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from posefix.exceptions import InputError
 from posefix.keypoints.skeleton import Skeleton
-from posefix.tensors import plain_tensor
+from posefix.tensors import real_array
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -105,20 +105,12 @@ def read_poses(keypoints: Any, skeleton: Skeleton) -> Poses:
     Raises:
         InputError: another shape, or no numbers.
     """
-    if hasattr(keypoints, "detach"):
-        keypoints = plain_tensor(keypoints, "keypoints")
-        keypoints = keypoints.float() if keypoints.is_floating_point() else keypoints
     count = len(skeleton)
-    try:
-        array = np.asarray(keypoints)
-    except ValueError as error:
-        raise InputError(f"keypoints: people have different numbers of keypoints ({error})") from error
+    array = real_array(keypoints, "keypoints")
     # No people is an empty list or no rows; two people of no keypoints are a mistake.
     if array.size == 0 and (array.ndim < 3 or array.shape[1] in (0, count)) and not array.shape[0]:
         width = array.shape[2] if array.ndim == 3 and array.shape[2] == 2 else 3
         array = np.zeros((0, count, width), np.float32)
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"keypoints: expected numbers, got an array of {array.dtype}")
     if array.ndim != 3 or array.shape[1] != count or array.shape[2] not in (2, 3):
         hint = "; for one person pass keypoints[None]" if array.shape in ((count, 3), (count, 2)) else ""
         raise InputError(

@@ -69,6 +69,9 @@ class Skeleton:
         known = set(self.keypoints)
         if not known:
             raise SkeletonError(f"skeleton {self.name!r}: expected at least one keypoint, got none")
+        for text in (self.name, *self.keypoints):
+            if not text.isprintable():
+                raise SkeletonError(f"skeleton: expected names without control characters, got {shown(text)}")
         if len(self.keypoints) > _MOST_KEYPOINTS:
             raise SkeletonError(
                 f"skeleton {self.name!r}: expected at most {_MOST_KEYPOINTS} keypoints, got {len(self.keypoints)}"
@@ -317,5 +320,5 @@ def skeleton_of(skeleton: Skeleton | str) -> Skeleton:
         return SKELETONS[skeleton]
     except (KeyError, TypeError):
         raise SkeletonError(
-            f"skeleton: expected a Skeleton or one of {', '.join(SKELETONS)}, got {skeleton!r}"
+            f"skeleton: expected a Skeleton or one of {', '.join(SKELETONS)}, got {shown(skeleton)}"
         ) from None

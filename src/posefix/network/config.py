@@ -12,6 +12,7 @@ from posefix.exceptions import WeightsError
 from posefix.geometry import CROP_MARGIN
 from posefix.keypoints.codec import HeatmapCodec
 from posefix.keypoints.skeleton import COCO
+from posefix.messages import shown
 from posefix.typed import check_fields, check_ranges, refuse_unknown
 
 #: Every network here answers at a quarter of its input's resolution.
@@ -35,7 +36,7 @@ class Normalisation:
     def __post_init__(self) -> None:
         check_fields(self, "normalisation.", WeightsError)
         if self.channels not in ("rgb", "bgr"):
-            raise WeightsError(f"normalisation: channels must be 'rgb' or 'bgr', got {self.channels!r}")
+            raise WeightsError(f"normalisation: channels must be 'rgb' or 'bgr', got {shown(self.channels)}")
         check_ranges(self, "normalisation.", WeightsError, mean=(-1e4, 1e4), std=(1e-4, 1e4))
 
 
@@ -89,7 +90,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_fields(self, "model.", WeightsError)
         if self.backbone not in BACKBONES:
-            raise WeightsError(f"model: backbone must be one of {', '.join(BACKBONES)}, got {self.backbone!r}")
+            raise WeightsError(f"model: backbone must be one of {', '.join(BACKBONES)}, got {shown(self.backbone)}")
         if any(s % 32 for s in self.input_hw):
             raise WeightsError(f"model: input_hw must be (height, width), both divisible by 32, got {self.input_hw}")
         # Beyond these nothing was ever trained: a slip of the keyboard, or a file that is to fill the memory.
@@ -106,7 +107,9 @@ class ModelConfig:
             crop_margin=(0.5, 4.0),
         )
         if self.pose_entry not in ("input", "correction", "none"):
-            raise WeightsError(f"model: pose_entry must be 'input', 'correction' or 'none', got {self.pose_entry!r}")
+            raise WeightsError(
+                f"model: pose_entry must be 'input', 'correction' or 'none', got {shown(self.pose_entry)}"
+            )
         if self.pose_entry == "none" and not self.pose_prior:
             raise WeightsError("model: the pose must enter the network (pose_entry) or be its prior (pose_prior)")
         if (self.pose_entry == "input") == (self.backbone == "mobilenet_v2"):
@@ -210,7 +213,7 @@ class ImageModelConfig:
         for name, known in (("output", OUTPUTS), ("alignment", ALIGNMENTS)):
             if getattr(self, name) not in known:
                 raise WeightsError(
-                    f"image model: {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                    f"image model: {name} must be one of {', '.join(known)}, got {shown(getattr(self, name))}"
                 )
         check_ranges(
             self,
@@ -223,7 +226,9 @@ class ImageModelConfig:
             own_weight=(0.0, 1e6),
         )
         if os.path.basename(self.file) != self.file or self.file in (".", ".."):
-            raise WeightsError(f"image model: file must be the name of a file in the weights folder, got {self.file!r}")
+            raise WeightsError(
+                f"image model: file must be a name in the weights folder, got {shown(self.file)}"
+            )
         if any(s % 32 for s in self.input_hw):
             raise WeightsError(
                 f"image model: input_hw must be (height, width), both divisible by 32, got {self.input_hw}"

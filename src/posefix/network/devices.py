@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from posefix.exceptions import InputError
+from posefix.messages import shown
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """``"auto"`` is CUDA, else Apple's MPS, else the CPU; anything else is taken as said.
+    """``"auto"`` is CUDA, else Apple's MPS, else the CPU; anything else is taken as said, if torch can use it here.
 
     Raises:
         InputError: the device does not exist here.
@@ -19,12 +20,31 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         mps = getattr(torch.backends, "mps", None)
         return torch.device("mps" if mps is not None and mps.is_available() else "cpu")
     try:
+        if not isinstance(device, str | torch.device):
+            raise TypeError
         chosen = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device: expected 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps', got {device!r}") from error
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device: {device!r} is not here ({torch.cuda.device_count()} CUDA devices); use 'cpu'")
+    except (RuntimeError, TypeError):
+        raise InputError(
+            f"device: expected 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or another device of torch, got {shown(device)}"
+        ) from None
+    if not _is_here(chosen):
+        raise InputError(f"device: {str(chosen)!r} is not here; use {' or '.join(map(repr, _devices()))}")
     return chosen
+
+
+def _is_here(device: torch.device) -> bool:
+    """Whether torch can put numbers there, and get them back."""
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        return False  # without waking the other ones up
+    try:
+        return torch.zeros(1, device=device).cpu().item() == 0
+    except (RuntimeError, AssertionError, ImportError):  # torch was built without it, or its driver is missing
+        return False
+
+
+def _devices() -> list[str]:
+    """What would be accepted."""
+    return [name for name in ("cuda", "mps", "xpu", "cpu") if _is_here(torch.device(name))]
 
 
 def autocast_dtype(device: torch.device, choice: str = "auto") -> torch.dtype | None:

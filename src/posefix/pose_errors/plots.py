@@ -19,6 +19,7 @@ from posefix.io.image_names import image_path
 from posefix.io.images import Image, load_image
 from posefix.io.json import PathLike
 from posefix.keypoints.poses import scored
+from posefix.messages import printable
 from posefix.pose_errors.diagnosis import KINDS, Diagnosis
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ def plot_shares(before: Diagnosis, path: PathLike, after: Diagnosis | None = Non
         for kind, colour in zip(KINDS, KIND_COLOURS, strict=True):
             label = kind.name.lower() if index == 0 else None
             axes.barh(rows, shares[:, kind], thick, left[:, kind], color=colour, label=label)
-    axes.set_yticks(np.arange(len(names)), names)
+    # Keypoint names are a file's: matplotlib would read formulas between dollar signs.
+    axes.set_yticks(np.arange(len(names)), [printable(n) for n in names], parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     pairs = "" if after is None else "; upper bar before refinement, lower after"

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from posefix.exceptions import InputError
 from posefix.keypoints.oks import similarity_radius
 from posefix.keypoints.skeleton import Skeleton
+from posefix.messages import shown
 from posefix.typed import check_fields
 
 Floats = npt.NDArray[np.floating]
@@ -119,7 +120,7 @@ class ErrorRates:
         try:
             rates = {part: PartRates(**fields) for part, fields in data.items()}
         except (TypeError, AttributeError) as error:
-            raise InputError(f"error rates: expected the form of ErrorRates.to_dict(), got {data!r}") from error
+            raise InputError(f"error rates: expected the form of ErrorRates.to_dict(), got {shown(data)}") from error
         return cls({p: r for p, r in rates.items() if p != "other"}, rates.get("other", _ARM))
 
     def table(self, skeleton: Skeleton, ground_truth_count: npt.NDArray[np.integer], overlap: npt.ArrayLike) -> Floats:

@@ -14,6 +14,7 @@ from posefix.batch import image_of_rows
 from posefix.choices import PART_SIZE
 from posefix.exceptions import InputError
 from posefix.io.parquet_files import PeopleFiles
+from posefix.messages import shown
 
 _KEYS = ("file_name", "image_id", "source", "frame", "score")
 
@@ -128,5 +129,5 @@ def parse_shard(text: str) -> tuple[int, int]:
     """
     index, slash, count = text.partition("/")
     if not slash or not index.isdecimal() or not count.isdecimal() or not 1 <= int(index) <= int(count):
-        raise InputError(f"--shard: expected I/N with 1 ≤ I ≤ N, as 3/40, got {text!r}")
+        raise InputError(f"--shard: expected I/N with 1 ≤ I ≤ N, as 3/40, got {shown(text)}")
     return int(index), int(count)

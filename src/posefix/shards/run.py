@@ -17,10 +17,12 @@ from posefix.choices import PART_SIZE
 from posefix.exceptions import FileFormatError, InputError
 from posefix.inference.reliability import Reliability
 from posefix.inference.results import MEASURED
+from posefix.io.json import parse_small_json
 from posefix.io.parquet import with_about
 from posefix.io.parquet_files import PeopleFiles, table_bytes
 from posefix.io.storage import Storage, require_pyarrow
 from posefix.keypoints.skeleton import SKELETONS
+from posefix.messages import shown
 from posefix.shards.plan import Plan, part_name, plan_parts
 
 #: What the run is called in its folder.
@@ -156,7 +158,7 @@ def _difference(name: str, there: Any, here: Any) -> str:
     if isinstance(there, dict) and isinstance(here, dict):
         name = next((k for k in here if there.get(k) != here[k]), name)
         there, here = there.get(name), here.get(name)
-    return f"{name} was {there!r} and is {here!r}"
+    return f"{name} was {shown(there)} and is {shown(here)}"
 
 
 def parse_run(raw: bytes, out: str) -> dict[str, Any]:
@@ -166,10 +168,10 @@ def parse_run(raw: bytes, out: str) -> dict[str, Any]:
         FileFormatError: it is damaged.
     """
     try:
-        content = json.loads(raw)
+        content = parse_small_json(raw, source=RUN)
         settings_from(content["settings"])
         Reliability(**content["reliability"])
-        return dict(content)
+        return content
     except (ValueError, KeyError, TypeError) as error:
         raise FileFormatError(f"{out}/{RUN}: damaged, or of another version of posefix: {error}") from None
 

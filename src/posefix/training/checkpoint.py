@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from posefix.exceptions import InputError, TrainingError
 from posefix.io.atomic import write_file
+from posefix.io.json import parse_json
 
 
 def save_checkpoint(
@@ -58,7 +59,7 @@ def load_checkpoint(
     """
     try:
         with safe_open(path, framework="pt") as file:
-            facts: dict[str, Any] = json.loads(file.metadata()["facts"])
+            facts: dict[str, Any] = parse_json(file.metadata()["facts"].encode(), source="facts")
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"cannot read the checkpoint {path}: {error}") from error

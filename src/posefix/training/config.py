@@ -328,7 +328,19 @@ class TrainingConfig:
 _T = TypeVar("_T")
 
 #: Of a configuration; the largest here has 3 kB and 150 values.
-_MOST_BYTES, _MOST_VALUES = 10**7, 10**5
+_MOST_BYTES, _MOST_VALUES = 10**6, 10**5
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and no key twice in one mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            what = f"the key {shown(twice)} stands twice"
+            raise yaml.constructor.ConstructorError(problem=what, problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -338,7 +350,7 @@ def read_yaml(path: str | Path) -> Any:
         TrainingError: it cannot be read, is not YAML, or is too large or too deep when its aliases are written out.
     """
     try:
-        data = yaml.safe_load(read_bytes(path, max_bytes=_MOST_BYTES).decode("utf-8-sig"))
+        data = yaml.load(read_bytes(path, max_bytes=_MOST_BYTES).decode("utf-8-sig"), _Loader)
         _count(data, 0, [_MOST_VALUES])
         return data
     except FileFormatError as error:
@@ -346,7 +358,7 @@ def read_yaml(path: str | Path) -> Any:
     except UnicodeDecodeError:
         raise TrainingError(f"{path}: expected YAML in UTF-8, got another encoding or binary data") from None
     except (yaml.YAMLError, ValueError) as error:  # dates that do not exist, integers of thousands of digits
-        raise TrainingError(f"{path} is not YAML: {error}") from error
+        raise TrainingError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
         raise TrainingError(f"{path}: the YAML is nested too deeply or refers to itself") from None
 
@@ -428,7 +440,7 @@ def _with_paths(value: Any, folder: Path, key: str = "") -> Any:
         expanded = os.path.expandvars(os.path.expanduser(value))
         if "$" in expanded:
             name = expanded[expanded.index("$") :].split("/")[0]
-            raise TrainingError(f"{key}: the environment variable {name} of {value!r} is not set")
+            raise TrainingError(f"{key}: the environment variable {name} of {shown(value)} is not set")
         try:
             return str((folder / expanded).resolve())
         except (OSError, ValueError, RuntimeError) as error:  # a zero byte, a name too long, links in a circle
@@ -477,4 +489,4 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise TrainingError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+        raise TrainingError(f"{name}: expected one of {', '.join(known)}, got {shown(value)}")

@@ -54,7 +54,7 @@ def read_frames(source: Any, *, color: str = "rgb") -> Iterator[Image]:
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:
     """``frame2`` before ``frame10``."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path.name)]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def _video_frames(path: Path) -> Iterator[Image]:

@@ -6,6 +6,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from posefix.exceptions import InputError
+from posefix.messages import shown
+from posefix.typed import check_fields, check_ranges
+from posefix.weights.calibration import MOST_PRIOR_WEIGHT
+
+#: Frames, people and threads: more is a slip of the pen.
+_MOST = 10**6
 
 
 @dataclass(frozen=True)
@@ -34,13 +40,12 @@ class VideoOptions:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        for name, least in (("delay", 0), ("max_gap", 0), ("batch_size", 1), ("workers", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-        weight = self.prior_weight
-        if weight is not None and (not isinstance(weight, int | float) or not 0 <= weight < float("inf")):
-            raise InputError(f"prior_weight: expected a number of at least 0, or None to measure it, got {weight!r}")
+        check_fields(self, "", InputError)
+        check_ranges(
+            self, "", InputError, delay=(0, _MOST), max_gap=(0, _MOST), batch_size=(1, _MOST), workers=(1, 1024)
+        )
+        if self.prior_weight is not None:
+            check_ranges(self, "", InputError, prior_weight=(0, MOST_PRIOR_WEIGHT))
 
 
 def make_video_options(**options: Any) -> VideoOptions:
@@ -52,5 +57,5 @@ def make_video_options(**options: Any) -> VideoOptions:
     unknown = sorted(set(options) - {f.name for f in fields(VideoOptions)})
     if unknown:
         known = ", ".join(f.name for f in fields(VideoOptions))
-        raise InputError(f"unknown option {unknown[0]!r}; known are {known}")
+        raise InputError(f"unknown option {shown(unknown[0])}; known are {known}")
     return VideoOptions(**options)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from posefix.exceptions import InputError
 from posefix.keypoints.poses import read_poses
 from posefix.keypoints.skeleton import Skeleton
+from posefix.tensors import real_array
 
 Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating]
@@ -55,10 +56,7 @@ def read_tracks(tracks: Any, skeleton: Skeleton, max_gap: int, *, causal: bool =
     Raises:
         InputError: another shape, or no numbers.
     """
-    try:
-        array = np.asarray(tracks.detach().cpu() if hasattr(tracks, "detach") else tracks)
-    except ValueError as error:
-        raise InputError(f"tracks: frames have different numbers of people ({error}); give NaN rows") from error
+    array = real_array(tracks, "tracks", "; give NaN rows where a frame has fewer people")
     if array.ndim != 4:
         hint = "; for one person's track pass tracks[:, None]" if array.ndim == 3 else ""
         raise InputError(f"tracks: expected (T, N, {len(skeleton)}, 3), frames before people, got {array.shape}{hint}")

@@ -7,10 +7,13 @@ from typing import Any
 
 from posefix.exceptions import WeightsError
 from posefix.keypoints.codec import DECODERS
+from posefix.messages import shown
 from posefix.network.config import renamed
 from posefix.typed import check_fields, check_ranges, refuse_unknown
 
 POLICIES = ("safe", "always")
+#: Above it the pose alone decides, and beyond 10³⁸ float32 ends.
+MOST_PRIOR_WEIGHT = 1e3
 #: Old names of the calibration's keys.
 RENAMED = {"trust": "prior_weight", "usual_departure": "reference_outlier_rate"}
 
@@ -48,9 +51,9 @@ class Calibration:
     def __post_init__(self) -> None:
         check_fields(self, "calibration.", WeightsError)
         if self.decoder not in DECODERS:
-            raise WeightsError(f"calibration: decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r}")
+            raise WeightsError(f"calibration: decoder must be one of {', '.join(DECODERS)}, got {shown(self.decoder)}")
         if self.policy not in POLICIES:
-            raise WeightsError(f"calibration: policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
+            raise WeightsError(f"calibration: policy must be one of {', '.join(POLICIES)}, got {shown(self.policy)}")
         # Wide of everything that was ever measured; beyond, soft-max and prior leave float32's range.
         check_ranges(
             self,
@@ -58,7 +61,7 @@ class Calibration:
             WeightsError,
             temperature=(1e-3, 1e3),
             margin=(0.0, 1.0),
-            prior_weight=(1e-3, 1e3),
+            prior_weight=(1e-3, MOST_PRIOR_WEIGHT),
             reference_outlier_rate=(0.0, 0.999),
             fill_threshold=(0.0, 1.0),
             presence=(-1e3, 1e3),

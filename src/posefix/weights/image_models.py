@@ -6,7 +6,6 @@ What a file does not say of itself is taken from the known family that its outpu
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +16,10 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 
 from posefix.choices import FAMILIES
-from posefix.exceptions import InputError, MissingDependencyError, WeightsError
+from posefix.exceptions import FileFormatError, InputError, MissingDependencyError, WeightsError
+from posefix.io.json import parse_small_json
 from posefix.keypoints.skeleton import COCO, part_name
+from posefix.messages import shown
 from posefix.network.config import ImageModelConfig
 from posefix.weights.calibration import Calibration
 
@@ -138,10 +139,9 @@ def fused_calibration(own: Calibration, config: ImageModelConfig, rows: npt.NDAr
 def is_vitpose_config(content: bytes) -> bool:
     """Whether a config.json is that of a ViTPose of transformers."""
     try:
-        stored = json.loads(content)
-    except ValueError:
+        return parse_small_json(content, source="config.json").get("model_type") == "vitpose"
+    except FileFormatError:
         return False
-    return isinstance(stored, dict) and stored.get("model_type") == "vitpose"
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def describe_image_model(path: str | Path, family: str | None = None, **changes:
     """
     path = Path(path)
     if family is not None and family not in FAMILIES:
-        raise InputError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
+        raise InputError(f"family: expected one of {', '.join(FAMILIES)}, got {shown(family)}")
     if path.is_dir():
         return _describe_transformers(path, changes)
     if not path.is_file():
@@ -209,8 +209,11 @@ def _describe_transformers(folder: Path, changes: dict[str, Any]) -> ImageModelF
         raise WeightsError(f"image model: cannot read config.json of {folder}: {error.strerror}") from error
     if not is_vitpose_config(content):
         raise WeightsError(f"image model: {folder} is no ViTPose of transformers (model_type 'vitpose' in config.json)")
-    backbone = json.loads(content).get("backbone_config") or {}
-    fields = {"input_hw": tuple(backbone.get("image_size", (256, 192))), "file": "vitpose.safetensors", **changes}
+    backbone = parse_small_json(content, source="config.json").get("backbone_config")
+    size = backbone.get("image_size", (256, 192)) if isinstance(backbone, dict) else (256, 192)
+    if not isinstance(size, list | tuple):
+        raise WeightsError(f"image model: {folder}: expected [height, width] as image_size, got {shown(size)}")
+    fields = {"input_hw": tuple(size), "file": "vitpose.safetensors", **changes}
     return ImageModelFile(replace(_CONFIGS["vitpose"], **fields), folder / "model.safetensors")
 
 
@@ -227,7 +230,8 @@ def _transformers_network(path: Path) -> Callable[[Tensor], Any]:
 
     transformers = _optional("transformers", "transformers")
     try:
-        config = transformers.VitPoseConfig.from_dict(json.loads(_partner(path).read_bytes()))
+        stored = parse_small_json(_partner(path).read_bytes(), source=_partner(path).name)
+        config = transformers.VitPoseConfig.from_dict(stored)
         # From these two files alone: no hub, no pickle, no code from elsewhere.
         network, report = transformers.VitPoseForPoseEstimation.from_pretrained(
             None, config=config, state_dict=load_file(path), output_loading_info=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 
 from posefix.io.atomic import write_files
+from posefix.messages import printable, without_credentials
 from posefix.weights.weights import Weights, weights_files
 
 CARD_NAME = "README.md"
@@ -23,6 +25,9 @@ _LICENCES = (
 )
 _TAGS = ("pose-estimation", "pose-refinement", "human-pose", "keypoints")
 _OWN_PLACE = ("title", "description", "licence", "license", "results", "data", "limits", "citation", "recipe")
+
+
+_MARKUP = str.maketrans({"<": "&lt;", ">": "&gt;", "`": "\\`"})
 
 
 def licence(weights: Weights) -> str:
@@ -46,12 +51,12 @@ def model_card(weights: Weights, repository: str = "USER/NAME") -> str:
     title = about.get("title") or f"posefix {weights.config.backbone} {height}x{width}, {weights.skeleton.name}"
     parts = [_front_matter(weights), MARKER, f"# {_line(title)}"]
     parts.append(
-        str(about.get("description", "")).strip()
+        _text(about.get("description") or "")
         or "Refines the keypoints of any 2D human pose estimator: image and keypoints in, better keypoints out "
         "([PoseFix](https://arxiv.org/abs/1812.03595), CVPR 2019, and beyond)."
     )
     parts += ["## Use", _usage(repository), "## Model", _model(weights)]
-    parts += [f"Keypoints, in order: {', '.join(weights.skeleton.keypoints)}."]
+    parts += [f"Keypoints, in order: {', '.join(map(_line, weights.skeleton.keypoints))}."]
     parts += _section("Results", about.get("results"), "No results are on record.")
     parts += _section("Data", about.get("data"), "No data are on record.")
     parts += _section("Limits", about.get("limits"))
@@ -60,8 +65,9 @@ def model_card(weights: Weights, repository: str = "USER/NAME") -> str:
     parts += _section("Also on record", {k: v for k, v in about.items() if k not in _OWN_PLACE})
     if about.get("recipe"):
         recipe = yaml.safe_dump(_plain(about["recipe"]), sort_keys=False, allow_unicode=True)
-        parts += ["## Recipe", f"```yaml\n{recipe}```"]
-    return "\n\n".join(parts) + "\n"
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", recipe)), default=0))
+        parts += ["## Recipe", f"{fence}yaml\n{printable(recipe)}{fence}"]
+    return without_credentials("\n\n".join(parts) + "\n")
 
 
 def save_with_card(folder: str | Path, weights: Weights) -> None:
@@ -82,7 +88,7 @@ def _front_matter(weights: Weights) -> str:
     known = name.lower() in _LICENCES
     data: dict[str, Any] = {"license": name.lower() if known else "other"}
     if not known:
-        data["license_name"] = _line(name)
+        data["license_name"] = " ".join(printable(name).split())
     data["library_name"] = "posefix"
     data["pipeline_tag"] = "keypoint-detection"
     data["tags"] = ["posefix", *_TAGS, weights.skeleton.name]
@@ -129,7 +135,7 @@ def _render(content: Any) -> str:
             columns = list(dict.fromkeys(key for row in content for key in row))
             return _table(columns, ([row.get(c, "") for c in columns] for row in content))
         return "\n".join(f"- {_table_cell(item)}" for item in content)
-    return str(content).strip()
+    return _text(content)
 
 
 def _table(columns: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
@@ -147,7 +153,12 @@ def _table_cell(value: Any) -> str:
 
 
 def _line(value: Any) -> str:
-    return " ".join(str(value).split())
+    return " ".join(_text(value).split())
+
+
+def _text(value: Any) -> str:
+    """What is on record as text that stays text: no HTML, no code that begins or ends, no images from elsewhere."""
+    return printable(str(value)).strip().translate(_MARKUP).replace("![", "!\\[")
 
 
 def _plain(value: Any) -> Any:

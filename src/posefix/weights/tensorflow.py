@@ -21,6 +21,7 @@ from torch import Tensor
 from posefix.choices import BACKBONES
 from posefix.exceptions import MissingDependencyError, SkeletonError, WeightsError
 from posefix.keypoints.skeleton import Skeleton
+from posefix.messages import shown
 from posefix.network.config import ModelConfig
 from posefix.network.resnet import DEPTHS, FEATURES
 
@@ -132,7 +133,7 @@ def variables_to_state(variables: Variables, config: ModelConfig) -> dict[str, T
         WeightsError: names every variable that is missing, too much, or of another shape.
     """
     if config.backbone not in DEPTHS:
-        raise WeightsError(f"backbone: only the paper's networks can be converted, got {config.backbone!r}")
+        raise WeightsError(f"backbone: only the paper's networks can be converted, got {shown(config.backbone)}")
     entries = list(_entries(config))
     expected = {e.variable for e in entries}
     given = {name: v for name, v in variables.items() if not _belongs_to_training(name, np.shape(v))}

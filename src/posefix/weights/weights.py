@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from posefix.exceptions import InputError, SkeletonError, WeightsError
+from posefix.exceptions import FileFormatError, InputError, SkeletonError, WeightsError
 from posefix.io.atomic import read_file, write_files
+from posefix.io.json import parse_small_json
 from posefix.keypoints.skeleton import Skeleton
+from posefix.messages import shown
 from posefix.network.config import HEATMAP_OFFSET, ImageModelConfig, ModelConfig
 from posefix.tensors import require_torch
 from posefix.weights.calibration import Calibration
@@ -251,6 +254,8 @@ def load_weights(
         folder = embedded_folder()
         config, tensors = (_read((folder / n).read_bytes, n, "the package") for n in (CONFIG_NAME, WEIGHTS_NAME))
         return _parse(config, tensors, "embedded")
+    if not isinstance(source, str | os.PathLike):
+        raise WeightsError(f"weights: expected a folder, a file or a hub repository, got {shown(source)}")
     path = Path(source).expanduser()
     if path.suffix in SUFFIXES and (path.is_file() or len(path.parts) != 2):
         return with_image_model(load_weights(), describe_image_model(path, family))
@@ -339,7 +344,7 @@ def _image_model_of(data: dict[str, Any], folder: Path | None) -> ImageModelFile
         return None
     config = ImageModelConfig.from_dict(data["image_model"])
     if folder is None or not re.fullmatch(r"\w[\w.-]*", config.file):
-        raise WeightsError(f"weights: image_model.file must be a name in the weights' folder, got {config.file!r}")
+        raise WeightsError(f"weights: image_model.file must be a name in the weights' folder, got {shown(config.file)}")
     return ImageModelFile(config, folder / config.file)
 
 
@@ -347,10 +352,10 @@ def _exported(path: Path) -> Weights | None:
     """The weights of an exported model; None for a folder with other ones."""
     content = _read(partial(read_file, path, CONFIG_NAME), CONFIG_NAME, str(path))
     try:
-        data = json.loads(content)
-    except (ValueError, RecursionError):
+        data = parse_small_json(content, source=CONFIG_NAME)
+    except FileFormatError:
         return None  # the reader of weights says so
-    if not isinstance(data, dict) or data.get("format") != EXPORT_FORMAT:
+    if data.get("format") != EXPORT_FORMAT:
         return None
     return replace(_weights_of(data, {}, str(path), None), exported=path)
 
@@ -367,10 +372,9 @@ def _read(read: Callable[[], bytes], name: str, where: str) -> bytes:
 def recorded_sha256(config: bytes) -> str | None:
     """The hash of the tensors that a configuration has on record; None where it has none or cannot be read."""
     try:
-        data = json.loads(config)
-    except (ValueError, RecursionError):
+        found = parse_small_json(config, source=CONFIG_NAME).get("sha256")
+    except FileFormatError:
         return None
-    found = data.get("sha256") if isinstance(data, dict) else None
     return found.lower() if isinstance(found, str) else None
 
 
@@ -388,10 +392,10 @@ def check_finite(state: Mapping[str, Tensor], what: str) -> None:
 
 def _parse_config(content: bytes, origin: str) -> dict[str, Any]:
     try:
-        data = json.loads(content)
-    except ValueError as error:
-        raise WeightsError(f"weights {origin}: {CONFIG_NAME} is not JSON: {error}") from error
-    if not isinstance(data, dict) or data.get("format") != _FORMAT:
+        data = parse_small_json(content, source=CONFIG_NAME)
+    except FileFormatError as error:
+        raise WeightsError(f"weights {origin}: {error}") from error
+    if data.get("format") != _FORMAT:
         raise WeightsError(
             f"weights {origin}: {CONFIG_NAME} is not posefix's (expected format {_FORMAT!r}); name weights that "
             "posefix wrote"
