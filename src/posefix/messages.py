@@ -44,7 +44,7 @@ def shown(value: Any, length: int = VALUE_LENGTH) -> str:
         return f"a number of about {value.bit_length() * 30103 // 100000 + 1} digits"
     try:
         text = repr(value)
-    except Exception:  # nested too deeply, an integer of more digits than Python prints, somebody's own object
+    except Exception:  # nested too deeply, an integer of more digits than Python prints, an object of another package
         text = f"<{type(value).__name__}>"
     text = printable(re.sub(r"\s*\n\s*", " ", text))  # arrays have several lines
     return text if len(text) <= length else f"{text[: length - 1]}…"

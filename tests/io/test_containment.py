@@ -89,5 +89,5 @@ def test_refine(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../x.onnx", "/x.onnx", "a/x.onnx", ".."])
 def test_weights_name_files_of_their_own_folder(name: str) -> None:
-    with pytest.raises(WeightsError, match="file must be the name of a file in the weights folder"):
+    with pytest.raises(WeightsError, match="file must be a name in the weights folder"):
         ImageModelConfig(file=name)

@@ -77,7 +77,7 @@ class Prediction:
     input_confidence: Floats
     presence: Floats
 
-    def take(self, rows: slice | npt.NDArray[np.bool_]) -> Prediction:
+    def take(self, rows: slice | npt.NDArray[np.int64]) -> Prediction:
         """Some of the people."""
         return Prediction(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
@@ -188,8 +188,11 @@ def _finite_only(prepared: Prepared, prediction: Prediction) -> tuple[Prepared, 
     if finite.all():
         return prepared, prediction
     logger.warning("the network's numbers are not finite for %d people, who stay as they are", (~finite).sum())
-    kept = replace(prepared, rows=prepared.rows[finite], affine=prepared.affine[finite])
-    return kept, prediction.take(finite)
+    rows = np.flatnonzero(finite)
+    inputs = prepared.inputs.take(rows)
+    return replace(prepared, rows=prepared.rows[rows], affine=prepared.affine[rows], inputs=inputs), prediction.take(
+        rows
+    )
 
 
 def paste_back(

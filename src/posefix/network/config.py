@@ -226,9 +226,7 @@ class ImageModelConfig:
             own_weight=(0.0, 1e6),
         )
         if os.path.basename(self.file) != self.file or self.file in (".", ".."):
-            raise WeightsError(
-                f"image model: file must be a name in the weights folder, got {shown(self.file)}"
-            )
+            raise WeightsError(f"image model: file must be a name in the weights folder, got {shown(self.file)}")
         if any(s % 32 for s in self.input_hw):
             raise WeightsError(
                 f"image model: input_hw must be (height, width), both divisible by 32, got {self.input_hw}"
