@@ -4,7 +4,7 @@
     blaze/bin/python tools/estimate_blazepose.py ANNOTATIONS.json IMAGES_DIR RESULTS.json OUT.json
     python benchmarks/accuracy.py ../shared/data/coco --only main --print --results OUT.json
 
-One square crop around each of RESULTS' people, pose_landmark_full; who has no landmarks is left out. Writes COCO
+One square crop around each of RESULTS' people, pose_landmark_full; people without landmarks are left out. Writes COCO
 results: the 17 of 33 landmarks that COCO has too, visibility as their score; mean visibility times RESULTS' score for
 the person.
 """

@@ -6,8 +6,8 @@
     refined = refine(table)                # pyarrow Table, pandas DataFrame or list of dicts; the same kind comes back
 
 Every person keeps its row, and four columns are set: ``refined_keypoints``, ``refined_score``, ``status`` and
-``error`` (see ``posefix.io.parquet``). An image that cannot be read, or a person that is no pose, is told in its rows
-and stops nothing. Only faults of the machine (no memory, a lost device) are raised: another process can redo them.
+``error`` (see ``posefix.io.parquet``). An image that cannot be read, or a person that is no pose, is reported in its
+rows and stops nothing. Only faults of the machine (no memory, a lost device) are raised: another process can redo them.
 
 Results do not depend on how rows were put together, to the last bit, as long as all people of an image are in one
 call: soft NMS compares them. The estimator's reliability belongs to the whole input: measure it once

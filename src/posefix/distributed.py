@@ -9,7 +9,7 @@
     refined.write_parquet("s3://bucket/refined/")
 
 Every actor loads the weights once. An actor or a machine that dies is replaced and its work done again; an image that
-cannot be read is told in its rows. See ``posefix.batch`` for the rows.
+cannot be read is reported in its rows. See ``posefix.batch`` for the rows.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def refine_parts_on_ray(
     Args:
         run: whose source, images and folder every machine of the cluster reaches.
         parts: their numbers.
-        advance: told how many people were done.
+        advance: called with the number of people done.
         actors: processes with the network; None is one per GPU, else one per CPU.
         actor_cpus: of each; None is 1.
         actor_gpus: of each; None is 1 on a cluster with GPUs, else 0.

@@ -1,6 +1,6 @@
 """Files of other estimators ⇄ entries as in COCO results: OpenPose folders, AlphaPose and PoseTrack 2018 JSON.
 
-``read_any`` tells the format, gives entries of the refiner's skeleton that ``refine_entries`` takes, and remembers
+``read_any`` finds the format, gives entries of the refiner's skeleton that ``refine_results`` takes, and remembers
 what is needed to write refined ones back in the same format, all other fields and keypoints as they were.
 """
 
@@ -41,10 +41,10 @@ class Opened:
 
     Attributes:
         format: one of ``RESULTS_FORMATS``.
-        entries: people as in COCO results, [x, y, score] of the skeleton's keypoints in pixels; to be refined. Who is
-            no such pose has its ``keypoints`` as the file has them, for ``refine_entries`` to name.
+        entries: people as in COCO results, [x, y, score] of the skeleton's keypoints in pixels; to be refined. An
+            entry that is no such pose has its ``keypoints`` as in the file, and ``refine_results`` names it.
         write: ``(path, refined entries)`` → writes the same format there.
-        skeleton: the entries' keypoint set, for ``refine_entries``; what the file does not hold, and so cannot be
+        skeleton: the entries' keypoint set, for ``refine_results``; what the file does not hold, and so cannot be
             written, is among its ``unannotated``.
         people: refined entries → the file's people with their numbers.
         upright: whether the format's coordinates are those of images that are turned as their EXIF data say.
@@ -277,7 +277,7 @@ def _read_list(data: Any, skeleton: Skeleton, source: str, name: str) -> Opened:
 
     def merged(refined: Sequence[Entry]) -> list[Entry]:
         _check_count(refined, len(people))
-        # Who is no pose is written as it was read, whatever it holds: nothing is refused after the work.
+        # An entry that is no pose is written as it was read, whatever it holds: nothing is refused after the work.
         return [_person(*each, index) for each in zip(people, entries, refined, strict=True)]
 
     narrowed, upright = _narrowed(skeleton, index), name == "alphapose"

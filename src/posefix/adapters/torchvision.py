@@ -1,6 +1,6 @@
 """torchvision Keypoint R-CNN: continuous coordinates (+0.5 at a pixel's centre), scores as raw logits.
 
-The third column of its ``keypoints`` is always 1 and tells nothing; ``keypoints_scores`` is the heatmap's logit. New
+The third column of its ``keypoints`` is always 1 and is ignored; ``keypoints_scores`` is the heatmap's logit. New
 scores are written as logits too, so that ``sigmoid(keypoints_scores)`` is the refiner's confidence.
 """
 

@@ -71,14 +71,14 @@ def _real_results(refiner: Refiner, folder: Path, results: list[Path], out: Path
     from posefix.cli.showing import write_report
     from posefix.evaluation.coco_ap import compare, format_table
     from posefix.html_report.people import Source
-    from posefix.inference.results import refine_entries
+    from posefix.inference.results import refine_results
     from posefix.io.coco import read_annotations, read_results
     from posefix.pose_errors.report import make_report
 
     annotations = read_annotations(folder / "val.json", refiner.skeleton)
     for path in results:
         entries = read_results(path).entries
-        refined, report = refine_entries(refiner, entries, folder / "val", annotations=annotations)
+        refined, report = refine_results(refiner, entries, folder / "val", annotations=annotations)
         say(f"\n{path.name}: {report.summary().splitlines()[0]}")
         rows = compare(annotations, [entries, refined], refiner.skeleton, names=["before", "after"])
         say(format_table(rows))

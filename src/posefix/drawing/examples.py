@@ -53,7 +53,7 @@ def write_examples(
             most likely gained most (``likely_gains``), entry 4 of the results, in the image NAME. Where ``gains``
             are given, the names begin with ``gain_001`` and, for a quarter of the images, ``loss_001``.
         skeleton: the entries' keypoint set.
-        annotations: names of the images, as for ``refine_entries``.
+        annotations: names of the images, as for ``refine_results``.
         gains: (N,) the true gain of each person, e.g. of object keypoint similarity; NaN where it is not known.
         most: how many people.
         exif: how images are read, as for refinement.

@@ -31,7 +31,7 @@ class Options:
         batch_size: people per pass through the network.
         prior_weight: weight of the input pose against the image; multiplies the power of the pose prior. Below 1 for
             weak estimators, above 1 for strong ones. None measures the estimator's reliability: ``posefix refine``
-            and ``refine_entries`` on the whole results file, all else on the people of each image. Networks without
+            and ``refine_results`` on the whole results file, all else on the people of each image. Networks without
             a prior ignore it.
 
     Example:

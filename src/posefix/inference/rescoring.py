@@ -47,12 +47,12 @@ def can_be_weighed(score: Any) -> bool:
 def duplicates(keypoints: Floats, scores: Floats, images: Sequence[Any], sigmas: npt.ArrayLike) -> Floats:
     """(N,) OKS of each person with the most similar better-scored one of the same image; 0 below 0.5.
 
-    Refinement pulls two detections of one person onto each other. No person is removed: the same people come out as
-    went in. But the second detection stands for no other person. Times one minus this, scores are those of soft NMS
-    (Bodla et al. 2017, linear; OKS for IoU).
+    Refinement pulls two detections of one person onto each other. No person is removed, but the second detection does
+    not show another person. Scores times one minus this OKS are those of soft NMS (Bodla et al. 2017, linear; OKS for
+    IoU).
 
     Args:
-        keypoints: (N, K, 3) px and score; missing as ``present`` tells.
+        keypoints: (N, K, 3) px and score; missing as in ``present``.
         scores: (N,).
         images: (N,) whose image each person is in.
         sigmas: (K,).
@@ -92,8 +92,8 @@ def rescore(
         soft_nms: lower the scores of ``duplicates``.
 
     Returns:
-        (N,) and a count; None where the estimator's scores stay, NaN where one person's does. Who has no score that can
-        be weighed lowers no other score either.
+        (N,) and a count; None where the estimator's scores stay, NaN where one person's does. A person whose
+        score is no finite number lowers no other score.
     """
     # What stayed missing keeps the estimator's score or NaN, which is no confidence.
     confidence = np.where(present(keypoints), keypoints[..., 2], 0.0).mean(-1)

@@ -206,8 +206,8 @@ def write_posetrack(folder: PathLike, frames: PoseTrack, entries: Sequence[Entry
         frames: the annotations that belong to the results (poseval wants all their frames in their order), or the
             results file that the entries were read from.
         entries: people as in COCO results, [x, y, score] of PoseTrack's 17 keypoints; their order within a sequence,
-            ``track_id`` and all other fields stay. Who has no ``track_id`` gets one in the frame, so that poseval
-            can read the file; its AP does not look at it.
+            ``track_id`` and all other fields stay. Entries without ``track_id`` get one in the frame, so that
+            poseval can read the file; its AP does not use it.
 
     Returns:
         the files written.

@@ -46,7 +46,7 @@ HALPE_26 = (
 #: The 133 of COCO-WholeBody (Jin et al., ECCV 2020).
 WHOLEBODY_133 = (*COCO.keypoints, *_FEET, *_FACE_AND_HANDS)
 
-#: Keypoint sets told by their size, for outputs that name nothing.
+#: Keypoint sets known by their size, for outputs that name nothing.
 BY_COUNT = {
     len(names): names
     for names in (
@@ -84,7 +84,7 @@ def columns(names: tuple[str, ...] | None, count: int, skeleton: Skeleton) -> np
         (K,) index of each keypoint of the skeleton, −1 where the output has none such.
 
     Raises:
-        SkeletonError: fewer than half of the skeleton's keypoints are there, or the size tells nothing.
+        SkeletonError: fewer than half of the skeleton's keypoints are there, or the size belongs to no known set.
     """
     if names is None and count == len(skeleton):
         return np.arange(count)

@@ -52,7 +52,7 @@ class SharedKeypoints:
     def boxes(self, keypoints: Any, image_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
         """(N, 4) xyxy px around all keypoints of the source, ×1.2; NaN for people with none of the shared ones.
 
-        Around all, because the head's top or the neck tell of a person's extent what shoulders do not; strays far
+        Around all, because the head's top or the neck show more of a person's extent than shoulders; strays far
         outside the image do not count (``framing``).
         """
         poses = read_poses(keypoints, self.source)

@@ -33,7 +33,7 @@ def run_parts(run: Run, worker: BatchRefiner, parts: Sequence[int], advance: Cal
         run: from ``open_run``.
         worker: of its settings.
         parts: their numbers.
-        advance: told how many people were done.
+        advance: called with the number of people done.
 
     Returns:
         the counts of all these parts, also of those that were there.

@@ -26,7 +26,7 @@ class Progress:
         total: steps of the run.
         start: steps done before, where it was resumed.
         samples: of one step.
-        shown: whether anything is told.
+        shown: whether anything is shown.
     """
 
     def __init__(self, total: int, start: int, samples: int, *, shown: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from posefix.evaluation.coco_ap import evaluate
 from posefix.inference.refiner import Refiner
-from posefix.inference.results import refine_entries
+from posefix.inference.results import refine_results
 from posefix.io.coco import read_annotations, read_results
 from posefix.network.model import RefinementNetwork
 from posefix.training.config import TrainingConfig
@@ -55,7 +55,7 @@ def make_validation(config: TrainingConfig) -> Callable[[RefinementNetwork], dic
         refiner = Refiner(replace(finish(network, config), origin="training"), device="auto")
         figures = {}
         for name, entries in files.items():
-            refined, _ = refine_entries(refiner, entries, settings.images, annotations=annotations)
+            refined, _ = refine_results(refiner, entries, settings.images, annotations=annotations)
             after = evaluate(annotations, refined, config.skeleton).ap
             figures[f"{name}_ap"], figures[f"{name}_change"] = round(after, 4), round(after - before[name], 4)
         return figures

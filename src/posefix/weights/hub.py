@@ -1,4 +1,4 @@
-"""The Hugging Face hub: fetching, publishing, and what its cache holds. Failures are told in ``hub_failures``."""
+"""The Hugging Face hub: fetching, publishing, and what its cache holds. Failures are described in ``hub_errors``."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def upload(
         create_pr: as a pull request instead.
 
     Returns:
-        what the hub's client tells of a commit: its URL, a ``str`` with the attributes ``oid`` and ``pr_url``.
+        what the hub's client returns for a commit: its URL, a ``str`` with the attributes ``oid`` and ``pr_url``.
 
     Raises:
         WeightsError: no permission, no such branch, or the hub cannot be reached.

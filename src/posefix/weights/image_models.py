@@ -181,7 +181,7 @@ def describe_image_model(path: str | Path, family: str | None = None, **changes:
     chosen = family or guess
     if chosen is None and not {"output", "alignment"} <= set(changes):
         raise WeightsError(
-            f"image model: {path.name} does not tell which family it is of; name one of {', '.join(FAMILIES)} "
+            f"image model: {path.name} does not say which family it is of; name one of {', '.join(FAMILIES)} "
             "(family, --family), or its output and alignment"
         )
     config = _CONFIGS[chosen] if chosen else ImageModelConfig()

@@ -62,7 +62,7 @@ class Weights:
         skeleton: the keypoint set that it was trained for.
         calibration: how its output is read.
         state: its parameters and buffers.
-        about: data, recipe, licence and results, as written by whoever trained it.
+        about: data, recipe, licence and results, as written by the author of the weights.
         origin: where it was loaded from; with the commit, where that is known.
         image_model: another network that sees the crop too; see ``with_image_model``.
         exported: folder of an exported model, which has no ``state``.
@@ -240,7 +240,7 @@ def load_weights(
         source: None for those in the package; a folder or a hub repository ``user/name`` with weights of posefix; or
             an image model for the package's weights: an ``.onnx`` or ``.xml`` file, or a ViTPose of the transformers
             library as a folder or hub repository.
-        family: of an image model's file that does not tell (``FAMILIES``).
+        family: of an image model's file, where it is not recognised (``FAMILIES``).
         revision: branch, tag or commit on the hub.
         cache_dir: of downloads; default the hub's (``HF_HOME``).
         token: for private repositories.
