@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA := ../shared/data/coco
+# For make accuracy: another network as image model; MORE=FOLDER with val/ and more_val/ of more estimators' results;
+# KEEP=FOLDER for what was refined, from which a stopped run goes on.
+IMAGE_MODEL := ../shared/weights/tinypose_256/model.xml
 
 ADAPTERS := .venv-adapters
 TENSORFLOW := .venv-tensorflow
@@ -81,6 +84,9 @@ docs: $(DOCS)/.installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
 
 accuracy: $(STAMP)
+	$(BIN)/python benchmarks/image_models.py $(DATA) --image-model $(IMAGE_MODEL) --checks --write \
+		$(if $(MORE),--results $(MORE)/val --results-more $(MORE)/more_val) $(if $(KEEP),--keep $(KEEP))
+	$(BIN)/python tools/describe_weights.py src/posefix/weights/pretrained tools/embedded_card.yaml
 	$(BIN)/python benchmarks/accuracy.py $(DATA)
 
 check: $(STAMP)

@@ -1,6 +1,6 @@
-"""Every table of docs/accuracy.md and the first part of docs/research-log.md, from the committed weights.
+"""The first part of docs/research-log.md, from the committed weights. What users read is image_models.py's.
 
-    python benchmarks/accuracy.py ../shared/data/coco            # rewrites the generated parts of both pages
+    python benchmarks/accuracy.py ../shared/data/coco            # rewrites the generated part
     python benchmarks/accuracy.py DATA --weights FOLDER --print  # other weights, to standard output
 
 DATA holds val.json, val/ and results/*.json in COCO format. About twenty minutes on two CPU cores.
@@ -404,11 +404,11 @@ def main() -> None:
     missing = sorted(set(SECTIONS) - set(sections))
     if missing:
         raise SystemExit(f"--only writes no page, which would lose {', '.join(missing)}; add --print")
-    for page in ("accuracy.md", "research-log.md"):
-        own = [line for name in SECTIONS if (name in FOR_USERS) == (page == "accuracy.md") for line in sections[name]]
-        text = (DOCS / page).read_text(encoding="utf-8")
-        head, tail = text.split(BEGIN)[0], text.split(END)[1]
-        (DOCS / page).write_text(head + BEGIN + "\n".join([intro, *own]) + END + tail, encoding="utf-8")
+    page = DOCS / "research-log.md"
+    own = [line for name in SECTIONS for line in sections[name]]
+    text = page.read_text(encoding="utf-8")
+    head, tail = text.split(BEGIN)[0], text.split(END)[1]
+    page.write_text(head + BEGIN + "\n".join([intro, *own]) + END + tail, encoding="utf-8")
 
 
 SECTIONS = {
@@ -420,8 +420,6 @@ SECTIONS = {
     "synthetic": synthetic_table,
     "calibration": calibration_table,
 }
-#: Sections of docs/accuracy.md; the others are docs/research-log.md's.
-FOR_USERS = ("main", "harm", "stronger")
 
 if __name__ == "__main__":
     main()

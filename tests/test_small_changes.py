@@ -94,25 +94,27 @@ def test_what_counts_as_confident_and_as_outlier() -> None:
         _, value = expected_similarity_argmax(logits.flatten(2).softmax(-1).view(1, 1, 21, 21), std)
         return float(value)
 
-    def count(width: float, distance: float) -> tuple[int, int]:
+    def count(width: float, distance: float) -> tuple[int, ...]:
         logits = bumps(middle, middle, (21, 21)) / (2 * width**2)
         point = torch.tensor([[[10.0 + distance * 3.0, 10.0]]])
         given = NetworkInput(torch.zeros(1, 21, 21, 3), point, valid, std, torch.ones(1, 1))
-        confident, outliers = count_outliers(logits, given, HeatmapCodec(1, 0.0))
-        return int(confident), int(outliers)
+        return tuple(count_outliers(logits, given, HeatmapCodec(1, 0.0)).flatten().tolist())
 
     narrow, wide = 1.9, 2.1
     assert confidence(narrow) > 0.7 > confidence(wide) > 0.6
     assert count(narrow, 0)[0] == 1
     assert count(wide, 0)[0] == 0
-    assert count(1.0, 1.45) == (1, 0)
-    assert count(1.0, 1.55) == (1, 1)
+    assert count(1.0, 1.45) == (1, 0, 0)
+    assert count(1.0, 1.55) == (1, 1, 0)
+    assert count(1.0, 0.28) == (1, 0, 1)
+    assert count(1.0, 0.32) == (1, 0, 0)
 
 
 def test_limits_of_the_measured_weight() -> None:
-    low = reliability.prior_weight_from_outliers(10_000, 10_000, 0.03)
-    high = reliability.prior_weight_from_outliers(10**6, 0, 0.03)
-    assert (float(low), float(high)) == (0.3, 1.5)
+    low = reliability.measured_prior_weight([10_000, 10_000, 0], 0.03)
+    high = reliability.measured_prior_weight([10**6, 0, 0], 0.03)
+    largest = reliability.measured_prior_weight([10**6, 0, 10**6], 0.03)
+    assert (float(low), float(high), float(largest)) == (0.3, 1.75, 4.0)
 
 
 def test_so_many_people_are_measured(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:

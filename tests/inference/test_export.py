@@ -56,7 +56,7 @@ def test_the_file_stands_alone(weights: Weights, tmp_path: Path) -> None:
     assert [i.name for i in session.get_inputs()] == ["crops", "crop_points", "valid", "std", "scores", "prior_weight"]
     outputs = [o.name for o in session.get_outputs()]
     assert outputs == [
-        *["points", "confidence", "input_confidence", "presence", "confident", "outliers", "image_logits"]
+        *["points", "confidence", "input_confidence", "presence", "confident", "outliers", "close", "image_logits"]
     ]
     said = json.loads(session.get_modelmeta().custom_metadata_map["posefix"])
     assert said == json.loads((tmp_path / "config.json").read_text())

@@ -21,7 +21,7 @@ from posefix.inference.decoding import count_outliers
 from posefix.inference.options import Options
 from posefix.inference.predictor import Predictor
 from posefix.inference.refiner import Refiner
-from posefix.inference.reliability import LIMITS, Reliability, prior_weight_from_outliers
+from posefix.inference.reliability import CLOSE_SHARE, LARGEST_WEIGHT, LIMITS, Reliability, measured_prior_weight
 from posefix.inference.results import MEASURED, MEASURED_PER_IMAGE, refine_entries
 from posefix.inference.runner import Runner, View
 from posefix.keypoints.codec import HeatmapCodec
@@ -74,20 +74,28 @@ def test_departures_are_counted_where_the_image_is_sure() -> None:
     valid, std = torch.tensor([[True, True, True, False]]), torch.full((1, 4), 2.0)
     codec = HeatmapCodec(stride=1, offset=0.0)
     # The first is there, the second 1.5 length scales off, the third unknown to the image, the last missing.
-    assert count_outliers(peaks(at), seen(given, valid, std), codec).tolist() == [[2], [1]]
+    assert count_outliers(peaks(at), seen(given, valid, std), codec).tolist() == [[2], [1], [1]]
     assert count_outliers(peaks(at), seen(given, valid, 2 * std), codec)[1].tolist() == [0]
 
 
 def test_trust_is_inverse_to_departures() -> None:
-    assert prior_weight_from_outliers(0, 0, 0.03) == 1
-    np.testing.assert_allclose(prior_weight_from_outliers([100, 10**6], [3, 3 * 10**4], 0.03), 1)
-    assert prior_weight_from_outliers(10**7, 6 * 10**5, 0.03) == pytest.approx(0.5, abs=1e-4)
+    assert measured_prior_weight([0, 0, 0], 0.03) == 1
+    np.testing.assert_allclose(measured_prior_weight([[100, 10**6], [3, 3 * 10**4], [0, 5 * 10**5]], 0.03), 1)
+    assert measured_prior_weight([10**7, 6 * 10**5, 0], 0.03) == pytest.approx(2**-1.5, abs=1e-4)
     # Few keypoints change little, many all of it; never beyond the limits.
-    by_count = prior_weight_from_outliers([10, 100, 1000, 10**7], [1, 10, 100, 10**6], 0.05)
+    by_count = measured_prior_weight([[10, 100, 1000, 10**7], [1, 10, 100, 10**6], [0, 0, 0, 0]], 0.05)
     assert (np.diff(by_count) < 0).all()
-    assert by_count[0] > 0.9
-    assert prior_weight_from_outliers(10**7, 10**7, 0.03) == LIMITS[0]
-    assert prior_weight_from_outliers(10**7, 0, 0.03) == LIMITS[1]
+    assert by_count[0] > 0.85
+    assert measured_prior_weight([10**7, 10**7, 0], 0.03) == LIMITS[0]
+    assert measured_prior_weight([10**7, 0, 0], 0.03) == LIMITS[1]
+
+
+def test_poses_that_were_refined_already_weigh_more() -> None:
+    close = np.array([0, CLOSE_SHARE, 0.85, 0.95, 1.0])
+    many = measured_prior_weight(10**7 * np.stack([close**0, 0.03 * close**0, close]), 0.03)
+    np.testing.assert_allclose(many, [1, 1, 0.25 / 0.15, LARGEST_WEIGHT, LARGEST_WEIGHT], rtol=1e-4)
+    # A few people who happen to be close do not count as refined.
+    assert measured_prior_weight([10, 0, 10], 0.03) < 1.25
 
 
 def test_measured_by_image(refiner: Refiner, scenes: tuple[Any, Any]) -> None:
@@ -120,7 +128,7 @@ def test_who_cannot_be_refined_does_not_count(refiner: Refiner, scenes: tuple[An
 
 
 class Views:
-    """A model whose people have 200 confident keypoints; of those at x = 1 all are outliers."""
+    """A model whose people have 200 confident keypoints; of those at x = 1 all are outliers, and none is close."""
 
     backend, precision = "test", "float32"
 
@@ -129,7 +137,7 @@ class Views:
 
     def count_outliers(self, view: View) -> npt.NDArray[np.int64]:
         far = view.inputs.crop_points[:, 0, 0] == 1
-        return np.stack([np.full(len(far), 200), 200 * far])
+        return np.stack([np.full(len(far), 200), 200 * far, 0 * far])
 
     def decode(self, views: Any, prior_weight: Floats, decoder: str) -> Prediction:
         return Prediction(*(np.asarray(prior_weight)[:, None],) * 4)
@@ -145,7 +153,7 @@ def test_a_mirrored_output_counts_like_the_other(x: float, flip_test: bool, outl
     runner = Runner(Views(), COCO.flip_indices, threads=0)  # type: ignore[arg-type]
     predictor, options = Predictor(runner, config, calibration), Options(flip_test=flip_test)
     pieces = predictor.start(NetworkInput(np.zeros((2, 64, 64, 3), np.uint8), *pose), options)
-    expected = prior_weight_from_outliers(400, outliers, REFERENCE_RATE)
+    expected = measured_prior_weight([400, outliers, 0], REFERENCE_RATE)
     assert predictor.reliability(pieces) == Reliability(expected, 400, outliers)
     np.testing.assert_allclose(predictor.finish(pieces, options, np.array([0, 0])).confidence, expected)
 

@@ -58,12 +58,15 @@ def calibrate(
     """Measure how the output of trained weights is read, and write it into their config.json.
 
     Needs labelled people that were not trained on, and estimators' results for them. Temperatures are fitted, so that
-    the confidence says how close a keypoint is; the share of outliers of every results file is printed.
+    the confidence says how close a keypoint is; the share of outliers of every results file is printed. Where the
+    weights have an image model, its sharpness and the weight of the own network are fitted too. The margin is
+    a choice, not fitted: the smaller, the more keypoints move, right or wrong.
 
     \b
     Examples:
       posefix calibrate runs/mine/weights val.json estimator.json --images val/
-      posefix calibrate runs/mine/weights val.json a.json b.json --images val/ --reference-outlier-rate 0.033
+      posefix calibrate runs/mine/weights val.json a.json b.json --images val/ --reference-outlier-rate 0.01
+      posefix calibrate stronger/ val.json a.json b.json --images val/
     """
     from posefix.io.coco import read_annotations, read_results
     from posefix.weights.weights import load_weights, save_weights
@@ -71,9 +74,11 @@ def calibrate(
     loaded = load_weights(weights)
     truth = read_annotations(annotations, loaded.skeleton)
     files = [read_results(path) for path in results]
-    chosen = loaded.calibration
     if prior_weight is not None:
-        chosen = replace(chosen, prior_weight=prior_weight)
+        loaded = replace(loaded, calibration=replace(loaded.calibration, prior_weight=prior_weight))
+    if loaded.image_model is not None:
+        loaded = _mix(loaded, truth, files, images)
+    chosen = loaded.calibration
     if reference_outlier_rate is not None:
         chosen = replace(chosen, reference_outlier_rate=reference_outlier_rate)
     plain = replace(loaded, calibration=replace(chosen, policy="always", temperature=(), margin=()))
@@ -82,6 +87,21 @@ def calibrate(
     calibration = replace(chosen, policy=policy, temperature=temperature, margin=(margin,) * len(loaded.skeleton))
     save_weights(weights, replace(loaded, calibration=calibration), half=True)
     say(f"{weights} written")
+
+
+def _mix(weights: Weights, truth: Annotations, files: list[Results], images: str) -> Weights:
+    """The weights with the fitted mix of image model and own network, and the reference rate that goes with it."""
+    from posefix.training.fusion import fit_fusion
+
+    assert weights.image_model is not None
+    before, found = weights.image_model.config, fit_fusion(weights, truth, images, files)
+    click.echo(
+        f"sharpness {before.sharpness:g} → {found.sharpness:g}, own weight {before.own_weight:g} → "
+        f"{found.own_weight:g}: mean keypoint similarity {found.similarity[0]:.4f} → {found.similarity[1]:.4f}"
+    )
+    config = replace(before, sharpness=found.sharpness, own_weight=found.own_weight)
+    calibration = replace(weights.calibration, reference_outlier_rate=found.reference_outlier_rate)
+    return replace(weights, image_model=replace(weights.image_model, config=config), calibration=calibration)
 
 
 def _print_outliers(weights: Weights, truth: Annotations, files: list[Results], images: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from posefix.inference.reliability import CONFIDENT, OUTLIER_DISTANCE
+from posefix.inference.reliability import CLOSE_DISTANCE, CONFIDENT, OUTLIER_DISTANCE
 from posefix.keypoints.codec import HeatmapCodec
 from posefix.keypoints.heatmaps import heatmap_probabilities, mirror_maps
 from posefix.network.inputs import NetworkInput
@@ -19,7 +19,7 @@ from posefix.weights.calibration import Calibration
 
 
 def count_outliers(image_logits: Tensor, inputs: NetworkInput, codec: HeatmapCodec) -> Tensor:
-    """Count the keypoints of which the image is confident, and the outliers among them.
+    """Count the keypoints of which the image is confident, and among them the outliers and the close ones.
 
     Args:
         image_logits: (B, K, h, w) logits without the prior.
@@ -27,13 +27,14 @@ def count_outliers(image_logits: Tensor, inputs: NetworkInput, codec: HeatmapCod
         codec: ``ModelConfig.codec``.
 
     Returns:
-        (2, B) int64, confident and outliers.
+        (3, B) int64, confident, outliers and close.
     """
     points, confidence = codec.decode(image_logits, inputs.std)
     confident = inputs.valid & (confidence > CONFIDENT)
     distance = (points - inputs.crop_points).square().sum(-1).sqrt()
     outliers = confident & (distance >= OUTLIER_DISTANCE * inputs.std)
-    return torch.stack([confident.sum(-1), outliers.sum(-1)])
+    close = confident & (distance < CLOSE_DISTANCE * inputs.std)
+    return torch.stack([confident.sum(-1), outliers.sum(-1), close.sum(-1)])
 
 
 def decode(

@@ -67,6 +67,6 @@ def forward_batches(network: RefinementNetwork, inputs: NetworkInput, batch_size
 
 
 def outlier_counts(output: ForwardOutput, codec: HeatmapCodec) -> npt.NDArray[np.int64]:
-    """(2, B) confident keypoints and outliers among them, see ``count_outliers``."""
+    """(3, B) see ``decoding.count_outliers``."""
     seen = NetworkInput(None, output.crop_points, output.valid, output.std, None)
     return np.asarray(count_outliers(output.image_logits, seen, codec).cpu().numpy(), np.int64)

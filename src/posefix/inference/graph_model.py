@@ -90,8 +90,10 @@ class GraphModel:
         return View(image_logits, peaks[0] if peaks else None, inputs.without_crops())
 
     def count_outliers(self, view: View) -> Counts:
-        """(2, B) confident keypoints and outliers."""
+        """(3, B) see ``decoding.count_outliers``."""
         found = self._session("outliers").run(_view(view))
+        if len(found) != 3:
+            raise WeightsError("this model was exported by an earlier version of posefix; export it again")
         return np.stack([np.asarray(part, np.int64) for part in found])
 
     def decode(self, views: Sequence[View], prior_weight: Floats, decoder: str) -> Prediction:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from posefix.inference.crops import Prediction
 from posefix.inference.options import Options
-from posefix.inference.reliability import Reliability, can_measure_reliability, prior_weight_from_outliers
+from posefix.inference.reliability import Reliability, can_measure_reliability, measured_prior_weight
 from posefix.inference.runner import Piece, Runner
 from posefix.network.config import ModelConfig
 from posefix.network.inputs import NetworkInput
@@ -34,11 +34,11 @@ class Predictor:
 
     def reliability(self, pieces: Sequence[Piece]) -> Reliability:
         """Reliability of the estimator whose people were started, without a given ``prior_weight``."""
-        confident, outliers = self.runner.outliers(pieces).sum(-1).tolist()
-        if not confident:
+        counts = self.runner.outliers(pieces).sum(-1)
+        if not counts[0]:
             return Reliability()
-        weight = prior_weight_from_outliers(confident, outliers, self._calibration.reference_outlier_rate)
-        return Reliability(float(weight), int(confident), int(outliers))
+        weight = measured_prior_weight(counts, self._calibration.reference_outlier_rate)
+        return Reliability(float(weight), int(counts[0]), int(counts[1]))
 
     def finish(self, pieces: Sequence[Piece], options: Options, image_index: npt.NDArray[np.int64]) -> Prediction:
         """Points and confidence in crop pixels.
@@ -51,7 +51,7 @@ class Predictor:
         weight = np.full(len(image_index), 1.0 if options.prior_weight is None else options.prior_weight)
         if options.prior_weight is None and self.measures_reliability:
             _, place = np.unique(image_index, return_inverse=True)
-            confident, outliers = (np.bincount(place, count)[place] for count in self.runner.outliers(pieces))
-            weight = prior_weight_from_outliers(confident, outliers, self._calibration.reference_outlier_rate)
+            counts = np.stack([np.bincount(place, count)[place] for count in self.runner.outliers(pieces)])
+            weight = measured_prior_weight(counts, self._calibration.reference_outlier_rate)
         decoder = options.decoder or self._calibration.decoder
         return self.runner.decode(pieces, weight, decoder, self._config.num_keypoints)

@@ -465,7 +465,7 @@ class Refiner(Engine):
             outputs: as for ``refine_output``. With few people the result is near 1, and the log has a warning.
 
         Returns:
-            about 0.5 for weak estimators, 1.5 for strong ones; 1 without people, and for weights without a pose prior.
+            about 0.4 for weak estimators, 1.5 for strong ones; 1 without people, and for weights without a pose prior.
 
         Raises:
             InputError, SkeletonError, ImageError: as ``refine_output``.

@@ -49,7 +49,7 @@ class Model(Protocol):
         """Arrays of B people through the network."""
 
     def count_outliers(self, view: View) -> Counts:
-        """(2, B) keypoints of which the image is confident, and how many of them the pose has elsewhere."""
+        """(3, B) see ``decoding.count_outliers``."""
 
     def decode(self, views: Sequence[View], prior_weight: Floats, decoder: str) -> Prediction:
         """Points and confidence from a view and, for the flip test, that of the mirrored crops."""
@@ -67,7 +67,7 @@ class Piece:
 
     Attributes:
         size: how many.
-        result: their view, a second one with the flip test; (2, size) mean outlier counts over these, or None.
+        result: their view, a second one with the flip test; (3, size) mean outlier counts over these, or None.
     """
 
     size: int
@@ -116,9 +116,9 @@ class Runner:
         return pieces
 
     def outliers(self, pieces: Sequence[Piece]) -> npt.NDArray[np.float64]:
-        """(2, B) confident keypoints and outliers of people who were started with ``count``."""
+        """(3, B) ``decoding.count_outliers`` of people who were started with ``count``."""
         counts = [c for c in (p.result.result()[1] for p in pieces) if c is not None]
-        return np.concatenate(counts, axis=1) if counts else np.zeros((2, 0))
+        return np.concatenate(counts, axis=1) if counts else np.zeros((3, 0))
 
     def decode(
         self, pieces: Sequence[Piece], prior_weight: npt.NDArray[np.floating], decoder: str, num_keypoints: int

@@ -91,7 +91,7 @@ class TorchModel:
 
     @torch.inference_mode()
     def count_outliers(self, view: View) -> Counts:
-        """(2, B) confident keypoints and outliers."""
+        """(3, B) see ``decoding.count_outliers``."""
         codec = self.network.config.codec
         return decoding.count_outliers(view.image_logits, view.inputs.to(self.device), codec).cpu().numpy()
 

@@ -27,9 +27,10 @@ from posefix.weights.weights import Weights
 #: ONNX operator set of the graphs: ONNX Runtime 1.14, OpenVINO 2023.0 and later read it.
 OPSET = 18
 #: Changes whenever the graphs do, so that no older copy of them is taken from the cache.
-_VERSION = 1
+_VERSION = 2
 _POSE = ("crop_points", "valid", "std", "scores")
 _MIRRORED = ("mirrored_image_logits", *(f"mirrored_{name}" for name in _POSE))
+_COUNTS = ("confident", "outliers", "close")
 _PREDICTION = ("points", "confidence", "input_confidence", "presence")
 
 
@@ -64,8 +65,7 @@ def graphs(weights: Weights, decoder: str | None = None) -> dict[str, Graph]:
         return tuple(part for part in found if part is not None)
 
     def outliers(logits: Tensor, points: Tensor, valid: Tensor, std: Tensor) -> tuple[Tensor, ...]:
-        counts = decoding.count_outliers(logits, seen(points, valid, std, std), codec)
-        return counts[0], counts[1]
+        return decoding.count_outliers(logits, seen(points, valid, std, std), codec).unbind()
 
     def decode(logits: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         own, rest = (rest[0], rest[1:]) if peaks else (None, rest)
@@ -79,13 +79,11 @@ def graphs(weights: Weights, decoder: str | None = None) -> dict[str, Graph]:
         found = look(crops, points, valid, scores)
         return (*decode(*found, *rest), *outliers(found[0], points, valid, std), found[0])
 
-    whole = ("crops", *_POSE, "prior_weight"), (*_PREDICTION, "confident", "outliers", "image_logits")
+    whole = ("crops", *_POSE, "prior_weight"), (*_PREDICTION, *_COUNTS, "image_logits")
     return {
         "model": Graph(*whole, model, network),
         "network": Graph(("crops", "crop_points", "valid", "scores"), ("image_logits", *peaks), look, network),
-        "outliers": Graph(
-            ("image_logits", "crop_points", "valid", "std"), ("confident", "outliers"), outliers, network
-        ),
+        "outliers": Graph(("image_logits", "crop_points", "valid", "std"), _COUNTS, outliers, network),
         "decode": Graph(("image_logits", *peaks, *_POSE, "prior_weight"), _PREDICTION, decode, network),
         "decode_flip": Graph(
             ("image_logits", *peaks, *_POSE, *_MIRRORED, "prior_weight"), _PREDICTION, decode, network

@@ -14,7 +14,7 @@ from torch import Tensor
 from posefix.geometry import invert_affine, transform_points
 from posefix.inference.crops import Prepared
 from posefix.inference.forward import ForwardOutput, outlier_counts
-from posefix.inference.reliability import can_measure_reliability, prior_weight_from_outliers
+from posefix.inference.reliability import can_measure_reliability, measured_prior_weight
 from posefix.inference.runner import Runner
 from posefix.keypoints.codec import HeatmapCodec
 from posefix.keypoints.heatmaps import expected_similarity_modes, heatmap_probabilities
@@ -79,11 +79,13 @@ class Memory:
     Attributes:
         confident: keypoints of which the image was confident.
         outliers: how many of them the poses had elsewhere.
+        close: how many they had at the very place.
         sides: where the decisions about left and right stand; None at the beginning.
     """
 
     confident: int = 0
     outliers: int = 0
+    close: int = 0
     sides: SideState | None = None
 
 
@@ -267,10 +269,10 @@ def _weigh(
     """Weight of the pose prior, measured on all frames so far where it is not given."""
     calibration = observer.calibration
     if given is None and can_measure_reliability(observer.network.config, calibration):
-        counts = np.concatenate([outlier_counts(o, observer.codec) for o in outputs], axis=1).sum(-1)
-        memory = replace(memory, confident=memory.confident + int(counts[0]), outliers=memory.outliers + int(counts[1]))
-        rate = calibration.reference_outlier_rate
-        given = float(prior_weight_from_outliers(memory.confident, memory.outliers, rate))
+        seen = np.concatenate([outlier_counts(o, observer.codec) for o in outputs], axis=1).sum(-1)
+        counts = seen + np.array([memory.confident, memory.outliers, memory.close])
+        memory = replace(memory, **dict(zip(("confident", "outliers", "close"), counts.tolist(), strict=True)))
+        given = float(measured_prior_weight(counts, calibration.reference_outlier_rate))
     return calibration.prior_weight * (1.0 if given is None else given), memory
 
 

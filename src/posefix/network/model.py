@@ -45,7 +45,7 @@ class RefinementNetwork(nn.Module):
         )
         #: Another network that sees the crop too, and which of its keypoints each of ours is.
         self.image_model: ImageModel | None = None
-        self._image_model_rows = torch.zeros(0, dtype=torch.long)
+        self.image_model_rows = torch.zeros(0, dtype=torch.long)
         #: Set by the trainer: trunk and head keep their weights and build no graph.
         self.frozen = False
 
@@ -82,7 +82,13 @@ class RefinementNetwork(nn.Module):
             model: of the same crop size.
             rows: (K,) from ``rows_in_skeleton``.
         """
-        self.image_model, self._image_model_rows = model, torch.from_numpy(rows)
+        self.image_model, self.image_model_rows = model, torch.from_numpy(rows)
+
+    @property
+    def sees_by_itself(self) -> bool:
+        """Whether this network's own logits are needed; an image model may count alone."""
+        model = self.image_model
+        return model is None or model.config.own_weight > 0 or bool((self.image_model_rows < 0).any())
 
     def image_logits(self, inputs: NetworkInput) -> Tensor:
         """(B, K, H/4, W/4) float32 logits before the prior: this network's, or with an image model both together."""
@@ -97,13 +103,12 @@ class RefinementNetwork(nn.Module):
         """
         model = self.image_model
         if model is None:
-            return self._own_logits_and_peaks(inputs)
-        rows = self._image_model_rows.to(inputs.crops.device)
-        alone = model.config.own_weight == 0 and bool((self._image_model_rows >= 0).all())
-        own, peaks = (None, None) if alone else self._own_logits_and_peaks(inputs)
+            return self.own_logits_and_peaks(inputs)
+        rows = self.image_model_rows.to(inputs.crops.device)
+        own, peaks = self.own_logits_and_peaks(inputs) if self.sees_by_itself else (None, None)
         return fuse(own, model.log_maps(inputs.crops), model.config, rows), peaks
 
-    def _own_logits_and_peaks(self, inputs: NetworkInput) -> tuple[Tensor, Tensor | None]:
+    def own_logits_and_peaks(self, inputs: NetworkInput) -> tuple[Tensor, Tensor | None]:
         """``image_logits_and_peaks`` of this network alone."""
         config = self.config
         weight = next(self.parameters())

@@ -19,7 +19,7 @@ from posefix.evaluation.matching import match_people, matchable, others_of
 from posefix.geometry import transform_points
 from posefix.inference.forward import forward_batches, outlier_counts
 from posefix.inference.refiner import Refiner
-from posefix.inference.reliability import can_measure_reliability, prior_weight_from_outliers
+from posefix.inference.reliability import can_measure_reliability, measured_prior_weight
 from posefix.io.coco import Annotations, Results, image_name
 from posefix.io.image_names import image_path
 from posefix.io.images import load_image
@@ -35,6 +35,25 @@ Doubles = npt.NDArray[np.float64]
 
 #: Temperatures tried.
 GRID = np.array([0.6, 0.75, 0.9, 1.0, 1.15, 1.35, 1.6, 2.0, 2.5, 3.0])
+
+
+@dataclass(frozen=True)
+class People:
+    """P people whose annotation is known, as the network takes them.
+
+    Attributes:
+        inputs: arrays of the P people.
+        targets: (P, K, 2) labelled points in crop pixels.
+        ground_truth: (P, K) which are labelled.
+        area: (P,) labelled area in crop px².
+        group: (P,) image, for splitting into halves.
+    """
+
+    inputs: NetworkInput
+    targets: Doubles
+    ground_truth: npt.NDArray[np.bool_]
+    area: Doubles
+    group: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -81,10 +100,7 @@ def observe(
         image logits and ground truth of all matched people, estimator after estimator.
     """
     skeleton = weights.skeleton
-    cases = []
-    for file in results:
-        entries, people = match_people(annotations, file, skeleton)
-        cases.append((file.keypoints(skeleton)[entries], people))
+    cases = [matched(annotations, file, skeleton) for file in results]
     if synthetic:
         people = np.flatnonzero(matchable(annotations, skeleton))
         cases.append((_corrupt(annotations, people, skeleton, seed), people))
@@ -98,6 +114,12 @@ def observe(
         area=np.concatenate([p.area for p in parts]),
         group=np.concatenate([p.group for p in parts]),
     )
+
+
+def matched(annotations: Annotations, file: Results, skeleton: Skeleton) -> tuple[Doubles, npt.NDArray[np.intp]]:
+    """(P, K, 3) an estimator's poses of labelled people, and (P,) who they are."""
+    entries, people = match_people(annotations, file, skeleton)
+    return file.keypoints(skeleton)[entries], people
 
 
 def _corrupt(annotations: Annotations, people: npt.NDArray[np.intp], skeleton: Skeleton, seed: int) -> Doubles:
@@ -116,10 +138,18 @@ def _corrupt(annotations: Annotations, people: npt.NDArray[np.intp], skeleton: S
     return np.concatenate([np.nan_to_num(points), mask[..., None]], axis=-1)
 
 
-@torch.inference_mode()
-def _observe(
+def cut(
     refiner: Refiner, annotations: Annotations, images: Path, poses: Doubles, people: npt.NDArray[np.intp]
-) -> Observations:
+) -> People:
+    """Crops and annotation of people, image by image; those without a crop are left out.
+
+    Args:
+        refiner: that will see them.
+        annotations: of the images.
+        images: folder.
+        poses: (P, K, 3).
+        people: (P,) who they are.
+    """
     crops, affine, kept = [], [], []
     image_ids = annotations.image_ids[people]
     for image_id in dict.fromkeys(image_ids.tolist()):
@@ -133,22 +163,35 @@ def _observe(
     ground_truth = annotations.ground_truth[who]
     position = {str(image_id): index for index, image_id in enumerate(annotations.images)}
     group = [position[str(i)] for i in annotations.image_ids[who].tolist()]
-    # As for a whole results file.
-    outputs = list(forward_batches(refiner.network, joined, 32))
-    calibration = refiner.weights.calibration
-    weight = calibration.prior_weight
-    if can_measure_reliability(refiner.config, calibration):
-        counts = np.concatenate([outlier_counts(o, refiner.config.codec) for o in outputs], axis=1)
-        confident, outliers = counts.sum(-1)
-        weight *= float(prior_weight_from_outliers(confident, outliers, calibration.reference_outlier_rate))
-    power = torch.full((1,), weight, device=refiner.device)
-    return Observations(
-        torch.cat([o.logits(power).half().cpu() for o in outputs]),
-        torch.from_numpy(joined.std),
+    return People(
+        joined,
         transform_points(matrices, ground_truth[..., :2]),
         ground_truth[..., 2] > 0,
         annotations.area[who] * np.abs(np.linalg.det(matrices[:, :, :2])),
         np.array(group, np.int64),
+    )
+
+
+@torch.inference_mode()
+def _observe(
+    refiner: Refiner, annotations: Annotations, images: Path, poses: Doubles, people: npt.NDArray[np.intp]
+) -> Observations:
+    seen = cut(refiner, annotations, images, poses, people)
+    # As for a whole results file.
+    outputs = list(forward_batches(refiner.network, seen.inputs, 32))
+    calibration = refiner.weights.calibration
+    weight = calibration.prior_weight
+    if can_measure_reliability(refiner.config, calibration):
+        counts = np.concatenate([outlier_counts(o, refiner.config.codec) for o in outputs], axis=1)
+        weight *= float(measured_prior_weight(counts.sum(-1), calibration.reference_outlier_rate))
+    power = torch.full((1,), weight, device=refiner.device)
+    return Observations(
+        torch.cat([o.logits(power).half().cpu() for o in outputs]),
+        torch.from_numpy(seen.inputs.std),
+        seen.targets,
+        seen.ground_truth,
+        seen.area,
+        seen.group,
     )
 
 

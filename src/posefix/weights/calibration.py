@@ -29,7 +29,7 @@ class Calibration:
         temperature: (K,) divides the logits where confidence is read from them; empty is 1 throughout.
         prior_weight: power of the pose prior where the user's ``prior_weight`` is 1; fitted on held-out images.
         reference_outlier_rate: share of outliers among the keypoints of which the image is confident, at which
-            ``prior_weight`` is right. The weight of other estimators is inversely proportional to their share; 0 gives
+            ``prior_weight`` is right. The weight of other estimators falls with their share; 0 gives
             all the same weight.
         presence: three coefficients of a logistic regression that tells from the peaks of the image's own heatmaps
             whether a keypoint is there at all: of its own peak, of the mean of the person's better half, and a
