@@ -253,7 +253,7 @@ def repaired(refiner: Refiner, scenes: list[Scene], kind: str) -> str:
         name = ("arms", "legs")[group]
         rows = {
             "single frames": np.sort(rng.choice(np.arange(1, frames - 1), 3, replace=False)),
-            "stretches": np.arange(12) + rng.integers(0, frames - 12),
+            "stretches": np.arange(12) + rng.integers(0, max(frames - 12, 1)),
             "whole tracks": np.arange(frames),
         }[kind]
         given = exchange(scene.estimates, name, rows)

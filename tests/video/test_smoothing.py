@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from posefix.video.smoothing import Places, choose_places, find_paths, keep_settled, measure_jerk
+from posefix.video.smoothing import Places, choose_places, divide_places, find_paths, keep_settled, measure_jerk
 
 Floats = npt.NDArray[np.float64]
 STD = 20.0
@@ -162,3 +162,56 @@ def test_settled_and_found_paths_meet_without_a_jump() -> None:
     np.testing.assert_array_equal(mixed[:20], truth[:20])
     np.testing.assert_array_equal(mixed[-10:], found[-10:])
     assert np.linalg.norm(np.diff(mixed - truth, axis=0), axis=-1).max() < 10
+
+
+SAME = np.array([0, 2, 1])
+
+
+def two_who_meet(apart: float = 0.0, noise: float = 1.0) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """(T, 2, 3, 2) two people with a head and two hands who pass one another, and (T,) where they are near."""
+    rng = np.random.default_rng(5)
+    t = np.arange(60)
+    way = np.stack([6.0 * t - 180, np.zeros(60)], -1)
+    body = np.array([[0, 0], [-40, 90], [40, 90]])
+    people = np.stack([way[:, None] + body, body - way[:, None] + np.array([0, apart + 12])], 1)
+    return 400 + people + rng.normal(0, noise, people.shape), np.abs(way[:, 0]) < 50
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_covered_keypoints_are_not_the_other_persons(mirrored: bool) -> None:
+    """While they meet, the image shows the first person's keypoints (or their mirrors) in place of the second's."""
+    truth, meeting = two_who_meet()
+    seen = truth.copy()
+    seen[meeting, 1] = truth[meeting, 0][:, SAME if mirrored else slice(None)]
+    places = places_of(seen)
+    divided = divide_places(places, SAME)
+    error = [np.linalg.norm(find_paths(p).points - truth, axis=-1) for p in (places, divided)]
+    assert error[1][:, 0].max() < 10  # who is in front stays where they are
+    assert error[1][:, 1].max() < 20
+    assert error[1][meeting, 1].mean() < 0.5 * error[0][meeting, 1].mean()
+    taken = divided.mass[meeting, 1, :, 0].mean()
+    assert taken < 0.5 * divided.mass[meeting, 0, :, 0].mean()
+
+
+def test_who_meets_nobody_keeps_their_places() -> None:
+    truth, _ = two_who_meet(apart=500)
+    places = places_of(truth)
+    assert divide_places(places, SAME) is places
+    alone = places_of(truth[:, :1])
+    assert divide_places(alone, SAME) is alone
+
+
+def test_two_tracks_of_one_person_keep_their_places() -> None:
+    truth, _ = two_who_meet()
+    places = places_of(truth[:, [0, 0]])
+    np.testing.assert_array_equal(divide_places(places, SAME).mass, places.mass)
+
+
+def test_places_of_people_who_are_not_there() -> None:
+    truth, _ = two_who_meet()
+    seen = np.ones(truth.shape[:3], bool)
+    seen[20:40, 1] = False
+    seen[:, 0, 2] = False
+    divided = divide_places(places_of(truth, seen), SAME)
+    assert np.isfinite(divided.mass).all()
+    np.testing.assert_array_equal(divided.mass.max(-1) > 0, seen)

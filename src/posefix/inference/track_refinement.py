@@ -14,13 +14,13 @@ import numpy.typing as npt
 from posefix.exceptions import InputError
 from posefix.geometry import boxes_around_points
 from posefix.inference.batching import ahead
-from posefix.inference.crops import Prepared, prepare
+from posefix.inference.crops import LEAST_CONFIDENCE, Prepared, prepare
 from posefix.inference.track_observation import Memory, Observed, Observer, observe
 from posefix.keypoints.mapping import share_keypoints
 from posefix.keypoints.poses import present, read_poses
 from posefix.video.left_right import exchange_sides
 from posefix.video.options import VideoOptions
-from posefix.video.smoothing import Paths, Places, find_paths, keep_settled, measure_jerk
+from posefix.video.smoothing import Paths, Places, divide_places, find_paths, keep_settled, measure_jerk
 from posefix.video.tracks import REACH, Tracks, steady_boxes
 
 Doubles = npt.NDArray[np.float64]
@@ -137,14 +137,16 @@ def _offline(
         held += len(observed)
         while held >= WINDOW:
             window = Observed.join(parts)
-            paths = _blended(find_paths(window.places.take(slice(0, WINDOW))), blend)
+            places = divide_places(window.places.take(slice(0, WINDOW)), observer.skeleton.flip_indices)
+            paths = _blended(find_paths(places), blend)
             done = WINDOW - OVERLAP
             yield _finish(tracks, start, paths.take(slice(0, done)), window.take(slice(0, done)), options, observer)
             blend = paths.take(slice(done, WINDOW))
             parts, held, start = [window.take(slice(done, held))], held - done, start + done
     if held:
         window = Observed.join(parts)
-        yield _finish(tracks, start, _blended(find_paths(window.places), blend), window, options, observer)
+        paths = find_paths(divide_places(window.places, observer.skeleton.flip_indices))
+        yield _finish(tracks, start, _blended(paths, blend), window, options, observer)
 
 
 def _blended(paths: Paths, before: Paths | None) -> Paths:
@@ -179,7 +181,7 @@ def _online(
     for observed in seen:
         held.append(observed)
         read += 1
-        places = Places.join([o.places for o in held])
+        places = divide_places(Places.join([o.places for o in held]), observer.skeleton.flip_indices)
         if read % _MEASURED_EVERY == 0 or jerk is None:
             new = measure_jerk(places)
             # Changes of what is believed about a motion must not show in it.
@@ -188,7 +190,7 @@ def _online(
             yield finish(done, 1, find_paths(places, jerk, rounds=2))
             done += 1
     if done < read:
-        yield finish(done, read - done, find_paths(Places.join([o.places for o in held]), jerk, rounds=2))
+        yield finish(done, read - done, find_paths(places, jerk, rounds=2))
 
 
 def _finish(
@@ -210,6 +212,6 @@ def _finish(
     keypoints = np.array(given)
     keypoints[..., :2] = np.where(replaced[..., None], points, given[..., :2])
     if keypoints.shape[3] == 3:
-        confidence = paths.confidence * np.where(guessed, FILLED, 1.0)
+        confidence = np.clip(paths.confidence * np.where(guessed, FILLED, 1.0), LEAST_CONFIDENCE, 1.0)
         keypoints[..., 2] = np.where(replaced, confidence, given[..., 2])
     return RefinedFrames(start, keypoints, replaced & guessed, observed.exchanged)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,11 @@ _TAILS = 3.0
 _SETTLED, _RESTLESS, _STILL, _AROUND = 0.15, 1.5, 0.002, 3
 #: Rounds of weighing after which motion is measured anew.
 _MEASURED_ROUNDS = 2
-_LEAST_MASS, _LEAST_CERTAIN = 1e-6, 0.05
+_LEAST_MASS, _LEAST_CERTAIN, _TINY = 1e-6, 0.05, 1e-300
+#: Share of the frames that must show a keypoint apart from other people's, to say where it is in the others.
+_KNOWN = 0.3
+#: Share of the best place's mass below which a frame says nothing of a keypoint.
+_SPOILT = 0.25
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,81 @@ def find_paths(places: Places, jerk: Doubles | None = None, rounds: int = 4) -> 
     if some.any():
         series = _Series.of(places, some)
         given = None if jerk is None else jerk.reshape(-1)[some]
-        result[:, some], confidence[:, some], _ = _find(series, given, rounds)
+        result[:, some], confidence[:, some], _, _ = _find(series, given, rounds)
     return Paths(result.reshape(frames, people, keypoints, 2), confidence.reshape(frames, people, keypoints))
+
+
+def divide_places(places: Places, flip_indices: npt.NDArray[np.int64]) -> Places:
+    """Places at which another person's keypoint is, too, go to whom the motion around these frames leads there.
+
+    While one person covers another, the image shows the one in front, and the network takes their limbs for those of
+    the person behind.
+
+    Args:
+        places: of T frames.
+        flip_indices: (K,) left ↔ right.
+
+    Returns:
+        places with the mass that is left to each person.
+    """
+    pairs = _meeting(places)
+    if not len(pairs):
+        return places
+    first, second = pairs.T
+    most = places.mass.argmax(-1)[..., None]
+    best = np.take_along_axis(places.points, most[..., None], 3)[..., 0, :]
+    there = places.mass > 0
+    seen = there.any(-1)
+    contested = np.zeros(places.mass.shape, bool)
+    for order in (slice(None), flip_indices):
+        distance = np.linalg.norm(places.points[:, first] - best[:, second][:, :, order, None], axis=-1)
+        near = (distance < places.std[:, first][..., None]) & seen[:, second][:, :, order, None]
+        np.logical_or.at(contested, (slice(None), first), near & there[:, first])
+    if not contested.any():
+        return places
+    # Frames that others may have spoilt say nothing of where a keypoint is expected.
+    expected = _expected(replace(places, mass=places.mass * ~np.take_along_axis(contested, most, -1)))
+    density = _density(places.points, places.variance, *expected)
+    other = np.zeros(places.mass.shape)
+    for order in (slice(None), flip_indices):
+        theirs = (values[:, second][:, :, order] for values in expected)
+        claim = _density(places.points[:, first], places.variance[:, first], *theirs)
+        np.maximum.at(other, (slice(None), first), claim)
+    # Who has no path but this one keeps it.
+    undisputed = ~contested | (density == 0)
+    share = density / np.maximum(density + other, _TINY)
+    left = places.mass * np.where(undisputed, 1.0, share)
+    # What else the image shows where the other covers the best place is no better; the path must bridge it.
+    spoilt = np.take_along_axis(left, most, -1) < _SPOILT * np.take_along_axis(places.mass, most, -1)
+    return replace(places, mass=np.where(spoilt, 0.0, left))
+
+
+def _meeting(places: Places) -> npt.NDArray[np.int64]:
+    """(P, 2) ordered pairs of people whose boxes meet in some frame."""
+    points = np.where((places.mass > 0)[..., None], places.points, np.nan)[:, :, :, 0]
+    some = np.isfinite(points[..., 0]).any(-1)
+    low, high = np.full((*some.shape, 2), np.inf), np.full((*some.shape, 2), -np.inf)
+    low[some], high[some] = np.nanmin(points[some], 1), np.nanmax(points[some], 1)
+    overlap = ((low[:, :, None] <= high[:, None]) & (low[:, None] <= high[:, :, None])).all(-1).any(0)
+    return np.argwhere(overlap & ~np.eye(overlap.shape[0], dtype=bool))
+
+
+def _expected(places: Places) -> tuple[Doubles, Doubles]:
+    """Path (T, N, K, 2) px and its variance (T, N, K) px²; infinite where too few frames know of a keypoint."""
+    shape = places.std.shape
+    mean, spread = np.zeros((len(places), shape[1] * shape[2], 2)), np.full((len(places), shape[1] * shape[2]), np.inf)
+    some = ((places.mass.max(-1) > 0).mean(0) >= _KNOWN).reshape(-1)
+    if some.any():
+        series = _Series.of(places, some)
+        mean[:, some], _, _, spread[:, some] = _find(series, None, _MEASURED_ROUNDS)
+    return mean.reshape(*shape, 2), spread.reshape(shape)
+
+
+def _density(points: Doubles, variance: Doubles, mean: Doubles, spread: Doubles) -> Doubles:
+    """(T, N, K, M) how likely a path leads to places: Student's t, 0 where the spread is infinite."""
+    scale = variance + spread[..., None]
+    distance = np.square(points - mean[..., None, :]).sum(-1) / scale
+    return np.asarray((1 + distance / _TAILS) ** (-(_TAILS + 2) / 2) / scale)
 
 
 def keep_settled(given: Doubles, valid: Bools, points: Doubles, std: Doubles) -> Doubles:
@@ -187,8 +264,8 @@ class _Series:
         )
 
 
-def _find(series: _Series, given: Doubles | None, rounds: int) -> tuple[Doubles, Doubles, Doubles]:
-    """Points (T, D, 2) px, confidence (T, D) and jerk (D,)."""
+def _find(series: _Series, given: Doubles | None, rounds: int) -> tuple[Doubles, Doubles, Doubles, Doubles]:
+    """Points (T, D, 2) px, confidence (T, D), jerk (D,) and the points' variance (T, D) px²."""
     points, mass, seen = series.points, series.mass, series.seen
     log_mass = np.where(seen[..., None], np.log(mass + _LEAST_MASS), 0.0)
     chosen = choose_places(points, log_mass, series.std)
@@ -211,7 +288,8 @@ def _find(series: _Series, given: Doubles | None, rounds: int) -> tuple[Doubles,
         path = smooth(observed, relative, jerk, inflation)
     away = np.square(points - path.points[:, :, None]).sum(-1)
     similar = mass * np.exp(-0.5 * away / (np.square(series.std)[..., None] + series.variance))
-    return path.points * series.unit[:, None] + series.origin, similar.max(-1), jerk
+    spread = path.variance * error * np.square(series.unit)
+    return path.points * series.unit[:, None] + series.origin, similar.max(-1), jerk, spread
 
 
 def choose_places(points: Doubles, log_mass: Doubles, std: Doubles) -> npt.NDArray[np.int64]:
