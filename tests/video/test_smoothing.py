@@ -193,6 +193,16 @@ def test_covered_keypoints_are_not_the_other_persons(mirrored: bool) -> None:
     assert taken < 0.5 * divided.mass[meeting, 0, :, 0].mean()
 
 
+def test_who_is_covered_at_the_end_does_not_fly_away() -> None:
+    truth, meeting = two_who_meet()
+    seen = truth.copy()
+    seen[meeting, 1] = truth[meeting, 0]
+    places = places_of(seen).take(slice(0, 36))
+    error = [np.linalg.norm(find_paths(p).points - truth[:36], axis=-1) for p in (places, divide_places(places, SAME))]
+    assert error[1].mean() <= error[0].mean()
+    assert error[1].max() < 1.2 * error[0].max()
+
+
 def test_who_meets_nobody_keeps_their_places() -> None:
     truth, _ = two_who_meet(apart=500)
     places = places_of(truth)

@@ -125,12 +125,12 @@ def divide_places(places: Places, flip_indices: npt.NDArray[np.int64]) -> Places
     most = places.mass.argmax(-1)[..., None]
     best = np.take_along_axis(places.points, most[..., None], 3)[..., 0, :]
     there = places.mass > 0
-    seen = there.any(-1)
+    seen: Bools = np.asarray(there.any(-1))
     contested = np.zeros(places.mass.shape, bool)
     for order in (slice(None), flip_indices):
         distance = np.linalg.norm(places.points[:, first] - best[:, second][:, :, order, None], axis=-1)
         near = (distance < places.std[:, first][..., None]) & seen[:, second][:, :, order, None]
-        np.logical_or.at(contested, (slice(None), first), near & there[:, first])
+        np.logical_or.at(contested.swapaxes(0, 1), first, (near & there[:, first]).swapaxes(0, 1))
     if not contested.any():
         return places
     # Frames that others may have spoilt say nothing of where a keypoint is expected.
@@ -140,14 +140,16 @@ def divide_places(places: Places, flip_indices: npt.NDArray[np.int64]) -> Places
     for order in (slice(None), flip_indices):
         theirs = (values[:, second][:, :, order] for values in expected)
         claim = _density(places.points[:, first], places.variance[:, first], *theirs)
-        np.maximum.at(other, (slice(None), first), claim)
+        np.maximum.at(other.swapaxes(0, 1), first, claim.swapaxes(0, 1))
     # Who has no path but this one keeps it.
     undisputed = ~contested | (density == 0)
     share = density / np.maximum(density + other, _TINY)
     left = places.mass * np.where(undisputed, 1.0, share)
-    # What else the image shows where the other covers the best place is no better; the path must bridge it.
-    spoilt = np.take_along_axis(left, most, -1) < _SPOILT * np.take_along_axis(places.mass, most, -1)
-    return replace(places, mass=np.where(spoilt, 0.0, left))
+    # What else the image shows where the other covers the best place is no better. The path bridges such frames, but
+    # it would fly away where it is known on one side of them alone.
+    clear = np.take_along_axis(left, most, -1) > _SPOILT * np.take_along_axis(places.mass, most, -1)
+    before, after = (np.logical_or.accumulate(clear[::way], axis=0)[::way] for way in (1, -1))
+    return replace(places, mass=np.where(clear, left, np.where(before & after, 0.0, places.mass)))
 
 
 def _meeting(places: Places) -> npt.NDArray[np.int64]:
