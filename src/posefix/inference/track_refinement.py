@@ -182,7 +182,7 @@ def _online(
         held.append(observed)
         read += 1
         places = divide_places(Places.join([o.places for o in held]), observer.skeleton.flip_indices)
-        if read % _MEASURED_EVERY == 0 or jerk is None:
+        if jerk is None or read <= _MEMORY // 2 or read % _MEASURED_EVERY == 0:
             new = measure_jerk(places)
             # Changes of what is believed about a motion must not show in it.
             jerk = new if jerk is None or read <= _MEMORY // 2 else np.exp((np.log(jerk) + np.log(new)) / 2)
