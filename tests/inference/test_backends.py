@@ -192,7 +192,10 @@ def test_the_cache_is_used_and_may_be_missing(tmp_path: Path, monkeypatch: pytes
     Refiner(weights, backend="onnx")
     made = list((tmp_path / "cache" / "graphs").iterdir())
     assert len(made) == 1
-    assert {p.name for p in made[0].iterdir()} == {f"{name}.onnx" for name in graph_model.PARTS}
+    assert {p.name for p in made[0].iterdir()} == {
+        *(f"{name}.onnx" for name in graph_model.PARTS),
+        graph_model.CHECK_NAME,
+    }
     monkeypatch.setattr(tracing, "write_parts", lambda *_: pytest.fail("made again"))
     Refiner(weights, backend="onnx")
     monkeypatch.undo()
@@ -200,3 +203,48 @@ def test_the_cache_is_used_and_may_be_missing(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("POSEFIX_CACHE", str(tmp_path / "file"))
     images, poses = scene()
     assert Refiner(weights, backend="onnx").refine(images[0], poses[0]).shape == (3, len(COCO), 3)
+
+
+@pytest.mark.parametrize("part", graph_model.PARTS)
+@both
+def test_a_part_that_computes_something_else_is_not_used(
+    backend: str, part: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a runtime may that compiles a graph wrongly."""
+    runtime = graph_model.OnnxRuntime if backend == "onnx" else graph_model.OpenVino
+    load = runtime.load
+
+    class Wrong:
+        def __init__(self, session: graph_model.Session) -> None:
+            self.session = session
+
+        def run(self, inputs: graph_model.Arrays) -> list[Any]:
+            first, *others = self.session.run(inputs)
+            return [first[..., ::-1] * 2 + 2, *others]
+
+    def loaded(self: Any, file: graph_model.GraphFile, *, reduced: bool) -> graph_model.Session:
+        session = load(self, file, reduced=reduced)
+        return Wrong(session) if file.path.stem == part else session
+
+    monkeypatch.setattr(runtime, "load", loaded)
+    monkeypatch.setenv("POSEFIX_BACKEND", "auto")
+    monkeypatch.setattr(backends, "_fastest", lambda *_: backend)
+    images, poses = scene()
+    with pytest.raises(WeightsError, match=f"{backend} computes other numbers than torch did"):
+        Refiner(sharp(), backend=backend).refine(images[0], poses[0], flip_test=True)
+    if part != "decode_flip":
+        with caplog.at_level(logging.WARNING):
+            assert Refiner(sharp(), backend="auto").model.backend == "torch"
+        assert "computes other numbers" in caplog.text
+
+
+@both
+def test_what_the_parts_must_give_is_checked_too(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSEFIX_CACHE", str(tmp_path))
+    Refiner(sharp(), backend=backend)
+    (check,) = tmp_path.glob(f"graphs/*/{graph_model.CHECK_NAME}")
+    check.write_bytes(check.read_bytes()[:50])
+    with pytest.raises(WeightsError, match="export the model again"):
+        Refiner(sharp(), backend=backend)
+    check.unlink()  # a folder that an earlier version wrote
+    Refiner(sharp(), backend=backend)

@@ -54,7 +54,7 @@ def load_model(weights: Weights, *, backend: str, device: Any, precision: str, t
     try:
         return _graph_model(weights, chosen, precision, threads)
     except PosefixError:
-        if asked != "auto":
+        if asked != "auto" or weights.exported is not None:
             raise
         logger.warning("backend %r does not run this network, torch does", chosen, exc_info=True)
         return load_model(weights, backend="torch", device=device, precision=precision, threads=threads)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from posefix.choices import EXPORT_FORMATS
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
-from posefix.inference.graph_model import PARTS
+from posefix.inference.graph_model import CHECK_NAME, PARTS
 from posefix.io.atomic import write_files
 from posefix.messages import shown
 from posefix.network.inputs import NetworkInput
@@ -67,7 +67,7 @@ def export_model(weights: Weights, folder: str | Path, *, file_format: str = "on
     if weights.exported is not None:
         raise WeightsError(f"export: {weights.origin} is exported already; name the weights that it was made from")
     needed = _needed("openvino", "openvino") if file_format == "openvino" else _needed("onnx", "onnx") if half else None
-    from posefix.inference.tracing import graphs, write_onnx
+    from posefix.inference.tracing import check_file, graphs, write_onnx
 
     config = {
         "format": EXPORT_FORMAT,
@@ -80,6 +80,7 @@ def export_model(weights: Weights, folder: str | Path, *, file_format: str = "on
     text = json.dumps(config, indent=2) + "\n"
     files = {CONFIG_NAME: text.encode(), CARD_NAME: model_card(weights, str(folder)).encode()}
     made = graphs(weights)
+    files[CHECK_NAME] = check_file(made, weights.config)
     with tempfile.TemporaryDirectory(prefix="posefix-") as temporary:
         for name in ("model", *PARTS):
             path = Path(temporary) / f"{name}.onnx"

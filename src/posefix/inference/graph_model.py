@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
 from posefix.inference.crops import Prediction
 from posefix.inference.runner import View
 from posefix.messages import shown
+from posefix.network.config import STRIDE
 from posefix.network.inputs import NetworkInput
 
 if TYPE_CHECKING:
@@ -26,6 +29,12 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 #: The graphs of a network.
 PARTS = ("network", "outliers", "decode", "decode_flip")
+#: What torch computes for ``sample_inputs``: ``PART.NUMBER`` for each output.
+CHECK_NAME = "check.safetensors"
+#: How far a part may be from that: in parts of the logits' deviation, keypoints, crop pixels and similarity.
+_LIMITS = {"network": 0.02, "outliers": 1.0, "decode": 0.1, "decode_flip": 0.1}
+#: Of the logits where they are computed in less than float32.
+_REDUCED_LIMIT = 0.5
 
 
 class Session(Protocol):
@@ -53,29 +62,55 @@ class GraphModel:
 
         Args:
             runtime: what runs them.
-            folder: with ``network``, ``outliers``, ``decode`` and ``decode_flip``, ONNX files or OpenVINO's.
+            folder: with ``network``, ``outliers``, ``decode`` and ``decode_flip``, ONNX files or OpenVINO's, and what
+                they must give.
             decoder: that of the graphs.
 
         Raises:
-            WeightsError: a file is missing or cannot be read.
+            WeightsError: a file is missing or cannot be read, or a part computes other numbers than torch did.
         """
         self.backend, self.precision = runtime.backend, runtime.precision
         self._runtime, self._decoder = runtime, decoder
         # The content, for the folder may be gone by the time that a part is used.
         self._files = {name: _read_part(folder, name) for name in PARTS}
+        self._expected = _read_check(folder)
         self._loaded: dict[str, Session] = {}
         self._lock = threading.Lock()
-        self._session("network")
+        for name in PARTS[:3]:
+            self._session(name)
 
     def _session(self, name: str) -> Session:
-        """A part, loaded at its first use: each costs time, and few calls need all."""
+        """A part; that for the flip test is loaded at its first use, for few calls need it."""
         session = self._loaded.get(name)
         if session is None:
             with self._lock:
                 if name not in self._loaded:
-                    self._loaded[name] = self._runtime.load(self._files.pop(name), reduced=name == "network")
+                    file = self._files.pop(name)
+                    session = self._runtime.load(file, reduced=name == "network")
+                    self._check(name, session, file.path)
+                    self._loaded[name] = session
                 session = self._loaded[name]
         return session
+
+    def _check(self, name: str, session: Session, path: Path) -> None:
+        """Refuse a part that was compiled to something else: wrong numbers must not look like right ones."""
+        if name not in self._expected:
+            return
+        logits, *peaks = self._expected["network"]
+        feed = {**sample_inputs(*logits.shape[1:]), "image_logits": logits, "mirrored_image_logits": logits}
+        limit = _REDUCED_LIMIT if self.precision != "float32" and name == "network" else _LIMITS[name]
+        for found, expected in zip(
+            session.run(feed | dict(zip(("peaks",), peaks, strict=False))), self._expected[name], strict=True
+        ):
+            difference = np.abs(found - expected)
+            if name == "network":
+                difference = np.sqrt(np.square(difference).mean()) / max(float(expected.std()), 1.0)
+            # One keypoint of many may have two places that are equally good; NaN is above every limit.
+            if not np.mean(~(difference <= limit)) < 0.1:
+                raise WeightsError(
+                    f"{path}: {self.backend} computes other numbers than torch did; use backend='torch', or another "
+                    f"version of {self.backend}"
+                )
 
     def starting_threads(self) -> AbstractContextManager[None]:
         """Nothing to do."""
@@ -107,6 +142,44 @@ class GraphModel:
             values |= {prefix + name: value for name, value in _view(view).items()}
         found = self._session("decode" if len(views) == 1 else "decode_flip").run(values)
         return Prediction(*(np.asarray(part, np.float64) for part in found))
+
+
+def sample_inputs(keypoints: int, rows: int, columns: int) -> dict[str, npt.NDArray[Any]]:
+    """One person whose crop and pose are the same on every computer: inputs of all parts but for logits and peaks.
+
+    Args:
+        keypoints: K.
+        rows: of the heatmaps.
+        columns: of the heatmaps.
+    """
+    y, x, channel = np.ogrid[: STRIDE * rows, : STRIDE * columns, :3]
+    wave = 110 + 60 * np.sin(x / 17 + channel) * np.cos(y / 23) + 60 * np.sin((x + 2 * y) / 41 - channel)
+    k = np.arange(keypoints)
+    points = np.stack([columns * (0.6 + k % 5 * 0.7), rows * (0.4 + 3.2 * k / keypoints)], -1)
+    pose = {
+        "crop_points": points[None].astype(np.float32),
+        "valid": (k % 7 != 3)[None],
+        "std": (6 + k % 4 * 3.0)[None].astype(np.float32),
+        "scores": (1 - k % 3 * 0.3)[None].astype(np.float32),
+    }
+    mirrored = {f"mirrored_{name}": value for name, value in pose.items()}
+    crops = np.clip(wave, 0, 255).astype(np.uint8)[None]
+    return {"crops": crops, **pose, **mirrored, "prior_weight": np.ones(1, np.float32)}
+
+
+def _read_check(folder: Path) -> dict[str, list[npt.NDArray[np.float32]]]:
+    """What each part must give; nothing where a folder of an earlier version does not say."""
+    path = folder / CHECK_NAME
+    if not path.is_file():
+        return {}
+    try:
+        stored = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: cannot be read: {error}; export the model again") from error
+    expected: dict[str, list[npt.NDArray[np.float32]]] = {}
+    for name in sorted(stored):
+        expected.setdefault(name.partition(".")[0], []).append(stored[name].astype(np.float32))
+    return expected
 
 
 def _pose(inputs: NetworkInput) -> dict[str, Any]:

@@ -16,11 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from posefix.inference import decoding
-from posefix.inference.graph_model import PARTS
+from posefix.inference.graph_model import CHECK_NAME, PARTS, sample_inputs
 from posefix.inference.torch_model import build_network
+from posefix.io.atomic import write_file
+from posefix.network.config import ModelConfig
 from posefix.network.inputs import NetworkInput
 from posefix.weights.weights import Weights
 
@@ -180,10 +183,27 @@ def cached_parts(weights: Weights) -> Iterator[Path]:
 
 
 def write_parts(folder: Path, weights: Weights) -> None:
-    """Write ``PARTS`` as ONNX files."""
+    """Write ``PARTS`` as ONNX files, and what they must give."""
     made = graphs(weights)
     for name in PARTS:
         write_onnx(folder / f"{name}.onnx", made[name], weights, {})
+    write_file(folder / CHECK_NAME, check_file(made, weights.config))
+
+
+@torch.inference_mode()
+def check_file(made: Mapping[str, Graph], config: ModelConfig) -> bytes:
+    """The parts' outputs for ``graph_model.sample_inputs``, as safetensors."""
+    feed = {k: torch.from_numpy(v) for k, v in sample_inputs(config.num_keypoints, *config.map_hw).items()}
+    outputs: dict[str, Tensor] = {}
+    for name in PARTS:
+        found = made[name].compute(*(feed[i] for i in made[name].inputs))
+        if name == "network":
+            # Half as large, and the same numbers for those parts that read them.
+            found = (found[0].half(), *found[1:])
+            feed |= {"image_logits": found[0].float(), "mirrored_image_logits": found[0].float()}
+            feed |= dict(zip(("peaks",), found[1:], strict=False))
+        outputs |= {f"{name}.{number}": value.contiguous() for number, value in enumerate(found)}
+    return save(outputs)
 
 
 def _key(weights: Weights) -> str:
