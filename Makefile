@@ -40,11 +40,13 @@ browser:
 test-browser: $(STAMP)
 	$(BIN)/python -m pytest -rs tests/html_report
 
-# A million damaged inputs of every reader, array, adapter and configuration: about an hour on one core.
+# A million damaged inputs of every reader, array, adapter and configuration, then the properties with a hundred times as
+# many examples: about an hour and a half on one core.
 FUZZ_INPUTS ?= 1000000
 FUZZ_SEED ?= 0
 fuzz: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python tests/fuzzing.py --inputs $(FUZZ_INPUTS) --seed $(FUZZ_SEED)
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/test_properties.py
 
 # The real packages of tests/adapters, with a CPU-only torch: about 3 GB.
 $(ADAPTERS)/.installed: pyproject.toml constraints.txt $(wildcard tests/adapters/requirements*.txt)

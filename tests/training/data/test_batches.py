@@ -75,6 +75,33 @@ def test_company_is_painted_where_its_keypoints_are(data: Path) -> None:
     assert not crops[~second.there].any()
 
 
+def test_people_behind_leave_the_first_uncovered(data: Path) -> None:
+    people = read_people(make_config(data).sets, COCO)
+    rows = np.arange(8)
+    # Second people who stand exactly where the first do: in front they cover them, behind they hardly show.
+    first = people.ground_truth[rows]
+    outline = np.where(first[..., 2:] > 0, first[..., :2], np.nan)
+    second = replace(choose_others(people, rows, 1.0, np.random.default_rng(1)), outline=outline)
+    affine = np.tile(np.eye(2, 3) * 0.1, (8, 1, 1))
+    shown = []
+    for behind in (False, True):
+        there = replace(second, behind=np.full(8, behind))
+        masks = draw_masks(people, there, rows, affine, COCO, ModelConfig(input_hw=(64, 64)), np.random.default_rng(2))
+        shown.append(float(masks.alpha.sum()))
+    assert shown[0] > 3 * shown[1]
+
+
+def test_coarse_noise_moves_all_keypoints(data: Path) -> None:
+    still = Augmentation(scale=0, rotation=0, mirror=0, real_pose_prob=0.0)
+    off = []
+    for share in (0.0, 1.0):
+        config = replace(make_config(data), augmentation=replace(still, noise_prob=share))
+        batch = stream_of(config).batch(0)
+        both = batch.valid & batch.target_mask
+        off.append(np.linalg.norm(batch.crop_points - batch.targets, axis=-1)[both] / batch.std[both])
+    assert np.median(off[1]) > 1.2 * np.median(off[0])
+
+
 def test_stronger_estimators_make_the_same_errors_but_smaller(data: Path) -> None:
     still = Augmentation(scale=0, rotation=0, mirror=0, real_pose_prob=1.0)
     offs = []
