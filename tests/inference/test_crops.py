@@ -1,12 +1,16 @@
 """Back from the network to the image: what stays, what moves, what is filled."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from factories import make_weights
+from factories import make_weights, random_poses
 from posefix import Refiner
-from posefix.inference.crops import Prediction, Prepared, paste_back
+from posefix.inference import crops, engine
+from posefix.inference.crops import CropCutter, Prediction, Prepared, paste_back
 from posefix.keypoints.skeleton import COCO
+from posefix.weights.calibration import Calibration
 
 
 def prepare(keypoints: np.ndarray) -> Prepared:
@@ -48,3 +52,52 @@ def test_nothing_is_filled_near_the_border(side: str) -> None:
     assert (refined.keypoints[0, ankle] == 0).all()
     assert refined.filled[0, knee]
     np.testing.assert_allclose(refined.keypoints[0, knee, :2], places[knee], atol=1e-6)
+
+
+@pytest.fixture
+def few_at_once(monkeypatch: pytest.MonkeyPatch) -> int:
+    """``CROWD``, lowered to what a test refines in a second."""
+    for module in (crops, engine):
+        monkeypatch.setattr(module, "CROWD", 6)
+    return 6
+
+
+def crowd(people: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    return rng.integers(0, 256, (480, 640, 3), dtype=np.uint8), random_poses(rng, people)
+
+
+def test_a_crowd_gets_what_each_of_them_gets(few_at_once: int) -> None:
+    weights = make_weights(Calibration(policy="always", reference_outlier_rate=0.05), input_hw=(32, 32))
+    refiner = Refiner(weights, device="cpu", precision="float32")
+    image, poses = crowd(2 * few_at_once + 3)
+    cutter = refiner.prepare(image, poses).inputs.crops
+    assert isinstance(cutter, CropCutter)
+    np.testing.assert_array_equal(cutter[7:8], refiner.prepare(image, poses[7:8]).inputs.crops)
+    few = poses[:3]
+    for options in ({"prior_weight": 0.8}, {"prior_weight": 0.8, "flip_test": True, "batch_size": 100}):
+        whole, small = refiner.refine_batch([image, image], [poses, few], **options)
+        np.testing.assert_array_equal(small, refiner.refine(image, few, **options))
+        thirds = [refiner.refine(image, third, **options) for third in np.array_split(poses, 3)]
+        np.testing.assert_array_equal(whole, np.concatenate(thirds))
+    # Reliability is that of an even sample of the people.
+    sample = np.linspace(0, len(poses) - 1, few_at_once).astype(int)
+    weight = refiner.measure_reliability([image], [poses[sample]])
+    np.testing.assert_array_equal(refiner.refine(image, poses), refiner.refine(image, poses, prior_weight=weight))
+
+
+def test_memory_does_not_grow_with_the_crowd(few_at_once: int) -> None:
+    refiner = Refiner(make_weights(Calibration(policy="always")), device="cpu", precision="float32")
+
+    def peak(people: int) -> float:
+        image, poses = crowd(people)
+        tracemalloc.start()
+        try:
+            refiner.refine(image, poses, prior_weight=1.0)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(few_at_once)  # what is made once
+    one = 3 * np.prod(refiner.config.input_hw)
+    assert peak(6 * few_at_once) - peak(few_at_once + 1) < 2 * few_at_once * one

@@ -31,6 +31,8 @@ Floats = npt.NDArray[np.floating]
 
 logger = logging.getLogger(__name__)
 
+#: People of an image from which on their crops are cut when they are asked for.
+CROWD = 256
 #: Of a keypoint that has a place.
 LEAST_CONFIDENCE = 1e-6
 #: Distance to the image's border, in length scales of keypoint similarity, within which nothing is filled: keypoints
@@ -109,6 +111,31 @@ class Refined:
     pose_consistency: Floats
 
 
+@dataclass(frozen=True, eq=False)
+class CropCutter:
+    """Crops of an image, cut when some of them are taken: those of thousands of people would fill the memory.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        affine: (R, 2, 3) image → crop.
+        input_hw: size of a crop.
+        antialias: as for ``warp_crop``.
+    """
+
+    image: npt.NDArray[np.uint8]
+    affine: npt.NDArray[np.float64]
+    input_hw: tuple[int, int]
+    antialias: bool
+
+    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """(R', h, w, 3) the crops of some people."""
+        crops = [warp_crop(self.image, m, self.input_hw, antialias=self.antialias) for m in self.affine[rows]]
+        return np.stack(crops) if crops else np.zeros((0, *self.input_hw, 3), np.uint8)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> npt.NDArray[Any]:
+        return np.asarray(self[:], dtype)
+
+
 def pose_consistency_of(prepared: Prepared, prediction: Prediction) -> Floats:
     """(N,) ``Refined.pose_consistency`` of one image's people."""
     valid = prepared.poses.valid[prepared.rows]
@@ -144,10 +171,10 @@ def prepare(
     rows = np.flatnonzero(np.isfinite(boxes).all(-1))
     input_hw = config.input_hw
     affine = crop_affine(crop_rectangles(boxes[rows], input_hw, config.crop_margin), input_hw)
-    crops = [warp_crop(image, matrix, input_hw, antialias=config.antialias) for matrix in affine]
+    crops = CropCutter(image, affine, input_hw, config.antialias)
     area = AREA_PER_BOX * box_area(boxes[rows]) * affine[:, 0, 0] * affine[:, 1, 1]
     inputs = NetworkInput(
-        crops=np.stack(crops) if crops else np.zeros((0, *input_hw, 3), np.uint8),
+        crops=crops if len(rows) > CROWD else crops[:],
         crop_points=transform_points(affine, poses.points[rows]).astype(np.float32),
         valid=poses.valid[rows],
         std=keypoint_std(area, shared.target.sigmas).astype(np.float32),

@@ -12,7 +12,7 @@ import numpy as np
 
 from posefix.exceptions import InputError
 from posefix.inference.backends import load_model
-from posefix.inference.crops import Prediction, Prepared, Refined, paste_back, prepare
+from posefix.inference.crops import CROWD, Prediction, Prepared, Refined, paste_back, prepare
 from posefix.inference.options import Options
 from posefix.inference.predictor import Predictor
 from posefix.inference.reliability import Reliability
@@ -269,6 +269,11 @@ class Engine:
         """
         in_work: deque[tuple[list[Prepared], list[Piece]]] = deque()
         for group in _groups(prepared, options.batch_size):
+            if len(group) == 1 and len(group[0].rows) > CROWD:
+                while in_work:
+                    yield from self._finish(*in_work.popleft(), options)
+                yield self._refine_crowd(group[0], options)
+                continue
             in_work.append((group, self._start(group, options)))
             if len(in_work) > 1:
                 yield from self._finish(*in_work.popleft(), options)
@@ -278,6 +283,20 @@ class Engine:
     def refine_prepared(self, prepared: Sequence[Prepared], options: Options) -> list[Refined]:
         """Network, decoding and the way back for images from ``prepare``."""
         return list(self.refine_images(prepared, options))
+
+    def _refine_crowd(self, image: Prepared, options: Options) -> Refined:
+        """One image of many people, ``CROWD`` of them at a time; reliability is measured on so many, evenly spread."""
+        count = len(image.rows)
+        if options.prior_weight is None and self.measures_reliability:
+            sample = np.linspace(0, count - 1, CROWD).astype(np.int64)
+            found = self.predictor.reliability(self.predictor.start(image.inputs.take(sample), options))
+            options = replace(options, prior_weight=found.prior_weight)
+        done = []
+        for start in range(0, count, CROWD):
+            inputs = image.inputs.take(slice(start, start + CROWD))
+            pieces = self.predictor.start(inputs, options)
+            done.append(self.predictor.finish(pieces, options, np.zeros(len(inputs), np.int64)))
+        return self.paste_back([image], Prediction.join(done, self.config.num_keypoints), options)[0]
 
     def _start(self, group: Sequence[Prepared], options: Options) -> list[Piece]:
         return self.predictor.start(NetworkInput.join([p.inputs for p in group]), options) if group else []
