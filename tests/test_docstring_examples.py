@@ -77,6 +77,7 @@ def test_examples_run(name: str, names: dict[str, Any]) -> None:
     text = inspect.getdoc(DOCUMENTED[name]) or ""
     test = doctest.DocTestParser().get_doctest(text, names, name, None, 0)
     assert test.examples or name in WITHOUT, f"{name} has no example"
+    assert "Example:" not in text, "the site shows a section Examples as code, Example as running text"
     reported: list[str] = []
     found = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=reported.append)
     assert found.failed == 0, "".join(reported)

@@ -23,7 +23,7 @@ class PosefixError(ValueError):
 
     What files and URLs brought into the message is made harmless: no control characters, no passwords.
 
-    Example:
+    Examples:
         >>> try:
         ...     load_image("no such file.jpg")
         ... except PosefixError as error:

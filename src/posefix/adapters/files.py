@@ -91,7 +91,7 @@ def read_any(
         FileFormatError: a file that cannot be read or is not what its format requires, or one of annotations.
         SkeletonError: poses without the skeleton's keypoints.
 
-    Example:
+    Examples:
         >>> opened = read_any("results.json")
         >>> opened.format
         'coco'

@@ -38,7 +38,7 @@ def convert(snapshot: str, out: str, backbone: str | None, input_size: str | Non
     refiner cuts, colours and decodes as the reference does. Needs posefix[tensorflow], for this step only.
 
     \b
-    Example:
+    Examples:
       posefix convert snapshot_140.ckpt --out posefix-r152/
       posefix refine results.json --images val2017/ --weights posefix-r152/ --flip --out refined.json
     """

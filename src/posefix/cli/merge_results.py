@@ -17,7 +17,7 @@ def merge_results(run: str, out: str) -> None:
     Checks that every part is there and every person is in exactly one of them.
 
     \b
-    Example:
+    Examples:
       posefix merge-results run/ --out refined.json
     """
     from posefix.shards.merge import merge_parts

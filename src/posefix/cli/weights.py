@@ -73,7 +73,7 @@ def list_weights() -> None:
     Nothing is downloaded. Of the cache (HF_HOME), only repositories of posefix are shown.
 
     \b
-    Example:
+    Examples:
       posefix weights list
     """
     from posefix.weights.hub import cached_snapshots

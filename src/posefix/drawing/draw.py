@@ -67,7 +67,7 @@ def draw(
         InputError: ``keypoints`` of another shape; SkeletonError where K is not the skeleton's.
         ImageError: as ``load_image``.
 
-    Example:
+    Examples:
         >>> draw(image, keypoints, threshold=0.2).shape
         (480, 640, 3)
     """
@@ -110,7 +110,7 @@ def draw_comparison(
         InputError: poses of other shapes, or not as many before as after.
         ImageError: as ``load_image``.
 
-    Example:
+    Examples:
         >>> comparison = draw_comparison(image, keypoints, refined)
     """
     old, old_valid = _split("before", before, skeleton, threshold)

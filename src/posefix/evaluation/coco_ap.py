@@ -79,7 +79,7 @@ def evaluate(annotations: AnnotationSource, results: ResultSource, skeleton: Ske
         FileFormatError: a file is not what it should be, or the results hold images that the annotations do not.
         SkeletonError: the annotations are of another keypoint set.
 
-    Example:
+    Examples:
         >>> ap = evaluate("val.json", "results.json").ap
         >>> 0 < ap < 1
         True

@@ -142,7 +142,7 @@ class Engine:
             InputError: no such device, precision or backend, or a combination that there is not.
             MissingDependencyError: the backend is not installed.
 
-        Example:
+        Examples:
             >>> refiner = Refiner.from_pretrained()
         """
         weights = load_weights(
@@ -161,7 +161,7 @@ class Engine:
 
         A ``README.md`` that posefix did not write stays as it is.
 
-        Example:
+        Examples:
             >>> refiner.save_pretrained("weights/")
             >>> refiner = Refiner.from_pretrained("weights/")
         """
@@ -193,7 +193,7 @@ class Engine:
         Raises:
             WeightsError: no permission, no such branch, or the hub cannot be reached.
 
-        Example:
+        Examples:
             >>> commit = refiner.push_to_hub("USER/REPO")  # doctest: +SKIP
         """
         files = {**weights_files(self.weights), CARD_NAME: model_card(self.weights, repo_id).encode()}

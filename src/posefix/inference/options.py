@@ -34,7 +34,7 @@ class Options:
             and ``refine_results`` on the whole results file, all else on the people of each image. Networks without
             a prior ignore it.
 
-    Example:
+    Examples:
         >>> options = Options(policy="always", prior_weight=0.5)
         >>> refined = refiner.refine(image, keypoints, options=options)
     """

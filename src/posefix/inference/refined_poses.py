@@ -34,7 +34,7 @@ class RefinedPoses:
         duplicates: (N,) OKS with the better-scored person that is repeated; 0 for all others.
         skeleton: the keypoints' set.
 
-    Example:
+    Examples:
         >>> poses = refiner.predict(image, keypoints)
         >>> poses.keypoints.shape, poses.moved.shape, poses.scores.shape
         ((2, 17, 3), (2, 17), (2,))
@@ -75,7 +75,7 @@ class RefinedPoses:
             image_id: of the image.
             category_id: of people.
 
-        Example:
+        Examples:
             >>> [entry["image_id"] for entry in poses.to_coco(image_id=139)]
             [139, 139]
         """
@@ -91,7 +91,7 @@ class RefinedPoses:
         Raises:
             MissingDependencyError: supervision is not installed.
 
-        Example:
+        Examples:
             >>> key_points = poses.to_supervision()  # doctest: +SKIP
         """
         try:
@@ -117,7 +117,7 @@ class RefinedPoses:
         Returns:
             (H, W, 3) uint8 RGB.
 
-        Example:
+        Examples:
             >>> poses.plot(image).shape
             (480, 640, 3)
         """

@@ -46,7 +46,7 @@ class Refiner(Engine):
         device: where it computes.
         threads: people that a CPU works on at the same time.
 
-    Example:
+    Examples:
         >>> refiner = Refiner.from_pretrained()
         >>> refined = refiner.refine(image, keypoints)
     """
@@ -109,7 +109,7 @@ class Refiner(Engine):
             SkeletonError: a keypoint set that shares no keypoint with the refiner's.
             ImageError: the image cannot be read.
 
-        Example:
+        Examples:
             >>> refiner.refine("photo.jpg", keypoints).shape
             (2, 17, 3)
         """
@@ -163,7 +163,7 @@ class Refiner(Engine):
             InputError: shapes, lengths or options that do not fit.
             ImageError: an image cannot be read.
 
-        Example:
+        Examples:
             >>> refined = refiner.refine_batch([image, "photo.jpg"], [keypoints, keypoints[:1]])
             >>> [len(people) for people in refined]
             [2, 1]
@@ -216,7 +216,7 @@ class Refiner(Engine):
         Raises:
             InputError, SkeletonError, ImageError: as ``refine``.
 
-        Example:
+        Examples:
             >>> poses = refiner.predict(image, keypoints)
         """
         chosen = choose_options(
@@ -273,7 +273,7 @@ class Refiner(Engine):
             SkeletonError: an output without the refiner's keypoints.
             ImageError: an image cannot be read.
 
-        Example:
+        Examples:
             >>> refined = refiner(image, keypoints)  # or what ultralytics, mmpose, … return
         """
         chosen = choose_options(
@@ -325,7 +325,7 @@ class Refiner(Engine):
             InputError: shapes or options that do not fit, or fewer frames than the tracks have.
             ImageError: a frame cannot be read.
 
-        Example:
+        Examples:
             >>> refiner.refine_video(frames, tracks).shape
             (4, 1, 17, 3)
         """
@@ -344,7 +344,7 @@ class Refiner(Engine):
         Online (``online=True``) each frame comes ``delay`` frames late; else as soon as the frames that matter for it
         are known. Memory does not grow with the length of the video.
 
-        Example:
+        Examples:
             >>> sum(len(part) for part in refiner.refine_tracks(frames, tracks, online=True))
             4
         """
@@ -396,7 +396,7 @@ class Refiner(Engine):
         Raises:
             InputError, SkeletonError, ImageError: as ``refine_output``, when their turn comes.
 
-        Example:
+        Examples:
             >>> [refined.shape for refined in refiner.refine_stream([(image, keypoints), ("photo.jpg", keypoints)])]
             [(2, 17, 3), (2, 17, 3)]
         """
@@ -416,7 +416,7 @@ class Refiner(Engine):
     def to(self, device: str | torch.device) -> Refiner:
         """The same weights on another device.
 
-        Example:
+        Examples:
             >>> refiner.to("cpu").device.type
             'cpu'
         """
@@ -437,7 +437,7 @@ class Refiner(Engine):
     ) -> float:
         """An estimator's reliability, from arrays as ``refine_batch`` takes them; else as ``measure``.
 
-        Example:
+        Examples:
             >>> prior_weight = refiner.measure_reliability([image, image], [keypoints, keypoints])
             >>> refined = refiner.refine(image, keypoints, prior_weight=prior_weight)
         """
@@ -470,7 +470,7 @@ class Refiner(Engine):
         Raises:
             InputError, SkeletonError, ImageError: as ``refine_output``.
 
-        Example:
+        Examples:
             >>> prior_weight = refiner.measure([image, image], [keypoints, keypoints])
             >>> refined = refiner(image, keypoints, prior_weight=prior_weight)
         """

@@ -85,7 +85,7 @@ def refine_results(
         FileFormatError: no entry is a pose of the skeleton.
         SkeletonError: the skeleton shares no keypoint with the refiner's.
 
-    Example:
+    Examples:
         >>> opened = read_any("results.json")
         >>> entries, report = refine_results(refiner, opened.entries, "images/")
         >>> opened.write("refined.json", entries)

@@ -62,7 +62,7 @@ def load_image(
         ImageError: no such file, a file that cannot be decoded or is cut short, or an array that is no image.
         InputError: ``color`` is neither ``"rgb"`` nor ``"bgr"``.
 
-    Example:
+    Examples:
         >>> load_image("photo.jpg").shape
         (480, 640, 3)
     """

@@ -34,7 +34,7 @@ def iterate_json_list(path: PathLike) -> Iterator[Any]:
         FileFormatError: no such file, no list, or damaged; the message names the element at fault. What came
             before it has been handed out by then.
 
-    Example:
+    Examples:
         >>> for entry in iterate_json_list("results.json"):
         ...     entry["image_id"]
     """

@@ -49,7 +49,7 @@ class Skeleton:
         SkeletonError: duplicate names, a wrong number of sigmas, a sigma that is not positive, a left
             without its right, or an edge or unannotated name that is no keypoint.
 
-    Example:
+    Examples:
         >>> kite = Skeleton("kite", ("top", "left_wing", "right_wing"), (0.05, 0.05, 0.05))
         >>> kite.flip_indices.tolist()
         [0, 2, 1]
@@ -151,7 +151,7 @@ class Skeleton:
     def map_to(self, other: Skeleton) -> npt.NDArray[np.int64]:
         """(K_other,) index into this skeleton of each of the other's keypoints by name, −1 where absent.
 
-        Example:
+        Examples:
             >>> COCO.map_to(CROWDPOSE)[:2].tolist()  # where COCO has CrowdPose's first two, both shoulders
             [5, 6]
         """
@@ -162,7 +162,7 @@ class Skeleton:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; ``Skeleton.from_dict`` reads it back.
 
-        Example:
+        Examples:
             >>> Skeleton.from_dict(COCO.to_dict()) == COCO
             True
         """

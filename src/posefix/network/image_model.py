@@ -30,7 +30,7 @@ class ImageModel:
         config: how to read them.
         origin: where it is from, for messages.
 
-    Example:
+    Examples:
         >>> model = ImageModel(my_network, ImageModelConfig(input_hw=(384, 288), alignment="half_pixel"))
         >>> refiner = Refiner(image_model=model)
     """

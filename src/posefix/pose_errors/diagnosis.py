@@ -164,7 +164,7 @@ def diagnose_results(
         InputError: ``like`` holds other people.
         SkeletonError: the annotations are of another keypoint set.
 
-    Example:
+    Examples:
         >>> before = diagnose_results("val.json", "results.json")
         >>> share = (before.kinds == PoseError.GOOD).mean()
     """

@@ -29,7 +29,7 @@ Bools = npt.NDArray[np.bool_]
 class PoseError(IntEnum):
     """What is wrong with a keypoint (Ronchi & Perona, ICCV 2017). ``NONE``: there is no such keypoint.
 
-    Example:
+    Examples:
         >>> PoseError(2).name
         'INVERSION'
     """
@@ -100,7 +100,7 @@ class ErrorRates:
         parts: rates of each part (``knee`` stands for both knees).
         other: rates of parts that are not listed.
 
-    Example:
+    Examples:
         >>> rates = ErrorRates()
         >>> rates.table(COCO, np.array([17]), [0]).shape
         (1, 17, 5)
@@ -204,7 +204,7 @@ def synthesize(
     Raises:
         InputError: shapes that do not fit together.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> points = keypoints[..., :2]
         >>> corrupted, kinds = synthesize(points, np.ones((2, 17), bool), COCO, np.full(2, 2e4), rng)
