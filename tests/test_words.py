@@ -25,7 +25,7 @@ OLD = {
     "pictures?": {"src/posefix/cli/diagnose.py"},
     "trusts?|measure_trust": {
         *(f"src/posefix/{name}.py" for name in ("cli/refine", "inference/options", "inference/refiner")),
-        "src/posefix/weights/calibration.py",
+        *("src/posefix/weights/calibration.py", "docs/api.md"),  # which hides the old name
         # of files and names, for safety
         *("SECURITY.md", "src/posefix/io/image_names.py"),
     },
@@ -35,7 +35,7 @@ OLD = {
         "docs/parity.md",  # with poseval
     },
     "company|mended": {"src/posefix/training/config.py"},
-    "limbs?": {"src/posefix/keypoints/skeleton.py"},
+    "limbs?": {"src/posefix/keypoints/skeleton.py", "docs/api.md"},
     "cell_offset": {"src/posefix/network/config.py"},
     "annotated": {"src/posefix/training/data/shards.py"},
     # other people are other instances; these are pixels and numbers next to each other
