@@ -108,7 +108,7 @@ def find_paths(places: Places, jerk: Doubles | None = None, rounds: int = 4) -> 
 def divide_places(places: Places, flip_indices: npt.NDArray[np.int64]) -> Places:
     """Places at which another person's keypoint is, too, go to whom the motion around these frames leads there.
 
-    While one person covers another, the image shows the one in front, and the network takes their limbs for those of
+    While one person covers another, the image shows the one in front, and the network takes its keypoints for those of
     the person behind.
 
     Args:
@@ -133,7 +133,7 @@ def divide_places(places: Places, flip_indices: npt.NDArray[np.int64]) -> Places
         np.logical_or.at(contested.swapaxes(0, 1), first, (near & there[:, first]).swapaxes(0, 1))
     if not contested.any():
         return places
-    # Frames that others may have spoilt say nothing of where a keypoint is expected.
+    # Frames that others may have corrupted say nothing of where a keypoint is expected.
     expected = _expected(replace(places, mass=places.mass * ~np.take_along_axis(contested, most, -1)))
     density = _density(places.points, places.variance, *expected)
     other = np.zeros(places.mass.shape)
