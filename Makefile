@@ -9,11 +9,12 @@ DATA := ../shared/data/coco
 IMAGE_MODEL := ../shared/weights/tinypose_256/model.xml
 
 ADAPTERS := .venv-adapters
+MUTANTS := .venv-mutants
 TENSORFLOW := .venv-tensorflow
 RAY := .venv-ray
 DOCS := .venv-docs
 
-.PHONY: demo test test-slow browser test-browser test-adapters test-tensorflow test-ray docs check accuracy clean
+.PHONY: demo test test-slow fuzz mutants browser test-browser test-adapters test-tensorflow test-ray docs check accuracy clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -47,6 +48,20 @@ FUZZ_SEED ?= 0
 fuzz: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python tests/fuzzing.py --inputs $(FUZZ_INPUTS) --seed $(FUZZ_SEED)
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/test_properties.py
+
+# Changed lines: each must make a test fail. mutmut's own environment sees the packages of .venv.
+$(MUTANTS)/.installed: $(STAMP)
+	test -x $(MUTANTS)/bin/python || $(PYTHON) -m venv $(MUTANTS)
+	echo "$$($(abspath $(BIN))/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" > \
+	  "$$($(MUTANTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_venv.pth"
+	$(MUTANTS)/bin/python -m pip install --quiet 'mutmut>=3.8,<4'
+	touch $@
+
+mutants: $(MUTANTS)/.installed
+	$(BIN)/python tests/mutants.py
+	rm -rf out/mutants && mkdir -p out/mutants && cp -r src tests pyproject.toml out/mutants
+	cp tests/mutmut.cfg out/mutants/setup.cfg
+	cd out/mutants && OMP_NUM_THREADS=1 $(abspath $(MUTANTS))/bin/mutmut run && $(abspath $(MUTANTS))/bin/mutmut results
 
 # The real packages of tests/adapters, with a CPU-only torch: about 3 GB.
 $(ADAPTERS)/.installed: pyproject.toml constraints.txt $(wildcard tests/adapters/requirements*.txt)

@@ -319,3 +319,39 @@ def test_warping_mutates_nothing(rng: np.random.Generator) -> None:
     warp_crop(image, affine, INPUT_HW, antialias=True)
     np.testing.assert_array_equal(image, image_before)
     np.testing.assert_array_equal(affine, affine_before)
+
+
+def test_boxes_of_any_leading_shape(rng: np.random.Generator) -> None:
+    corner = rng.uniform(0, 9, (5, 3, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(1, 9, (5, 3, 2))], -1)
+    flat = boxes.reshape(-1, 4)
+    np.testing.assert_array_equal(boxes_xyxy_to_xywh(boxes).reshape(-1, 4), boxes_xyxy_to_xywh(flat))
+    np.testing.assert_array_equal(boxes_xywh_to_xyxy(boxes).reshape(-1, 4), boxes_xywh_to_xyxy(flat))
+    np.testing.assert_array_equal(box_area(boxes).reshape(-1), box_area(flat))
+
+
+def test_iou_of_boxes_below_a_pixel() -> None:
+    small = np.array([[3.0, 3.0, 3.1, 3.1]])
+    assert box_iou(small, small).tolist() == [[1.0]]
+
+
+def test_plain_crops_are_bilinear_at_32nds_of_a_pixel(rng: np.random.Generator) -> None:
+    """Against the definition, written down anew; the last rounding may differ by one grey level."""
+    image = rng.integers(0, 256, (40, 50, 3), np.uint8)
+    affine = np.array([[1.3, 0.4, -9.0], [-0.35, 1.1, 3.0]])
+    crop = warp_crop(image, affine, (32, 24)).astype(np.float64)
+    columns, rows = np.meshgrid(np.arange(24), np.arange(32))
+    place = transform_points(invert_affine(affine[None]), np.stack([columns, rows], -1).reshape(1, -1, 2))[0]
+    place = np.floor(place * 32 + 0.5) / 32
+    whole = np.floor(place).astype(int)
+    inside = ((whole >= 0) & (whole < [49, 39])).all(-1)
+    x, y = whole[inside].T
+    fx, fy = (place - whole)[inside].T[..., None]
+    above = image[y, x] * (1 - fx) + image[y, x + 1] * fx
+    below = image[y + 1, x] * (1 - fx) + image[y + 1, x + 1] * fx
+    expected = above * (1 - fy) + below * fy
+    assert inside.sum() > 300
+    difference = np.abs(crop.reshape(-1, 3)[inside] - expected)
+    # A position may fall on the other side of a rounding: 1/32 px of at most 255 grey levels.
+    assert np.quantile(difference, 0.95) < 1
+    assert difference.max() < 10
