@@ -35,8 +35,8 @@ PLACES = 4
 #: Length scale at which the sides are compared, in those of keypoint similarity, and the least similarity.
 _SIDE_SCALE, _LEAST = 0.5, 1e-3
 #: Mean log odds of a group of keypoints below which both poses, as it is and exchanged, are compared; the most that a
-#: frame counts; and what is added in favour of the pose as it is.
-_DOUBT, _SURE, _FAVOUR = 6.0, 8.0, 0.5
+#: frame counts.
+_DOUBT, _SURE = 6.0, 8.0
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _compared(
         return np.asarray((torch.log(torch.cat(own) + _LEAST) * both).cpu().numpy(), np.float64)
 
     again = list(observer.look(other, batch_size))
-    return np.asarray(fit(outputs)[rows][:, members] - fit(again)[:, members] + _FAVOUR / len(members))
+    return np.asarray(fit(outputs)[rows][:, members] - fit(again)[:, members])
 
 
 def _exchange_inputs(inputs: NetworkInput, exchanged: Bools, observer: Observer) -> NetworkInput:

@@ -29,7 +29,7 @@ _LEAST_MASS, _LEAST_CERTAIN, _TINY = 1e-6, 0.05, 1e-300
 #: Share of the frames that must show a keypoint apart from other people's, to say where it is in the others.
 _KNOWN = 0.3
 #: Share of the best place's mass below which a frame says nothing of a keypoint.
-_SPOILT = 0.25
+_CLEAR = 0.25
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def divide_places(places: Places, flip_indices: npt.NDArray[np.int64]) -> Places
     left = places.mass * np.where(undisputed, 1.0, share)
     # What else the image shows where the other covers the best place is no better. The path bridges such frames, but
     # it would fly away where it is known on one side of them alone.
-    clear = np.take_along_axis(left, most, -1) > _SPOILT * np.take_along_axis(places.mass, most, -1)
+    clear = np.take_along_axis(left, most, -1) > _CLEAR * np.take_along_axis(places.mass, most, -1)
     before, after = (np.logical_or.accumulate(clear[::way], axis=0)[::way] for way in (1, -1))
     return replace(places, mass=np.where(clear, left, np.where(before & after, 0.0, places.mass)))
 
