@@ -103,6 +103,18 @@ def test_every_option_is_explained(trail: tuple[str, ...]) -> None:
             assert parameter.help.rstrip().endswith((".", ")", "…")), parameter.help
 
 
+@pytest.mark.parametrize("trail", [(), ("weights",)])
+def test_the_list_of_commands_is_not_cut_off(trail: tuple[str, ...]) -> None:
+    assert "..." not in CliRunner().invoke(main, [*trail, "--help"]).output.split("Commands:")[1]
+
+
+def test_a_command_is_suggested() -> None:
+    result = CliRunner().invoke(main, ["refin"])
+    assert result.exit_code == 2
+    assert "No such command 'refin'. Did you mean refine?" in result.output
+    assert "Did you mean" not in CliRunner().invoke(main, ["xyz"]).output
+
+
 def test_completion_is_documented_and_works() -> None:
     assert "_POSEFIX_COMPLETE=bash_source posefix" in run("--help").output
     done = CliRunner().invoke(
@@ -135,6 +147,8 @@ def test_refine_nobody(inside: Path) -> None:
         ("results/r.json", "nowhere.json", "nowhere.json: no such file"),
         ("results/r.json", "val.json", "val.json: this is an annotation file"),
         ("results/r.json", "empty.json", "empty.json: the file is empty, expected JSON"),
+        ("results/r.json", "shares.json", "expected pixels of the image, got only coordinates in 0…1; multiply x by"),
+        ("results/r.json", "plain.json", "has 34 numbers as keypoints; expected [x, y, score] of each, 51 numbers"),
         ("results/r.json", "val/001.jpg", "expected JSON text, got binary data"),
         ("--annotations val.json", "--annotations results/r.json", "this is a list, as results files are"),
         ("--annotations val.json", "--annotations nowhere.json", "nowhere.json: no such file"),
@@ -147,11 +161,16 @@ def test_refine_nobody(inside: Path) -> None:
         ("--device cpu", "--device tpu9", "device: expected"),
         ("--device cpu", "--batch-size 0", "batch_size: expected a positive integer, got 0"),
         ("--device cpu", "--skeleton mpii", "val.json: expected the 16 keypoints of skeleton 'mpii'"),
+        ("--device cpu", "--skeleton mpii", "skeleton (on the command line --skeleton) names another set"),
         ("--device cpu", "--format openpose", "expected an OpenPose frame"),
     ],
 )
 def test_refine_says_what_is_wrong(inside: Path, old: str, new: str, part: str) -> None:
     Path("empty.json").write_text("")
+    entries = json.loads(Path("results/r.json").read_text())
+    shares = [{**e, "keypoints": np.clip(np.divide(e["keypoints"], 1000), 0, 1).tolist()} for e in entries]
+    Path("shares.json").write_text(json.dumps(shares))
+    Path("plain.json").write_text(json.dumps([{**e, "keypoints": e["keypoints"][:34]} for e in entries]))
     assert old in REFINE
     before = sorted(os.listdir())
     assert part in refused(REFINE.replace(old, new))
@@ -199,18 +218,24 @@ def test_an_openpose_folder_needs_a_folder(inside: Path) -> None:
         ("train val.json", "val.json"),
         ("train wrong.yaml", "colour"),
         ("train missing.yaml", "nowhere.json: no such file"),
+        ("train folder.yaml", "sets: no such folder of images"),
+        ("train rates.yaml", "rates: 'wings' is no part of skeleton 'coco'; known are nose, eye, ear"),
         ("demo --weights nowhere", "no such folder 'nowhere'"),
         ("demo --weights weights --out nowhere/demo.png", "nowhere does not exist"),
         ("demo --weights weights --data val", "found none"),
         ("convert nowhere.ckpt --out converted", "nowhere.ckpt"),
         ("weights verify nowhere", "no such folder 'nowhere'"),
         ("weights verify val", "config.json"),
+        ("demo --weights .", "has no config.json; did you mean weights?"),
     ],
 )
 def test_commands_say_what_is_wrong(inside: Path, line: str, part: str) -> None:
     Path("none.json").write_text("[]")
     Path("wrong.yaml").write_text("colour: red\n")
     Path("missing.yaml").write_text("sets: [{annotations: nowhere.json, images: val}]\nout: run\n")
+    Path("folder.yaml").write_text("sets: [{annotations: val.json, images: nowhere}]\nout: run\n")
+    rates = "jitter: [0.3, 0.3], miss: [0.0, 0.0, 0.0], inversion: 0.0, swap: [0.0, 0.0]"
+    Path("rates.yaml").write_text(f"sets: [{{annotations: val.json, images: val}}]\nrates: {{wings: {{{rates}}}}}\n")
     assert part in refused(line)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -91,6 +92,17 @@ def test_mistakes_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, ar
     assert said in result.output
     assert "Traceback" not in result.output
     assert not (folder / "o.json").exists()
+
+
+def test_a_plot_needs_matplotlib_before_the_work(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.chdir(folder)
+    line = ["in.avi", "in.json", "--out", str(tmp_path / "o.json"), "--plot", str(tmp_path / "p.png")]
+    result = CliRunner().invoke(main, ["refine-video", *line, "--weights", "weights"])
+    assert result.exit_code == 1
+    assert "pip install 'posefix[plot]'" in result.output
+    assert not (tmp_path / "o.json").exists()
 
 
 def test_a_video_that_ends_early_is_told(folder: Path, tmp_path: Path) -> None:

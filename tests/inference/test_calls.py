@@ -95,6 +95,13 @@ def test_predict_tells_what_happened(refiner: Refiner, image: Any, poses: Floats
         refiner.predict(image, poses, person_scores=[1.0])
 
 
+@pytest.mark.parametrize("name", ["refine", "predict", "__call__"])
+def test_normalised_coordinates_are_refused(refiner: Refiner, image: Any, poses: Floats, name: str) -> None:
+    shares = poses / np.array([*np.shape(image)[1::-1], 1.0])
+    with pytest.raises(InputError, match="expected pixels of the image, got only coordinates in 0…1; multiply x by"):
+        getattr(refiner, name)(image, np.clip(shares, 0.0, 1.0))
+
+
 def test_a_person_twice_is_found(refiner: Refiner, image: Any, poses: Floats) -> None:
     twice = np.concatenate([poses, poses[:1]])
     result = refiner.predict(image, twice, person_scores=[0.9, 0.8, 0.7, 0.6])

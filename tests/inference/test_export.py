@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from factories import make_weights
 from posefix.cli.demo_pose import demo_crops
 from posefix.cli.main import main
-from posefix.exceptions import InputError, WeightsError
+from posefix.exceptions import InputError, MissingDependencyError, WeightsError
 from posefix.inference import export
 from posefix.inference.export import check_parity, export_model
 from posefix.inference.refiner import Refiner
@@ -98,6 +99,18 @@ def test_command_fails_above_the_limit(weights: Weights, tmp_path: Path, monkeyp
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert "differs from torch by more than 0.1 px" in result.output
+
+
+@pytest.mark.parametrize("file_format", ["onnx", "openvino"])
+def test_without_onnx_the_message_says_what_to_install(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(
+        MissingDependencyError, match=rf"needs the package onnx: pip install 'posefix\[{file_format}\]'"
+    ):
+        export_model(weights, tmp_path / "out", file_format=file_format)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

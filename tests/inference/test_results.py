@@ -173,6 +173,14 @@ def test_scores_that_cannot_be_weighed_stay(refiner: Refiner, images: Path, scor
     assert refine_entries(refiner, entries, images, ranking="estimator")[1].odd_scores == {}
 
 
+def test_entries_without_a_score_are_told(refiner: Refiner, images: Path) -> None:
+    entries = make_entries([7])
+    del entries[0]["score"]
+    refined, report = refine_entries(refiner, entries, images)
+    assert "score" not in refined[0]
+    assert "entry 0: it has none" in report.summary()
+
+
 def test_boxes_of_entries(refiner: Refiner, images: Path) -> None:
     entries = make_entries([7, 7])
     entries[0]["bbox"] = [10, 10, 300, 300]

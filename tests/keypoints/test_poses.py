@@ -21,7 +21,7 @@ from posefix.exceptions import InputError, SkeletonError
 from posefix.inference.rescoring import duplicates
 from posefix.io.coco import replace_keypoints
 from posefix.keypoints.layouts import BODY_25, MEDIAPIPE, columns
-from posefix.keypoints.poses import framing, present, read_poses, relative_scores, round_present, scored
+from posefix.keypoints.poses import framing, normalised, present, read_poses, relative_scores, round_present, scored
 from posefix.keypoints.skeleton import COCO, POSETRACK18
 
 #: (x, y, score) and whether it is there.
@@ -201,6 +201,31 @@ def test_nobody(shape: tuple[int, ...]) -> None:
 def test_what_is_not_nobody(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"expected \(N, 17, 3\)"):
         read_poses(np.zeros(shape), COCO)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fix"),
+    [
+        ((17, 3), r"pass keypoints\[None\]"),
+        ((2, 51), r"pass keypoints.reshape\(-1, 17, 3\)"),
+        ((2, 16, 3), "for another keypoint set pass skeleton="),
+    ],
+)
+def test_another_shape_is_answered_with_the_fix(shape: tuple[int, ...], fix: str) -> None:
+    with pytest.raises(InputError, match=fix):
+        read_poses(np.ones(shape), COCO)
+
+
+def test_normalised_coordinates_are_told_from_pixels() -> None:
+    shares = np.random.default_rng(0).random((2, 17, 3))
+    assert normalised([shares])
+    assert normalised([shares.astype(np.float32)[..., :2], shares])
+    assert normalised([np.where(np.arange(17)[:, None] < 5, shares, np.nan)])
+    assert not normalised([shares * 100, shares])
+    assert not normalised([np.full((3, 17, 3), 0.5)])  # one place: nothing was found
+    assert not normalised([np.zeros((2, 17, 3))])
+    assert not normalised([])
+    assert not normalised([None])
 
 
 def test_keypoints_by_names_that_are_not_one() -> None:

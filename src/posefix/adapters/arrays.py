@@ -8,6 +8,7 @@ import numpy as np
 
 from posefix.adapters.base import Doubles, Extracted, Floats, Images, is_array, like, put_back, to_numpy, with_scores
 from posefix.exceptions import InputError
+from posefix.keypoints.poses import NORMALISED, normalised
 from posefix.keypoints.skeleton import Skeleton
 
 
@@ -45,6 +46,8 @@ def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     if people and not count:
         raise InputError(f"keypoints: expected at least one keypoint per person, got {tuple(values.shape)}")
     frames = [with_scores(f[..., :2], f[..., 2] if f.shape[-1] == 3 else None) for f in _frames(values)]
+    if normalised(frames):
+        raise InputError(f"keypoints: {NORMALISED}")
 
     def rebuild(refined: list[Floats]) -> Any:
         if not values.size:

@@ -266,8 +266,13 @@ def _read_list(data: Any, skeleton: Skeleton, source: str, name: str) -> Opened:
         index = columns(None, size // 3, skeleton)
     except InputError as error:
         first = next(i for i, p in enumerate(people) if isinstance(p.get("keypoints"), list))
+        if size % 3:
+            raise FileFormatError(
+                f"{source}: entry {first} has {size} numbers as keypoints; expected [x, y, score] of each, "
+                f"{3 * len(skeleton)} numbers for skeleton {skeleton.name!r}"
+            ) from error
         raise FileFormatError(
-            f"{source}: entry {first} has {size / 3:g} keypoints, not the {len(skeleton)} of skeleton "
+            f"{source}: entry {first} has {size // 3} keypoints, not the {len(skeleton)} of skeleton "
             f"{skeleton.name!r}; name the file's own set with --skeleton ({', '.join(SKELETONS)}) if it is one of these"
         ) from error
     entries = [

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from posefix.weights.weights import Weights
 
 
-@click.command()
+@click.command(short_help="Measure how the output of trained weights is read.")
 @click.argument("weights", type=click.Path(file_okay=False))
 @click.argument("annotations", type=click.Path(dir_okay=False))
 @click.argument("results", type=click.Path(dir_okay=False), nargs=-1, required=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from posefix.network.config import ModelConfig
 
 
-@click.command()
+@click.command(short_help="Turn the authors' TensorFlow checkpoint into weights.")
 @click.argument("snapshot", type=click.Path())
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder for the weights.")
 @click.option(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from posefix.io.coco import Annotations, Entry
 
 
-@click.command("convert-results")
+@click.command("convert-results", short_help="Convert results between JSON and Parquet.")
 @click.argument("results", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="A .parquet or a .json file.")
 @click.option(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from posefix.inference.refiner import Refiner
 
 
-@click.command()
+@click.command(short_help="Refine a pose that was corrupted on purpose; show both.")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False),
@@ -36,7 +36,7 @@ def demo(out: str, data: str | None, weights: str | None, device: str) -> None:
     \b
     Examples:
       posefix demo
-      posefix demo --out before-after.png --data shared/data/coco/
+      posefix demo --out before-after.png --data coco/
     """
     import numpy as np
 

@@ -11,11 +11,13 @@ from posefix.cli.options import RenamedOption, check_output, report_errors, say,
 from posefix.cli.showing import report_option, report_people_option, write_report
 
 
-@click.command()
+@click.command(short_help="Which errors an estimator makes, and what they cost.")
 @click.argument("annotations", type=click.Path(dir_okay=False))
 @click.argument("results", type=click.Path(dir_okay=False))
 @click.option("--after", type=click.Path(dir_okay=False), help="The same results, refined.")
-@click.option("--plot", type=click.Path(dir_okay=False), help="Also draw the shares by part (png, svg, pdf).")
+@click.option(
+    "--plot", type=click.Path(dir_okay=False), help="Also draw the shares by part (png, svg, pdf); needs posefix[plot]."
+)
 @click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Also write everything as JSON.")
 @click.option(
     "--draw",
@@ -61,7 +63,8 @@ def diagnose(
     if draw and not images:
         raise click.UsageError("--draw needs --images, the folder of the images")
     if plot:
-        from posefix.pose_errors.plots import plot_shares, require_matplotlib
+        from posefix.drawing.tracks import require_matplotlib
+        from posefix.pose_errors.plots import plot_shares
 
         require_matplotlib()  # before the work, not after it
     for path in filter(None, (plot, json_path, report_path)):

@@ -15,7 +15,7 @@ from posefix.keypoints.skeleton import COCO, CROWDPOSE, MPII, POSETRACK18, Skele
 _METRICS = {"crowdpose": CROWDPOSE, "pckh": MPII, "poseval": POSETRACK18}
 
 
-@click.command()
+@click.command(short_help="AP of results files, and its change.")
 @click.argument("annotations", type=click.Path())
 @click.argument("results", type=click.Path(), nargs=-1, required=True)
 @skeleton_option

@@ -11,7 +11,7 @@ from posefix.cli.options import check_output, report_errors, say, split_revision
 from posefix.exceptions import WeightsError
 
 
-@click.command()
+@click.command(short_help="Write the network for ONNX Runtime or OpenVINO.")
 @weights_option
 @click.option(
     "--format",

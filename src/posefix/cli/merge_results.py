@@ -7,7 +7,7 @@ import click
 from posefix.cli.options import check_output, report_errors, say
 
 
-@click.command("merge-results")
+@click.command("merge-results", short_help="Join the parts of a finished run into one file.")
 @click.argument("run", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="A .json or .parquet file.")
 @report_errors

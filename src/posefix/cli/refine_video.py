@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-@click.command("refine-video")
+@click.command("refine-video", short_help="Refine the tracks of a video.")
 @click.argument("video", type=click.Path())
 @click.argument("poses", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="Where the refined poses go, in the same format.")
@@ -53,7 +53,12 @@ if TYPE_CHECKING:
     help="Weight of the given poses against the image: 0.5 suits weak estimators, 1 medium, 1.5 strong ones.",
 )
 @click.option("--video", "video_out", type=click.Path(dir_okay=False), help="MP4 of before and after with trails.")
-@click.option("--plot", "plot_out", type=click.Path(dir_okay=False), help="PNG, PDF or SVG: x and y over time.")
+@click.option(
+    "--plot",
+    "plot_out",
+    type=click.Path(dir_okay=False),
+    help="PNG, PDF or SVG: x and y over time; needs posefix[plot].",
+)
 @click.option("--plot-keypoints", default="", help="Their names with commas; default wrists and ankles.")
 @click.option("--plot-person", default=0, show_default=True, help="Which person, 0 the first.")
 @weights_option
@@ -101,7 +106,7 @@ def refine_video(
     import numpy as np
 
     from posefix.adapters.track_files import read_track_file
-    from posefix.drawing.tracks import compare_frames, plot_tracks, write_video
+    from posefix.drawing.tracks import compare_frames, plot_tracks, require_matplotlib, write_video
     from posefix.keypoints.poses import present
     from posefix.video.frames import frame_rate, read_frames
     from posefix.video.options import VideoOptions
@@ -119,6 +124,8 @@ def refine_video(
     for path in (video_out, plot_out):
         if path:
             check_output(path)
+    if plot_out:
+        require_matplotlib()  # before the work, not after it
     refiner = load_refiner(weights, device, backend, threads)
     for name in filter(None, plot_keypoints.split(",")):
         refiner.skeleton.index(name.strip())

@@ -52,7 +52,8 @@ def train(config: str | None, example: str | None, resume: bool, device: str) ->
         from posefix.training.example import write_example
 
         written = write_example(example)
-        say(f"{example} written. Next:\n  posefix train {written}\nThe other steps are in {example}/README.md.")
+        readme = Path(example) / "README.md"
+        say(f"{example} written. Next:\n  posefix train {written}\nThe other steps are in {readme}.")
         return
     if not config:
         raise click.UsageError("Missing argument 'CONFIG'; a project to start from: posefix train --example DIR")

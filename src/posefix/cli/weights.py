@@ -51,7 +51,10 @@ class Stored:
         return recorded_sha256(self.config)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    short_help="Weights: what is here, and whether it is whole.",
+)
 def weights() -> None:
     """Weights: what is here, where it is from, whether it is whole.
 
@@ -65,7 +68,7 @@ def weights() -> None:
     """
 
 
-@weights.command(name="list")
+@weights.command(name="list", short_help="Weights in the package and in the hub's cache.")
 @report_errors
 def list_weights() -> None:
     """Weights in the package and in the hub's cache: licence, keypoints, input, size, hash, origin.
@@ -90,7 +93,7 @@ def list_weights() -> None:
     say("\n\n".join(blocks))
 
 
-@weights.command()
+@weights.command(short_help="Fetch weights from the hub into its cache.")
 @click.argument("repository", metavar="USER/REPO")
 @click.option("--revision", help="Branch, tag or commit; default: the newest on the main branch.")
 @click.option("--force", is_flag=True, help="Fetch it again even if it is in the cache.")
@@ -118,7 +121,7 @@ def download(repository: str, revision: str | None, force: bool) -> None:
     say(_describe(_read(snapshot)))
 
 
-@weights.command()
+@weights.command(short_help="Load weights strictly and check the hash.")
 @click.argument("where", required=False)
 @report_errors
 def verify(where: str | None) -> None:
@@ -138,7 +141,7 @@ def verify(where: str | None) -> None:
     say(f"  ok        {count / 1e6:.2f} million parameters, all finite; {hashes}")
 
 
-@weights.command()
+@weights.command(short_help="Print the model card.")
 @click.argument("where", required=False)
 @report_errors
 def card(where: str | None) -> None:
@@ -157,7 +160,7 @@ def card(where: str | None) -> None:
     say(model_card(loaded, place.repository) if isinstance(place, Snapshot) else model_card(loaded), nl=False)
 
 
-@weights.command()
+@weights.command(short_help="Add an image network to weights.")
 @click.option(
     "--image-model",
     required=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -116,6 +117,21 @@ def write_video(path: PathLike, frames: Iterable[Image], rate: float) -> int:
     return count
 
 
+def require_matplotlib() -> Any:
+    """``matplotlib.figure``, which plots need and nothing else does.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise MissingDependencyError(
+            "plots need matplotlib, which is not installed: pip install 'posefix[plot]'"
+        ) from error
+    return matplotlib.figure
+
+
 def plot_tracks(
     path: PathLike,
     before: Floats,
@@ -142,14 +158,11 @@ def plot_tracks(
         SkeletonError: no such keypoint.
         InputError: no such person.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("plots need matplotlib: pip install 'posefix[plot]'") from error
+    figure_module = require_matplotlib()
     if not 0 <= person < before.shape[1]:
         raise InputError(f"person: expected one of the {before.shape[1]} tracks, 0 the first, got {person}")
     names = tuple(keypoints) or tuple(n for n in _PLOTTED if n in skeleton.keypoints) or skeleton.keypoints
-    figure = Figure(figsize=(12, 1.8 * len(names) + 0.8), layout="constrained")
+    figure = figure_module.Figure(figsize=(12, 1.8 * len(names) + 0.8), layout="constrained")
     axes = figure.subplots(len(names), 2, squeeze=False, sharex=True)
     time = np.arange(len(before))
     for row, name in enumerate(names):

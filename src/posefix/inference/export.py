@@ -66,7 +66,8 @@ def export_model(weights: Weights, folder: str | Path, *, file_format: str = "on
         raise WeightsError("export: weights with an image model cannot be exported; export the image model by itself")
     if weights.exported is not None:
         raise WeightsError(f"export: {weights.origin} is exported already; name the weights that it was made from")
-    needed = _needed("openvino", "openvino") if file_format == "openvino" else _needed("onnx", "onnx") if half else None
+    onnx = _needed("onnx", file_format)  # torch needs it too, to write the graph
+    openvino = _needed("openvino", "openvino") if file_format == "openvino" else None
     from posefix.inference.tracing import check_file, graphs, write_onnx
 
     config = {
@@ -85,11 +86,11 @@ def export_model(weights: Weights, folder: str | Path, *, file_format: str = "on
         for name in ("model", *PARTS):
             path = Path(temporary) / f"{name}.onnx"
             write_onnx(path, made[name], weights, {"posefix": text, "licence": str(weights.about.get("licence", ""))})
-            if file_format == "openvino" and needed is not None:
-                _to_openvino(needed, path, text, half=half)
+            if openvino is not None:
+                _to_openvino(openvino, path, text, half=half)
                 path.unlink()
-            elif needed is not None:
-                _halve(needed, path)
+            elif half:
+                _halve(onnx, path)
         files |= {path.name: path.read_bytes() for path in sorted(Path(temporary).iterdir())}
     write_files(folder, files)
 

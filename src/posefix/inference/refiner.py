@@ -13,11 +13,13 @@ from tqdm import tqdm
 from posefix.adapters.registry import Extract, adapt
 from posefix.adapters.tracked import is_numbers, tracked_output
 from posefix.deprecation import warn_renamed
+from posefix.exceptions import InputError
 from posefix.inference.crops import Prepared
 from posefix.inference.engine import Engine
 from posefix.inference.options import Color, Decoder, Options, Policy, choose_options
 from posefix.inference.refined_poses import RefinedPoses, make_refined_poses
 from posefix.inference.stream import as_given, prepare_images, prepare_output, put_together, stream
+from posefix.keypoints.poses import NORMALISED, normalised
 from posefix.keypoints.skeleton import Skeleton
 from posefix.tensors import require_torch
 from posefix.video.frames import read_frames
@@ -228,6 +230,8 @@ class Refiner(Engine):
             batch_size=batch_size,
             prior_weight=prior_weight,
         )
+        if normalised([keypoints]):
+            raise InputError(f"keypoints: {NORMALISED}")
         prepared = self.prepare(image, keypoints, boxes_xyxy, color=color, shared=self.shared(skeleton))
         (refined,) = self.refine_prepared([prepared], chosen)
         return make_refined_poses(prepared, refined, person_scores)

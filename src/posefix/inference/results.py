@@ -137,7 +137,11 @@ def refine_results(
         )
         output = _write(entries, rows, before, after, scores, shared)
         report = _count(len(entries), before, after, shared, lowered, done.unread, people.skipped)
-    odd_scores = {i: repr(entries[i].get("score"))[:80] for i in rows if not can_be_weighed(entries[i].get("score"))}
+    odd_scores = {
+        i: repr(entries[i]["score"])[:80] if "score" in entries[i] else "it has none"
+        for i in rows
+        if not can_be_weighed(entries[i].get("score"))
+    }
     return output, replace(
         report,
         prior_weight=chosen.prior_weight if refiner.config.pose_prior else None,

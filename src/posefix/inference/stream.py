@@ -17,6 +17,7 @@ from posefix.inference.batching import ahead
 from posefix.inference.crops import Prepared, Refined
 from posefix.inference.engine import Engine
 from posefix.inference.options import Options
+from posefix.keypoints.poses import NORMALISED, normalised
 from posefix.keypoints.skeleton import Skeleton
 from posefix.messages import shown
 from posefix.tensors import is_tensor
@@ -49,6 +50,8 @@ def prepare_images(
     boxes = [None] * len(images) if boxes_xyxy is None else boxes_xyxy
     if isinstance(boxes, str) or _count(boxes) != len(images):
         raise InputError(f"boxes_xyxy: expected one array or None per image, got {_count(boxes)}")
+    if normalised(keypoints):
+        raise InputError(f"keypoints: {NORMALISED}")
     shared = refiner.shared(skeleton)
     return (
         refiner.prepare(image, pose, box, color=color, shared=shared)

@@ -35,7 +35,7 @@ from posefix.io.json import (
     write_json,
 )
 from posefix.keypoints.oks import AREA_PER_BOX
-from posefix.keypoints.poses import labelled, round_present
+from posefix.keypoints.poses import NORMALISED, labelled, normalised, round_present
 from posefix.keypoints.skeleton import Skeleton
 from posefix.messages import shown
 
@@ -192,7 +192,14 @@ def check_entries(data: Any, *, source: str = "results", poses: bool = True) -> 
         if poses and not is_id(entry.get("category_id", 1)):
             got = shown(entry["category_id"])
             raise FileFormatError(f"{source}: entry {index}: expected an integer as 'category_id', got {got}")
+    if normalised(np.reshape(k, (1, -1, 3)) for e in data if (k := e.get("keypoints")) and _is_flat(k)):
+        raise FileFormatError(f"{source}: keypoints: {NORMALISED}")
     return data
+
+
+def _is_flat(values: Any) -> bool:
+    """Whether these are numbers by threes, as COCO has keypoints."""
+    return isinstance(values, list) and len(values) % 3 == 0 and all(type(v) in (int, float) for v in values)
 
 
 def read_pose(values: Any, count: int) -> Doubles | str:

@@ -335,7 +335,8 @@ def check_keypoint_names(names: Any, skeleton: Skeleton | None, source: str) -> 
         other = f"those of skeleton {known[0]!r}" if known else f"{len(names)}: {', '.join(names)}"
         raise SkeletonError(
             f"{source}: expected the {len(skeleton)} keypoints of skeleton {skeleton.name!r} "
-            f"({', '.join(skeleton.keypoints)}), got {other}"
+            f"({', '.join(skeleton.keypoints)}), got {other}; "
+            "skeleton (on the command line --skeleton) names another set"
         )
 
 

@@ -7,6 +7,7 @@ its own: labels (``labelled``), and detections as the evaluations of COCO (``sco
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posefix.exceptions import InputError
-from posefix.keypoints.skeleton import Skeleton
+from posefix.keypoints.skeleton import SKELETONS, Skeleton
 from posefix.tensors import real_array
 
 Floats = npt.NDArray[np.floating]
@@ -22,6 +23,8 @@ Bools = npt.NDArray[np.bool_]
 
 #: Coordinates beyond this many pixels are no coordinates.
 _FAR = 1e7
+#: Fewer places within one pixel may be chance.
+_FEW = 5
 
 
 def present(keypoints: Floats) -> Bools:
@@ -112,7 +115,14 @@ def read_poses(keypoints: Any, skeleton: Skeleton) -> Poses:
         width = array.shape[2] if array.ndim == 3 and array.shape[2] == 2 else 3
         array = np.zeros((0, count, width), np.float32)
     if array.ndim != 3 or array.shape[1] != count or array.shape[2] not in (2, 3):
-        hint = "; for one person pass keypoints[None]" if array.shape in ((count, 3), (count, 2)) else ""
+        if array.shape in ((count, 3), (count, 2)):
+            hint = "; for one person pass keypoints[None]"
+        elif array.ndim == 2 and array.shape[1] == 3 * count:
+            hint = f"; pass keypoints.reshape(-1, {count}, 3)"
+        elif array.ndim == 3 and array.shape[2] in (2, 3):
+            hint = f"; for another keypoint set pass skeleton= ({', '.join(SKELETONS)} or a Skeleton)"
+        else:
+            hint = ""
         raise InputError(
             f"keypoints: expected (N, {count}, 3) or (N, {count}, 2) for skeleton {skeleton.name!r}, "
             f"got {array.shape}{hint}"
@@ -123,6 +133,33 @@ def read_poses(keypoints: Any, skeleton: Skeleton) -> Poses:
     valid = present(original) & known
     scores = relative_scores(original[..., 2], valid) if original.shape[2] == 3 else np.ones(valid.shape)
     return Poses(np.where(valid[..., None], points, 0.0), valid, known, original, scores)
+
+
+#: What is wrong with normalised coordinates, and what to do.
+NORMALISED = (
+    "expected pixels of the image, got only coordinates in 0…1; multiply x by the image's width and y by its height"
+)
+
+
+def normalised(keypoints: Iterable[Any]) -> bool:
+    """Whether all keypoints are within one pixel of the origin but not at one place: coordinates in 0…1.
+
+    Args:
+        keypoints: (N, K, 2 or 3) arrays or tensors; other things are not judged here.
+    """
+    places = 0
+    for each in keypoints:
+        try:
+            array = real_array(each, "keypoints")
+        except InputError:
+            return False
+        if array.ndim != 3 or array.shape[-1] not in (2, 3):
+            return False
+        points = array[..., :2][present(array)]
+        if (points < 0).any() or (points > 1).any():
+            return False
+        places += len(np.unique(points, axis=0))
+    return places >= _FEW
 
 
 #: Relative score below which a keypoint is not believed where it lies outside the image, and from how far outside, in

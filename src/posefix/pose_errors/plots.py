@@ -7,12 +7,12 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from posefix.drawing.draw import cut_out, draw_comparison, write_image
-from posefix.exceptions import ImageError, InputError, MissingDependencyError
+from posefix.drawing.tracks import require_matplotlib
+from posefix.exceptions import ImageError, InputError
 from posefix.io.atomic import write_file
 from posefix.io.coco import Annotations, image_name, keypoints_of
 from posefix.io.image_names import image_path
@@ -26,21 +26,6 @@ logger = logging.getLogger(__name__)
 
 #: From Okabe and Ito's palette, apart in lightness too: good, jitter, inversion, swap, miss.
 KIND_COLOURS = ("#009E73", "#F0E442", "#56B4E9", "#CC79A7", "#333333")
-
-
-def require_matplotlib() -> Any:
-    """``matplotlib.figure``, which plots need and nothing else does.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
-    try:
-        import matplotlib.figure
-    except ImportError as error:
-        raise MissingDependencyError(
-            "plots need matplotlib, which is not installed: pip install 'posefix[plot]'"
-        ) from error
-    return matplotlib.figure
 
 
 def plot_shares(before: Diagnosis, path: PathLike, after: Diagnosis | None = None) -> None:

@@ -317,6 +317,14 @@ class TrainingConfig:
                 f"has {len(self.skeleton)}"
             )
 
+        parts = list(dict.fromkeys(self.skeleton.parts))
+        for part in self.rates.parts if self.rates else ():
+            if part not in parts:
+                raise TrainingError(
+                    f"rates: {part!r} is no part of skeleton {self.skeleton.name!r}; "
+                    f"known are {', '.join(parts)} and other"
+                )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the run's record."""
         data = asdict(replace(self, rates=None))

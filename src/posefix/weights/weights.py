@@ -364,7 +364,9 @@ def _read(read: Callable[[], bytes], name: str, where: str) -> bytes:
     try:
         return bytes(read())
     except FileNotFoundError:
-        raise WeightsError(f"weights: {where} has no {name}") from None
+        inner = Path(where) / "weights"
+        hint = f"; did you mean {inner}?" if (inner / name).is_file() else ""
+        raise WeightsError(f"weights: {where} has no {name}{hint}") from None
     except OSError as error:
         raise WeightsError(f"weights: cannot read {name} of {where}: {error.strerror}") from error
 

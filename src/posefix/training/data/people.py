@@ -6,6 +6,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -75,6 +76,8 @@ def read_people(sets: Sequence[SetConfig], skeleton: Skeleton) -> People:
 
 def _read_set(config: SetConfig, skeleton: Skeleton) -> People:
     data = read_annotations(config.annotations, skeleton)
+    if not Path(config.images).is_dir():
+        raise TrainingError(f"sets: no such folder of images {config.images}")
     ground_truth, boxes = data.ground_truth.astype(np.float32), data.boxes_xyxy.astype(np.float32)
     order = {image_id: i for i, image_id in enumerate(data.images)}
     image_ids = data.image_ids.tolist()
