@@ -150,7 +150,7 @@ def normalised(keypoints: Iterable[Any]) -> bool:
     places = 0
     for each in keypoints:
         try:
-            array = real_array(each, "keypoints")
+            array = real_array(each, "keypoints").astype(np.float64)
         except InputError:
             return False
         if array.ndim != 3 or array.shape[-1] not in (2, 3):
