@@ -95,7 +95,7 @@ def _mix(weights: Weights, truth: Annotations, files: list[Results], images: str
 
     assert weights.image_model is not None
     before, found = weights.image_model.config, fit_fusion(weights, truth, images, files)
-    click.echo(
+    say(
         f"sharpness {before.sharpness:g} → {found.sharpness:g}, own weight {before.own_weight:g} → "
         f"{found.own_weight:g}: mean keypoint similarity {found.similarity[0]:.4f} → {found.similarity[1]:.4f}"
     )
