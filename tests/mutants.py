@@ -52,7 +52,7 @@ MUTANTS = (
     Mutant("network/correction.py", "points = (heatmap_points - 0.5) / 2", "points = heatmap_points / 2", GOLDEN),
     Mutant("network/correction.py", "_DEPTH = 8.0", "_DEPTH = 7.0", GOLDEN),
     Mutant("network/prior.py", "_LIMIT = 3.0", "_LIMIT = 2.0", GOLDEN),
-    Mutant("network/prior.py", "_QUIET = 0.03", "_QUIET = 0.3"),
+    Mutant("network/prior.py", "_LEAST_SCORE = 0.03", "_LEAST_SCORE = 0.3"),
     Mutant("network/model.py", "(images - self.mean) / self.std", "images / self.std - self.mean", GOLDEN),
     Mutant("keypoints/poses.py", "& (points != 0).any(-1)", "& (points != 0).all(-1)"),
     Mutant("training/data/copy_paste.py", "if copy_paste.behind[i]:", "if not copy_paste.behind[i]:",
