@@ -50,7 +50,6 @@ def test_arrays_of_any_kind() -> None:
     "values",
     ["abc", [["1", "2"]], [[1], [1, 2]], [10**400], {"a": 1}, (x for x in ()), np.zeros(3, complex), [True, False],
      np.array(["1", 2], object), VALUES.to_sparse().to("meta"), np.zeros(2, "M8[s]"), [VALUES, VALUES[0]]],
-    ids=repr,
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore")
 def test_what_are_no_numbers(values: object) -> None:

@@ -25,7 +25,7 @@ def test_absent_devices(device: Any) -> None:
         pick_device(device)
 
 
-@pytest.mark.parametrize("device", NONSENSE, ids=repr)
+@pytest.mark.parametrize("device", NONSENSE)
 def test_what_is_no_device(device: Any) -> None:
     with pytest.raises(InputError, match=r"^device: expected 'auto', 'cpu', .* got [^\n\x1b]*$"):
         pick_device(device)
