@@ -177,8 +177,7 @@ def test_a_file_outside_its_folder_is_refused(tmp_path: Path, file: str) -> None
     data = json.loads(path.read_text())
     data["image_model"]["file"] = file
     path.write_text(json.dumps(data))
-    refused = r"must be (the|a) name (of a file in the weights folder|in the weights' folder)"
-    with pytest.raises(WeightsError, match=refused):
+    with pytest.raises(WeightsError, match="file must be a name in the weights"):
         load_weights(tmp_path / "weights")
 
 
