@@ -1,12 +1,15 @@
 """Back from the network to the image: what stays, what moves, what is filled."""
 
 import tracemalloc
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from factories import make_weights, random_poses
-from posefix import Refiner
+from posefix import FileFormatError, InputError, Refiner, refine_results
+from posefix.geometry import boxes_xywh_to_xyxy, boxes_xyxy_to_xywh
 from posefix.inference import crops, engine
 from posefix.inference.crops import CropCutter, Prediction, Prepared, paste_back
 from posefix.keypoints.skeleton import COCO
@@ -101,3 +104,56 @@ def test_memory_does_not_grow_with_the_crowd(few_at_once: int) -> None:
     peak(few_at_once)  # what is made once
     one = 3 * np.prod(refiner.config.input_hw)
     assert peak(6 * few_at_once) - peak(few_at_once + 1) < 2 * few_at_once * one
+
+
+def people(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Poses somewhere in 640×480 px and their boxes (xyxy), a few pixels wider than the keypoints."""
+    poses = np.ones((count, 17, 3))
+    poses[..., :2] = rng.uniform((80, 90), (300, 250), (count, 1, 2)) + rng.uniform(0, 150, (count, 17, 2))
+    boxes = np.concatenate([poses[..., :2].min(1) - 5, poses[..., :2].max(1) + 5], axis=-1)
+    return poses, boxes
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_boxes_in_the_other_form_are_refused(count: int) -> None:
+    rng = np.random.default_rng(0)
+    refiner = Refiner(make_weights(), device="cpu", precision="float32")
+    image = np.zeros((480, 640, 3), np.uint8)
+    poses, boxes = people(rng, count)
+    # As [left, top, width, height], of which no side is inverted.
+    wide = boxes_xyxy_to_xywh(boxes)
+    wide[:, :2] = np.minimum(wide[:, :2], wide[:, 2:] - 1)
+    poses[..., :2] += (wide[:, :2] - boxes[:, :2])[:, None]
+    refiner.refine(image, poses, boxes_xyxy=boxes_xywh_to_xyxy(wide))
+    with pytest.raises(InputError, match="got what fits them as"):
+        refiner.refine(image, poses, boxes_xyxy=wide)
+
+
+def test_results_with_corners_as_boxes_are_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    refiner = Refiner(make_weights(), device="cpu", precision="float32")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((480, 640, 3), np.uint8))
+    poses, boxes = people(rng, 4)
+    entries = [
+        {
+            "image_id": 1,
+            "file_name": "a.png",
+            "category_id": 1,
+            "keypoints": pose.reshape(-1).tolist(),
+            "score": 0.5,
+            "bbox": box,
+        }
+        for pose, box in zip(poses, boxes_xyxy_to_xywh(boxes).tolist(), strict=True)
+    ]
+    refine_results(refiner, entries, tmp_path, use_boxes=True)
+    for entry, box in zip(entries, boxes.tolist(), strict=True):
+        entry["bbox"] = box
+    with pytest.raises(FileFormatError, match="bbox"):
+        refine_results(refiner, entries, tmp_path, use_boxes=True)
+    refine_results(refiner, entries, tmp_path)  # boxes that are not used do not matter
+
+
+def test_entries_that_are_no_results_are_refused(tmp_path: Path) -> None:
+    refiner = Refiner(make_weights(), device="cpu", precision="float32")
+    with pytest.raises(FileFormatError, match="'image_id', got None"):
+        refine_results(refiner, [{"file_name": "a.png", "keypoints": [1.0, 2.0, 0.5] * 17}], tmp_path)

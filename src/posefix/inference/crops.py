@@ -14,9 +14,11 @@ from posefix.exceptions import InputError
 from posefix.geometry import (
     box_area,
     boxes_around_points,
+    boxes_xywh_to_xyxy,
     crop_affine,
     crop_rectangles,
     invert_affine,
+    read_otherwise,
     transform_points,
     warp_crop,
 )
@@ -205,6 +207,11 @@ def _person_boxes(around: npt.NDArray[np.float64], boxes_xyxy: Any) -> npt.NDArr
             f"person {inverted[0]}; boxes_xywh_to_xyxy turns [left, top, width, height] into that, NaN is no box"
         )
     usable = np.asarray(finite & (boxes[:, 2:] > boxes[:, :2]).all(-1))
+    if read_otherwise(boxes[usable], boxes_xywh_to_xyxy(boxes[usable]), around[usable]):
+        raise InputError(
+            "boxes_xyxy: expected [left, top, right, bottom] around the keypoints, got what fits them as [left, top, "
+            "width, height]; boxes_xywh_to_xyxy turns these into that"
+        )
     return np.where(usable[:, None], boxes, around)
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from posefix.choices import RANKINGS
 from posefix.deprecation import warn_renamed
 from posefix.exceptions import FileFormatError, ImageError, InputError
-from posefix.geometry import boxes_xywh_to_xyxy
+from posefix.geometry import boxes_around_points, boxes_xywh_to_xyxy, boxes_xyxy_to_xywh, read_otherwise
 from posefix.inference.batching import ahead
 from posefix.inference.crops import Prepared, Refined
 from posefix.inference.full_batches import refine_in_full_batches
@@ -26,7 +26,7 @@ from posefix.inference.refiner import Refiner
 from posefix.inference.reliability import Reliability
 from posefix.inference.report import Report
 from posefix.inference.rescoring import can_be_weighed, rescore
-from posefix.io.coco import Annotations, Entry, image_name, read_pose, replace_keypoints
+from posefix.io.coco import Annotations, Entry, check_entries, image_name, read_pose, replace_keypoints
 from posefix.io.image_names import find_images, image_path
 from posefix.io.json import is_number
 from posefix.io.orientation import AUTO, ExifRule
@@ -244,6 +244,7 @@ class _Done:
 def _read(
     entries: Sequence[Entry], annotations: Annotations | None, shared: SharedKeypoints, *, use_boxes: bool
 ) -> _People:
+    check_entries(list(entries), poses=False)
     poses, skipped = _split(entries, len(shared.source))
     if skipped and len(skipped) == len(entries):
         raise FileFormatError(
@@ -251,6 +252,14 @@ def _read(
             f"(entry 0: {skipped[0]}); the weights are for {len(shared.target)} keypoints"
         )
     boxes, odd = _boxes(entries) if use_boxes else (np.full((len(entries), 4), np.nan), {})
+    rows = list(poses)
+    own = np.array([poses[i] for i in rows]).reshape(len(rows), len(shared.source), 3)
+    around = boxes_around_points(own[..., :2], present(own))
+    if read_otherwise(boxes[rows], boxes_xyxy_to_xywh(boxes[rows]), around):
+        raise FileFormatError(
+            "results: bbox: expected [left, top, width, height] around the keypoints, got what fits as [left, top, "
+            "right, bottom]; leave use_boxes (--use-boxes) away, or write the boxes in the COCO form"
+        )
     return _People(entries, poses, skipped, boxes, odd, {i: image_name(entries[i], annotations) for i in poses})
 
 
