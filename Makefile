@@ -25,7 +25,7 @@ demo: $(STAMP)
 	mkdir -p out
 	$(BIN)/posefix demo --out out/demo.png $(if $(wildcard $(DATA)/val.json),--data $(DATA))
 
-# About two minutes on 2 cores, one process per core; what takes longer is marked slow.
+# Less than three minutes on 2 cores, one process per core; what takes long is marked slow.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n auto
 

@@ -16,6 +16,7 @@ from posefix.weights.calibration import Calibration
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "onnx_only.py"
 
 
+@pytest.mark.slow
 def test_same_as_posefix(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     weights = make_weights(Calibration(policy="safe", margin=(0.01,) * 17), input_hw=(64, 64), uses_scores=True)

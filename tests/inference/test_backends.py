@@ -238,6 +238,7 @@ def test_a_part_that_computes_something_else_is_not_used(
         assert "computes other numbers" in caplog.text
 
 
+@pytest.mark.slow
 @both
 def test_what_the_parts_must_give_is_checked_too(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSEFIX_CACHE", str(tmp_path))

@@ -101,6 +101,7 @@ def test_a_right_track_stays_and_costs_one_pass(refiner: Refiner) -> None:
     assert network.passes == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("online", [False, True])
 def test_memory_does_not_grow_with_the_video(refiner: Refiner, monkeypatch: pytest.MonkeyPatch, online: bool) -> None:
     """A video four times as long needs no more memory than a few frames'; each frame is read once."""

@@ -42,6 +42,7 @@ def restless(tracks: Floats) -> float:
     return float(np.median(np.linalg.norm(np.diff(tracks[..., :2], 2, axis=0), axis=-1)))
 
 
+@pytest.mark.slow
 def test_shape_type_and_calm(refiner: Refiner, still: Any) -> None:
     tracks = people(24)
     before = tracks.copy()
@@ -75,6 +76,7 @@ def test_frames_are_read_once_and_a_few_ahead(refiner: Refiner, still: Any, onli
         assert max(late) <= 2 + 4  # the delay, and what is prepared ahead
 
 
+@pytest.mark.slow
 def test_who_is_not_there_stays_away(refiner: Refiner, still: Any) -> None:
     tracks = people(30, 3)
     tracks[:, 2] = np.nan
@@ -83,6 +85,7 @@ def test_who_is_not_there_stays_away(refiner: Refiner, still: Any) -> None:
     np.testing.assert_array_equal(np.isnan(refined), np.isnan(tracks))
 
 
+@pytest.mark.slow
 def test_short_gaps_are_filled_and_marked(refiner: Refiner, still: Any) -> None:
     tracks = people(30)
     truth = tracks.copy()
@@ -122,6 +125,7 @@ def test_windows_meet_without_a_jump(refiner: Refiner, still: Any, monkeypatch: 
     assert restless(parts) < 0.5 * restless(tracks)
 
 
+@pytest.mark.slow
 def test_online_depends_on_no_later_frame(refiner: Refiner, still: Any) -> None:
     tracks = people(16, 1)
     whole = refiner.refine_video([still] * 16, tracks, online=True, delay=3, prior_weight=1.0)

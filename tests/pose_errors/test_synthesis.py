@@ -310,6 +310,7 @@ def test_a_mask_of_integers_is_a_mask() -> None:
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("area", [AREA, 0.0])
 def test_everything_in_one_place(area: float) -> None:
     arguments = crowd(200, 2)

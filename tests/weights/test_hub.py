@@ -21,6 +21,9 @@ from posefix.exceptions import WeightsError
 from posefix.weights.hub import refuse_damaged
 from posefix.weights.weights import CONFIG_NAME, WEIGHTS_NAME, load_weights, weights_files
 
+pytestmark = pytest.mark.slow  # a server, and processes of their own
+
+
 NAME = "ann/poses"
 
 

@@ -16,6 +16,9 @@ from hub_server import TOKEN, Hub
 from posefix.weights.model_card import CARD_NAME, MARKER
 from posefix.weights.weights import CONFIG_NAME, WEIGHTS_NAME, load_weights, save_weights
 
+pytestmark = pytest.mark.slow  # a server, and processes of their own
+
+
 NAME = "ann/mine"
 
 
