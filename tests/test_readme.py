@@ -109,7 +109,7 @@ def test_snippets_run(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names["refiner"] = refiner
     for code in codes:
         exec(compile(code, page, "exec"), names)
-    assert names["refined"].shape == (2, 17, 3)
+    assert names["refined"].shape == names["keypoints"].shape
     assert np.isfinite(names["refined"]).all()
 
 

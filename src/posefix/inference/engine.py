@@ -232,7 +232,7 @@ class Engine:
     @property
     def computed_by(self) -> str:
         """Backend, precision and device in words, for reports."""
-        where = f"{self.threads} threads" if self.threads else str(self.device)
+        where = f"{self.threads} thread{'s' * (self.threads > 1)}" if self.threads else str(self.device)
         return f"{self.model.backend}, {self.model.precision}, {where}"
 
     def shared(self, skeleton: Skeleton | str | None) -> SharedKeypoints:
