@@ -17,6 +17,7 @@ import torch
 
 from factories import make_weights, random_poses
 from posefix import COCO, MPII, InputError, Options, RefinedPoses, Refiner, SkeletonError
+from posefix.cli.demo_pose import load_demo
 from posefix.inference import stream
 from posefix.weights.calibration import Calibration
 
@@ -194,3 +195,16 @@ def test_a_users_script_type_checks(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_predict_tells_the_reliability_it_used() -> None:
+    refiner = Refiner.from_pretrained(precision="float32")
+    scene = load_demo()
+    poses = refiner.predict(scene.image, scene.corrupted)
+    assert 0 < poses.reliability.outliers <= poses.reliability.confident
+    assert poses.reliability.prior_weight < 1
+    assert poses[0].reliability == poses.reliability
+    np.testing.assert_array_equal(poses.keypoints, refiner.refine(scene.image, scene.corrupted))
+    given = refiner.predict(scene.image, scene.corrupted, prior_weight=1.3)
+    assert given.reliability.prior_weight == 1.3
+    assert repr(poses[0]).startswith("RefinedPoses(1 person, 17 keypoints: ")

@@ -284,13 +284,28 @@ class Engine:
         """Network, decoding and the way back for images from ``prepare``."""
         return list(self.refine_images(prepared, options))
 
+    def refine_measured(self, image: Prepared, options: Options) -> tuple[Refined, Reliability]:
+        """Refine one image, and tell the reliability with which this was done."""
+        if options.prior_weight is not None or not self.measures_reliability:
+            (refined,) = self.refine_prepared([image], options)
+            return refined, Reliability(1.0 if options.prior_weight is None else options.prior_weight)
+        if len(image.rows) > CROWD:
+            found = self._measure_crowd(image, options)
+            return self._refine_crowd(image, replace(options, prior_weight=found.prior_weight)), found
+        pieces, found = self.forward([image], options)
+        (refined,) = self.decode([image], pieces, replace(options, prior_weight=found.prior_weight))
+        return refined, found
+
+    def _measure_crowd(self, image: Prepared, options: Options) -> Reliability:
+        """The reliability of ``CROWD`` people of an image, evenly spread."""
+        sample = np.linspace(0, len(image.rows) - 1, CROWD).astype(np.int64)
+        return self.predictor.reliability(self.predictor.start(image.inputs.take(sample), options))
+
     def _refine_crowd(self, image: Prepared, options: Options) -> Refined:
-        """One image of many people, ``CROWD`` of them at a time; reliability is measured on so many, evenly spread."""
+        """One image of many people, ``CROWD`` of them at a time."""
         count = len(image.rows)
         if options.prior_weight is None and self.measures_reliability:
-            sample = np.linspace(0, count - 1, CROWD).astype(np.int64)
-            found = self.predictor.reliability(self.predictor.start(image.inputs.take(sample), options))
-            options = replace(options, prior_weight=found.prior_weight)
+            options = replace(options, prior_weight=self._measure_crowd(image, options).prior_weight)
         done = []
         for start in range(0, count, CROWD):
             inputs = image.inputs.take(slice(start, start + CROWD))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from posefix.drawing.draw import draw
 from posefix.exceptions import InputError, MissingDependencyError
 from posefix.inference.crops import Prepared, Refined
+from posefix.inference.reliability import Reliability
 from posefix.inference.rescoring import duplicates, person_scores
 from posefix.io.images import Image
 from posefix.keypoints.skeleton import Skeleton
@@ -33,12 +34,15 @@ class RefinedPoses:
             contradicts the pose and where it repeats a better-scored person.
         duplicates: (N,) OKS with the better-scored person that is repeated; 0 for all others.
         skeleton: the keypoints' set.
+        reliability: of the estimator, as measured on these people, with the ``prior_weight`` that was used.
 
     Examples:
         >>> poses = refiner.predict(image, keypoints)
         >>> poses.keypoints.shape, poses.moved.shape, poses.scores.shape
         ((2, 17, 3), (2, 17), (2,))
         >>> best = poses[poses.scores.argmax()]
+        >>> print(best)
+        RefinedPoses(1 person, 17 keypoints: 17 moved, 0 filled)
     """
 
     keypoints: Floats
@@ -47,6 +51,12 @@ class RefinedPoses:
     scores: Floats
     duplicates: Floats
     skeleton: Skeleton
+    reliability: Reliability
+
+    def __repr__(self) -> str:
+        people = "1 person" if len(self) == 1 else f"{len(self)} people"
+        moved, filled = int((self.moved > 0).sum()), int(self.filled.sum())
+        return f"RefinedPoses({people}, {len(self.skeleton)} keypoints: {moved} moved, {filled} filled)"
 
     @property
     def confidence(self) -> Floats:
@@ -65,8 +75,8 @@ class RefinedPoses:
             if not -len(self) <= rows < len(self):
                 raise IndexError(f"expected a person below {len(self)}, got {rows}")
             rows = slice(rows, rows + 1 or None)
-        arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "skeleton"}
-        return RefinedPoses(**arrays, skeleton=self.skeleton)
+        names = [f.name for f in fields(self) if f.name not in ("skeleton", "reliability")]
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def to_coco(self, image_id: int | str, category_id: int = 1) -> list[dict[str, Any]]:
         """Entries of a COCO results file.
@@ -124,12 +134,15 @@ class RefinedPoses:
         return draw(image, self.keypoints, skeleton=self.skeleton, threshold=threshold, filled=self.filled, color=color)
 
 
-def make_refined_poses(prepared: Prepared, refined: Refined, scores: Any = None) -> RefinedPoses:
+def make_refined_poses(
+    prepared: Prepared, refined: Refined, reliability: Reliability, scores: Any = None
+) -> RefinedPoses:
     """``RefinedPoses`` of one image.
 
     Args:
         prepared: its people as they came.
         refined: as they left.
+        reliability: of the estimator.
         scores: (N,) of the estimator; default the mean score of a person's keypoints.
 
     Raises:
@@ -150,4 +163,4 @@ def make_refined_poses(prepared: Prepared, refined: Refined, scores: Any = None)
     ranked = person_scores(own.tolist(), keypoints[..., 2].mean(-1), refined.pose_consistency, "pose_consistency")
     new = own if ranked is None else np.asarray(ranked)
     repeated = duplicates(keypoints, new, np.zeros(len(new), int).tolist(), skeleton.sigmas)
-    return RefinedPoses(keypoints, moved, refined.filled, new * (1 - repeated), repeated, skeleton)
+    return RefinedPoses(keypoints, moved, refined.filled, new * (1 - repeated), repeated, skeleton, reliability)

@@ -233,8 +233,7 @@ class Refiner(Engine):
         if normalised([keypoints]):
             raise InputError(f"keypoints: {NORMALISED}")
         prepared = self.prepare(image, keypoints, boxes_xyxy, color=color, shared=self.shared(skeleton))
-        (refined,) = self.refine_prepared([prepared], chosen)
-        return make_refined_poses(prepared, refined, person_scores)
+        return make_refined_poses(prepared, *self.refine_measured(prepared, chosen), person_scores)
 
     def refine_output(
         self,
