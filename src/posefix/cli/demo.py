@@ -43,6 +43,7 @@ def demo(out: str, data: str | None, weights: str | None, device: str) -> None:
     from posefix.cli.demo_pose import demo_source, refine_demo, similarity_to_marked
     from posefix.cli.showing import write_report
     from posefix.drawing.draw import write_image
+    from posefix.keypoints.poses import present
 
     check_output(out)
     results = sorted((Path(data) / "results").glob("*.json")) if data else []
@@ -56,12 +57,14 @@ def demo(out: str, data: str | None, weights: str | None, device: str) -> None:
     for index in np.flatnonzero(scene.marked[0, :, 2] > 0):
         name = refiner.skeleton.keypoints[index]
         say(f"  {name:<15} {moved[index]:6.1f} px   {refined[0, index, 2]:.2f}")
+    for index in np.flatnonzero(present(refined[0]) & ~present(scene.corrupted[0])):
+        say(f"  {refiner.skeleton.keypoints[index]:<15}    filled   {refined[0, index, 2]:.2f}")
     before, after = (similarity_to_marked(scene, pose) for pose in (scene.corrupted, refined))
     say(f"mean keypoint similarity to the pose marked by hand: {before:.2f} before, {after:.2f} after")
     write_image(out, image)
     if data:
         _real_results(refiner, Path(data), results, Path(out))
-    say(f"before/after image: {Path(out).resolve()}")
+    say(f"before/after image: {Path(out).resolve()} (pink: where a keypoint was; hollow: filled)")
     page = str(Path(out).with_suffix(".html"))
     with demo_source(scene, refined) as source:
         write_report(page, source, "posefix demo", [], 1)
