@@ -51,6 +51,20 @@ def run(function: Callable[..., Any], *args: Any, environment: dict[str, str], *
     return Outcome(*rest)
 
 
+def run_and_kill(
+    function: Callable[..., Any], *args: Any, environment: dict[str, str], after: float, **kwargs: Any
+) -> bool:
+    """Kill the process with SIGKILL ``after`` seconds; whether it was still at work."""
+    receiver, sender = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=_child, args=(sender, environment, function, args, kwargs))
+    process.start()
+    sender.close()
+    done = receiver.poll(after)
+    process.kill()
+    process.join(5)
+    return not done
+
+
 def _child(sender: Any, environment: dict[str, str], function: Callable[..., Any], args: Any, kwargs: Any) -> None:
     for name in [n for n in os.environ if n.startswith(("HF_", "TRANSFORMERS_")) or n.lower().endswith("_proxy")]:
         del os.environ[name]

@@ -6,11 +6,13 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -181,6 +183,31 @@ def test_interrupted_download_is_resumed(hub: Hub, environment: dict[str, str]) 
     assert outcome.value[0].startswith(NAME)
     fetches = [r.headers.get("Range") for r in hub.requests if r.method == "GET" and "/storage/" in r.path]
     assert fetches == [None, f"bytes={piece}-"]
+
+
+def test_kills_while_downloading(hub: Hub, environment: dict[str, str]) -> None:
+    """Whenever a download is killed, the old weights or none load without network, and the next run has the new."""
+    first = loaded(environment)
+    rng = np.random.default_rng(0)
+    offline = {**environment, "HF_HUB_OFFLINE": "1"}
+    at_work = 0
+    start = time.perf_counter()
+    hub_client.run(hub_client.load, NAME, environment=environment)
+    seconds = time.perf_counter() - start
+    # Requests that take a little make the kills fall into the download too.
+    hub.before = lambda request: time.sleep(0.05)
+    for number in range(20):
+        if number % 5 == 0:
+            commit = hub.repositories[NAME].commit(files(bias=0.25 + number))
+        at_work += hub_client.run_and_kill(
+            hub_client.load, NAME, environment=environment, after=rng.uniform(0.3, 1.5) * seconds
+        )
+        old = loaded(offline)
+        if old != first:
+            assert old[0] == commit
+        first = old
+    assert at_work >= 5
+    assert loaded(environment) == (commit, pytest.approx(15.25))
 
 
 def test_token_goes_to_the_hub_only(hub: Hub, environment: dict[str, str]) -> None:
