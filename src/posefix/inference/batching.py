@@ -5,10 +5,29 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
+
+
+@contextmanager
+def pool_of_generator(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads for the body of a generator, which may be closed by the garbage collector, in any thread at any moment.
+
+    A collector may run in a thread that is just starting, while the one that starts it holds the locks of all pools.
+    So nothing is locked or waited for then: a pool without an owner ends by itself.
+    """
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    except GeneratorExit:
+        raise
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def ahead(
@@ -29,7 +48,7 @@ def ahead(
     """
     workers = max(workers, 1)
     waiting: deque[tuple[_Item, Future[_Made]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
+    with pool_of_generator(workers) as pool:
         try:
             for item in items:
                 waiting.append((item, pool.submit(make, item)))
@@ -38,4 +57,5 @@ def ahead(
             while waiting:
                 yield waiting.popleft()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for _, future in waiting:
+                future.cancel()

@@ -6,6 +6,7 @@ all of them wait for the one that shares it. Streams that each take a person of 
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import queue
@@ -23,6 +24,8 @@ from posefix.messages import shown
 _Made = TypeVar("_Made")
 #: Order of a task: those that finish work come before those that begin some, and the end before all.
 _STOP, _FIRST, _THEN = range(3)
+#: Seconds after which an idle thread looks whether its owner is still there.
+_LOOK_EVERY = 1.0
 _CGROUP = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -54,7 +57,7 @@ def check_threads(threads: int | None) -> int:
 class Streams:
     """Threads that take tasks from one queue.
 
-    They start with the first task, again after a fork, and end with the object.
+    They start with the first task, again after a fork, and end soon after the object.
     """
 
     def __init__(
@@ -85,7 +88,7 @@ class Streams:
     def _begin(self) -> None:
         self._tasks: queue.PriorityQueue[Any] = queue.PriorityQueue()
         entered = threading.Barrier(self.count + 1)
-        work = (self._tasks, self._enter, entered)
+        work = (self._tasks, self._enter, entered, weakref.ref(self))
         threads = [
             threading.Thread(target=_work, args=work, name=f"posefix-{i}", daemon=True) for i in range(self.count)
         ]
@@ -94,8 +97,9 @@ class Streams:
                 thread.start()
             entered.wait()
         self._pid = os.getpid()
-        # Also at the end of the process: runtimes must not be torn down under threads that use them.
-        weakref.finalize(self, _stop, self._tasks, threads, os.getpid())
+        with _LOCK:
+            _STARTED[:] = [each for each in _STARTED if any(thread.is_alive() for thread in each[1])]
+            _STARTED.append((self._tasks, threads, self._pid))
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies in other processes: without the threads."""
@@ -105,11 +109,23 @@ class Streams:
         Streams.__init__(self, **state)
 
 
-def _work(tasks: queue.PriorityQueue[Any], enter: Callable[[], None], entered: threading.Barrier) -> None:
+def _work(
+    tasks: queue.PriorityQueue[Any],
+    enter: Callable[[], None],
+    entered: threading.Barrier,
+    owner: weakref.ref[Streams],
+) -> None:
     enter()
     entered.wait()
+    # A finaliser could stop the threads at once. But the collector may call it in any thread, also in one that holds
+    # the locks that this needs.
     while True:
-        order, _, task, future = tasks.get()
+        try:
+            order, _, task, future = tasks.get(timeout=_LOOK_EVERY)
+        except queue.Empty:
+            if owner() is None:
+                return
+            continue
         if order == _STOP:
             return
         if future.set_running_or_notify_cancel():
@@ -120,11 +136,17 @@ def _work(tasks: queue.PriorityQueue[Any], enter: Callable[[], None], entered: t
         del task, future
 
 
-def _stop(tasks: queue.PriorityQueue[Any], threads: list[threading.Thread], pid: int) -> None:
-    if pid != os.getpid():
-        return  # a copy made by a fork has no such threads
-    for place in range(len(threads)):
-        tasks.put((_STOP, place, None, None))
-    for thread in threads:
-        if thread is not threading.current_thread():
-            thread.join()
+#: Queues and threads that were started, and by which process.
+_STARTED: list[tuple[queue.PriorityQueue[Any], list[threading.Thread], int]] = []
+_LOCK = threading.Lock()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """At the end of the process: runtimes must not be torn down under threads that use them."""
+    for tasks, threads, pid in _STARTED:
+        if pid == os.getpid():  # a copy made by a fork has no such threads
+            for place in range(len(threads)):
+                tasks.put((_STOP, place, None, None))
+            for thread in threads:
+                thread.join()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from posefix.geometry import warp_crop
+from posefix.inference.batching import pool_of_generator
 from posefix.keypoints.skeleton import Skeleton
 from posefix.network.config import ModelConfig
 from posefix.pose_errors.synthesis import ErrorRates
@@ -77,7 +78,7 @@ class BatchStream:
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches of the steps start … stop − 1, in order."""
-        with ThreadPoolExecutor(self._workers) as pool, ThreadPoolExecutor(1) as painter:
+        with pool_of_generator(self._workers) as pool, pool_of_generator(1) as painter:
 
             def submit(step: int) -> Future[Batch]:
                 if not isinstance(self._images, DeviceImages):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from posefix.exceptions import TrainingError
 from posefix.geometry import invert_affine
+from posefix.inference.batching import pool_of_generator
 from posefix.network.config import ModelConfig
 from posefix.training.data.people import Images, People
 from posefix.training.data.photometric_torch import distort_tensors
@@ -97,7 +97,7 @@ class DeviceImages:
             return [np.dstack([p, np.zeros_like(p[..., 0])]).view(np.int32)[..., 0] for p in levels]
 
         count, block = len(people.paths), 64 * workers
-        with ThreadPoolExecutor(workers) as pool:
+        with pool_of_generator(workers) as pool:
             for start in range(0, count, block):  # in blocks, so that a full budget stops it early
                 yield from pool.map(pack, range(start, min(start + block, count)))
 
