@@ -186,7 +186,7 @@ def test_a_results_file_is_trusted_as_one(refiner: Refiner, scenes: tuple[Any, A
 
 def test_measured_on_the_best_scored_of_many_images() -> None:
     scores = (0.1, None, 0.9, float("nan"), 0.5, 0.7)
-    entries: list[Any] = [{"image_id": 1, "score": s, "keypoints": [1] * 51} for s in scores]
+    entries: list[Any] = [{"image_id": 1, "score": s, "keypoints": [5] * 51} for s in scores]
     shared = share_keypoints(COCO, COCO)
     ((_, best),) = results._sample(results._read(entries, None, shared, use_boxes=False))
     assert best == [2, 5, 4]
@@ -203,7 +203,7 @@ def test_measured_on_the_best_scored_of_many_images() -> None:
         forward=lambda sample, _: (taken.extend(sample), Reliability(1.0, 7, 1)), decode=lambda *_: []
     )
     many: list[Any] = [
-        {"image_id": f"{'bad' if i % 2 else 'good'}{i:04d}", "keypoints": [1] * 51} for i in range(2000) for _ in "abc"
+        {"image_id": f"{'bad' if i % 2 else 'good'}{i:04d}", "keypoints": [5] * 51} for i in range(2000) for _ in "abc"
     ]
     people = results._read(many, None, shared, use_boxes=False)
 
