@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -159,12 +160,7 @@ class ModelConfig:
         Raises:
             WeightsError: an unknown key or a value that does not fit.
         """
-        values = renamed("model", data, RENAMED)
-        refuse_unknown(values, cls, "model", WeightsError)
-        if "normalisation" in values:
-            refuse_unknown(values["normalisation"], Normalisation, "normalisation", WeightsError)
-            values["normalisation"] = Normalisation(**values["normalisation"])
-        return cls(**values)
+        return cls(**_values(cls, renamed("model", data, RENAMED), "model"))
 
 
 #: Mean and standard deviation of ImageNet, which nearly every pose network is fed with.
@@ -250,12 +246,7 @@ class ImageModelConfig:
         Raises:
             WeightsError: an unknown key or a value that does not fit.
         """
-        refuse_unknown(data, cls, "image model", WeightsError)
-        values = dict(data)
-        if "normalisation" in values:
-            refuse_unknown(values["normalisation"], Normalisation, "normalisation", WeightsError)
-            values["normalisation"] = Normalisation(**values["normalisation"])
-        return cls(**values)
+        return cls(**_values(cls, data, "image model"))
 
 
 #: Old names of the configuration's keys.
@@ -265,3 +256,13 @@ RENAMED = {"scored": "uses_scores", "cell_offset": "heatmap_offset"}
 def renamed(what: str, values: Any, names: dict[str, str]) -> Any:
     """``values`` with today's key names; whatever is no object comes back for ``refuse_unknown`` to name."""
     return rename_keys(values, names, what) if isinstance(values, dict) else values
+
+
+def _values(cls: type, data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields of a configuration from plain data."""
+    refuse_unknown(data, cls, where, WeightsError)
+    values = dict(data)
+    if "normalisation" in values:
+        refuse_unknown(values["normalisation"], Normalisation, "normalisation", WeightsError)
+        values["normalisation"] = Normalisation(**values["normalisation"])
+    return values
