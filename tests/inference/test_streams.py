@@ -6,6 +6,8 @@ import gc
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from contextlib import nullcontext
 from functools import partial
@@ -125,3 +127,24 @@ def test_threads_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_threads(None) == usable_cores() == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "none")
     assert usable_cores() >= 1
+
+
+ENDED_UNDER_A_LOCK = """
+import gc, sys, threading
+from contextlib import nullcontext
+from posefix.inference.streams import Streams
+streams = Streams(2, lambda: None, nullcontext)
+streams.submit(lambda: None).result()
+# Held while a thread starts, until Python 3.12.
+with getattr(threading, "_shutdown_locks_lock", nullcontext()):
+    del streams
+    gc.collect()
+print("ended")
+"""
+
+
+def test_the_collector_may_end_them_while_a_thread_starts() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED_UNDER_A_LOCK], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("ended\n", "", 0)

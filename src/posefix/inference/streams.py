@@ -7,11 +7,11 @@ all of them wait for the one that shares it. Streams that each take a person of 
 from __future__ import annotations
 
 import atexit
-import itertools
 import os
 import queue
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -22,10 +22,9 @@ from posefix.exceptions import InputError
 from posefix.messages import shown
 
 _Made = TypeVar("_Made")
-#: Order of a task: those that finish work come before those that begin some, and the end before all.
-_STOP, _FIRST, _THEN = range(3)
-#: Seconds after which an idle thread looks whether its owner is still there.
-_LOOK_EVERY = 1.0
+_Task = tuple[Callable[[], Any], Future[Any]]
+#: Seconds that a finaliser waits for a thread.
+_PATIENCE = 1.0
 _CGROUP = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -57,7 +56,7 @@ def check_threads(threads: int | None) -> int:
 class Streams:
     """Threads that take tasks from one queue.
 
-    They start with the first task, again after a fork, and end soon after the object.
+    They start with the first task, again after a fork, and end with the object.
     """
 
     def __init__(
@@ -74,7 +73,6 @@ class Streams:
         self._enter, self._around_start = enter, around_start
         self._pid = 0
         self._lock = threading.Lock()
-        self._order = itertools.count()
 
     def submit(self, task: Callable[[], _Made], *, first: bool = False) -> Future[_Made]:
         """Have a task run; ``first``, before all waiting ones that are not."""
@@ -82,13 +80,13 @@ class Streams:
             if self._pid != os.getpid():
                 self._begin()
         future: Future[_Made] = Future()
-        self._tasks.put((_FIRST if first else _THEN, next(self._order), task, future))
+        self._tasks.add(task, future, first=first)
         return future
 
     def _begin(self) -> None:
-        self._tasks: queue.PriorityQueue[Any] = queue.PriorityQueue()
+        self._tasks = _Tasks()
         entered = threading.Barrier(self.count + 1)
-        work = (self._tasks, self._enter, entered, weakref.ref(self))
+        work = (self._tasks, self._enter, entered)
         threads = [
             threading.Thread(target=_work, args=work, name=f"posefix-{i}", daemon=True) for i in range(self.count)
         ]
@@ -97,6 +95,7 @@ class Streams:
                 thread.start()
             entered.wait()
         self._pid = os.getpid()
+        weakref.finalize(self, _stop, self._tasks, threads, self._pid)
         with _LOCK:
             _STARTED[:] = [each for each in _STARTED if any(thread.is_alive() for thread in each[1])]
             _STARTED.append((self._tasks, threads, self._pid))
@@ -109,35 +108,68 @@ class Streams:
         Streams.__init__(self, **state)
 
 
-def _work(
-    tasks: queue.PriorityQueue[Any],
-    enter: Callable[[], None],
-    entered: threading.Barrier,
-    owner: weakref.ref[Streams],
-) -> None:
-    enter()
-    entered.wait()
-    # A finaliser could stop the threads at once. But the collector may call it in any thread, also in one that holds
-    # the locks that this needs.
-    while True:
+class _Tasks:
+    """Waiting tasks. Nothing here locks: the collector may call ``_stop`` in any thread at any moment."""
+
+    def __init__(self) -> None:
+        self._first: deque[_Task] = deque()
+        self._then: deque[_Task] = deque()
+        #: One True for each task that waits, one False for each thread that shall end.
+        self._wake: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self.ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def add(self, task: Callable[[], Any], future: Future[Any], *, first: bool) -> None:
+        (self._first if first else self._then).append((task, future))
+        self._wake.put(True)
+
+    def end(self) -> None:
+        """One thread ends when the tasks that wait now are taken."""
+        self._wake.put(False)
+
+    def take(self) -> _Task | None:
+        """The next task, those that are ``first`` before the others; None is the end."""
+        if not self._wake.get():
+            return None
         try:
-            order, _, task, future = tasks.get(timeout=_LOOK_EVERY)
-        except queue.Empty:
-            if owner() is None:
-                return
-            continue
-        if order == _STOP:
-            return
+            return self._first.popleft()
+        except IndexError:
+            return self._then.popleft()
+
+
+def _work(tasks: _Tasks, enter: Callable[[], None], entered: threading.Barrier) -> None:
+    enter()
+    del enter  # the model; runtimes want it to end in another thread
+    entered.wait()
+    while (taken := tasks.take()) is not None:
+        task, future = taken
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(task())
             except BaseException as error:
                 future.set_exception(error)
-        del task, future
+        del taken, task, future
+    tasks.ended.put(None)
 
 
-#: Queues and threads that were started, and by which process.
-_STARTED: list[tuple[queue.PriorityQueue[Any], list[threading.Thread], int]] = []
+def _stop(tasks: _Tasks, threads: list[threading.Thread], pid: int) -> None:
+    """End the threads before the model ends, and wait for them without any of threading's locks.
+
+    The collector may call this in a thread that is just starting, while another holds these locks.
+    """
+    if pid != os.getpid():
+        return  # a copy made by a fork has no such threads
+    for _ in threads:
+        tasks.end()
+    own = threading.get_ident()
+    for _ in range(sum(thread.ident != own for thread in threads)):
+        try:
+            tasks.ended.get(timeout=_PATIENCE)
+        except queue.Empty:
+            return
+
+
+#: Tasks and threads that were started, and by which process.
+_STARTED: list[tuple[_Tasks, list[threading.Thread], int]] = []
 _LOCK = threading.Lock()
 
 
@@ -145,8 +177,8 @@ _LOCK = threading.Lock()
 def _stop_all() -> None:
     """At the end of the process: runtimes must not be torn down under threads that use them."""
     for tasks, threads, pid in _STARTED:
-        if pid == os.getpid():  # a copy made by a fork has no such threads
-            for place in range(len(threads)):
-                tasks.put((_STOP, place, None, None))
+        if pid == os.getpid():
+            for _ in threads:
+                tasks.end()
             for thread in threads:
                 thread.join()
