@@ -1,4 +1,4 @@
-"""A temperature that was there is found again, and the calibration error measures what it says."""
+"""Temperature and margin that were there are found again, and the calibration error measures what it says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ import torch
 
 from factories import FOUR
 from posefix.keypoints.codec import HeatmapCodec
-from posefix.training.calibration import GRID, Observations, calibration_error, fit_temperature, predict, reliability
+from posefix.training.calibration import (
+    GRID,
+    MARGINS,
+    Observations,
+    calibration_error,
+    fit_margin,
+    fit_temperature,
+    predict,
+    reliability,
+)
 
 
 def sample(true_heat: float, people: int = 1500) -> Observations:
@@ -25,7 +34,55 @@ def sample(true_heat: float, people: int = 1500) -> Observations:
     targets = np.stack([heatmap_points % width, heatmap_points // width], -1) * 4.0 + 1.5
     area = np.full(people, 30.0**2)
     std = torch.tensor(30.0 * 2 * np.array(FOUR.sigmas), dtype=torch.float32).expand(people, count)
-    return Observations(logits, std, targets, np.ones((people, count), bool), area, np.arange(people) % 50)
+    known = np.ones((people, count), bool)
+    points = torch.from_numpy(targets.astype(np.float32))
+    return Observations(logits, std, points, torch.from_numpy(known), targets, known, area, np.arange(people) % 50)
+
+
+def two_places(margin: float, people: int = 800, right: float = 0.8) -> Observations:
+    """The input at one place, the image's best at another; that is right in ``right`` of the cases above a margin."""
+    rng = np.random.default_rng(1)
+    count, (row, input_column, other_column) = len(FOUR), (5, 2, 9)
+    advantage = rng.uniform(0, 0.25, (people, count))
+    logits = torch.full((people, count, 12, 12), -30.0)
+    logits[:, :, row, input_column] = torch.from_numpy(np.log((1 - advantage) / 2)).float()
+    logits[:, :, row, other_column] = torch.from_numpy(np.log((1 + advantage) / 2)).float()
+    there = np.where(advantage > margin, rng.random(advantage.shape) < right, rng.random(advantage.shape) < 1 - right)
+    columns = np.where(there, other_column, input_column)
+    places = (
+        np.stack(np.broadcast_arrays(c, row), -1) * 4.0 + 1.5 for c in (columns, np.full_like(columns, input_column))
+    )
+    targets, points = places
+    known = np.ones((people, count), bool)
+    std = torch.full((people, count), 2.0)
+    return Observations(
+        logits,
+        std,
+        torch.from_numpy(points.astype(np.float32)),
+        torch.from_numpy(known),
+        targets,
+        known,
+        np.full(people, 30.0**2),
+        np.arange(people) % 100,
+    )
+
+
+@pytest.mark.parametrize("planted", [0.0, 0.02, 0.1])
+def test_margin_is_found_again(planted: float) -> None:
+    found = fit_margin(two_places(planted), HeatmapCodec(4, 1.5), FOUR.sigmas, (1.0,) * 4)
+    step = MARGINS[np.searchsorted(MARGINS, planted) + 1] - planted
+    assert planted - 1e-9 <= found <= planted + step
+
+
+def test_moves_that_do_not_help_are_not_made() -> None:
+    seen = two_places(1.0)
+    assert fit_margin(seen, HeatmapCodec(4, 1.5), FOUR.sigmas, (1.0,) * 4) == MARGINS[-1]
+    # What is not labelled says nothing.
+    labelled = two_places(0.02)
+    labelled.ground_truth[400:] = False
+    labelled.targets[400:] = seen.targets[400:]
+    found = fit_margin(labelled, HeatmapCodec(4, 1.5), FOUR.sigmas, (1.0,) * 4)
+    assert 0.02 <= found <= 0.04
 
 
 @pytest.mark.parametrize("true_heat", [0.75, 1.0, 1.6])

@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 @click.option(
     "--margin",
     type=click.FloatRange(0, 1),
-    default=0.01,
-    show_default=True,
-    help="How much better another place must be expected to be, in keypoint similarity, before a keypoint moves.",
+    help="How much better another place must be expected to be, in keypoint similarity, before a keypoint moves; "
+    "default fitted.",
 )
 @click.option(
     "--prior-weight",
@@ -51,7 +50,7 @@ def calibrate(
     results: tuple[str, ...],
     images: str,
     policy: str,
-    margin: float,
+    margin: float | None,
     prior_weight: float | None,
     reference_outlier_rate: float | None,
 ) -> None:
@@ -59,8 +58,8 @@ def calibrate(
 
     Needs labelled people that were not trained on, and estimators' results for them. Temperatures are fitted, so that
     the confidence says how close a keypoint is; the share of outliers of every results file is printed. Where the
-    weights have an image model, its sharpness and the weight of the own network are fitted too. The margin is
-    a choice, not fitted: the smaller, the more keypoints move, right or wrong.
+    weights have an image model, its sharpness and the weight of the own network are fitted too. The margin is the
+    largest that is as good as the best one: the smaller, the more keypoints move, right or wrong.
 
     \b
     Examples:
@@ -83,8 +82,10 @@ def calibrate(
         chosen = replace(chosen, reference_outlier_rate=reference_outlier_rate)
     plain = replace(loaded, calibration=replace(chosen, policy="always", temperature=(), margin=()))
     _print_outliers(plain, truth, files, images)
-    temperature = _fit(plain, truth, files, images)
-    calibration = replace(chosen, policy=policy, temperature=temperature, margin=(margin,) * len(loaded.skeleton))
+    temperature, fitted = _fit(plain, truth, files, images)
+    say(f"margin: {fitted:g}" + ("" if margin is None else f", {margin:g} given"))
+    margins = (fitted if margin is None else margin,) * len(loaded.skeleton)
+    calibration = replace(chosen, policy=policy, temperature=temperature, margin=margins)
     save_weights(weights, replace(loaded, calibration=calibration), half=True)
     say(f"{weights} written")
 
@@ -118,9 +119,9 @@ def _print_outliers(weights: Weights, truth: Annotations, files: list[Results], 
         say(f"{file.source}: outliers {share:.4f} ({report.outliers} of {report.confident} keypoints)")
 
 
-def _fit(weights: Weights, truth: Annotations, files: list[Results], images: str) -> tuple[float, ...]:
-    """Temperatures, and what they do to the expected calibration error."""
-    from posefix.training.calibration import calibration_error, fit_temperature, observe, predict
+def _fit(weights: Weights, truth: Annotations, files: list[Results], images: str) -> tuple[tuple[float, ...], float]:
+    """Temperatures and margin, and what the temperatures do to the expected calibration error."""
+    from posefix.training.calibration import calibration_error, fit_margin, fit_temperature, observe, predict
 
     skeleton, codec = weights.skeleton, weights.config.codec
     seen = observe(weights, truth, images, files)
@@ -131,4 +132,4 @@ def _fit(weights: Weights, truth: Annotations, files: list[Results], images: str
         say(f"expected calibration error {name}: {error:.4f}")
     parts = dict(zip(skeleton.parts, temperature, strict=True))
     say("temperatures: " + ", ".join(f"{part} {value:.2f}" for part, value in parts.items()))
-    return temperature
+    return temperature, fit_margin(seen, codec, skeleton.sigmas, temperature)

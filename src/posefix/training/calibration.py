@@ -1,7 +1,11 @@
-"""Temperature of the soft-max over heatmap pixels, so that the confidence predicts the keypoint similarity reached.
+"""How a network's output is read, fitted to labelled people: temperatures and margin.
+
+The temperature divides the logits where confidence is read from them, so that it predicts the keypoint similarity
+reached; one per part where that predicts better on held-out halves, else one for all. The margin says how much better
+another place must be expected to be before a keypoint moves there.
 
 Measured on people that were not trained on: real estimators' results matched to labelled people, and labelled
-people with synthetic errors. One temperature per part where that predicts better on held-out halves, else one for all.
+people with synthetic errors.
 """
 
 from __future__ import annotations
@@ -35,6 +39,8 @@ Doubles = npt.NDArray[np.float64]
 
 #: Temperatures tried.
 GRID = np.array([0.6, 0.75, 0.9, 1.0, 1.15, 1.35, 1.6, 2.0, 2.5, 3.0])
+#: Margins tried.
+MARGINS = np.array([0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2])
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class Observations:
     Attributes:
         logits: (P, K, h, w) float16.
         std: (P, K) length scale that test time assumes.
+        points: (P, K, 2) input points.
+        valid: (P, K) which there are.
         targets: (P, K, 2) labelled points.
         ground_truth: (P, K) which are.
         area: (P,) labelled area in crop px².
@@ -71,6 +79,8 @@ class Observations:
 
     logits: torch.Tensor
     std: torch.Tensor
+    points: torch.Tensor
+    valid: torch.Tensor
     targets: Doubles
     ground_truth: npt.NDArray[np.bool_]
     area: Doubles
@@ -109,6 +119,8 @@ def observe(
     return Observations(
         logits=torch.cat([p.logits for p in parts]),
         std=torch.cat([p.std for p in parts]),
+        points=torch.cat([p.points for p in parts]),
+        valid=torch.cat([p.valid for p in parts]),
         targets=np.concatenate([p.targets for p in parts]),
         ground_truth=np.concatenate([p.ground_truth for p in parts]),
         area=np.concatenate([p.area for p in parts]),
@@ -188,6 +200,8 @@ def _observe(
     return Observations(
         torch.cat([o.logits(power).half().cpu() for o in outputs]),
         torch.from_numpy(seen.inputs.std),
+        torch.from_numpy(seen.inputs.crop_points),
+        torch.from_numpy(seen.inputs.valid),
         seen.targets,
         seen.ground_truth,
         seen.area,
@@ -273,3 +287,44 @@ def fit_temperature(observations: Observations, codec: HeatmapCodec, skeleton: S
     ]
     chosen = best(np.ones(len(half), bool), per_part=bool(held_out[1] < held_out[0]))
     return tuple(float(GRID[i]) for i in chosen)
+
+
+def fit_margin(
+    observations: Observations, codec: HeatmapCodec, sigmas: Sequence[float], temperature: Sequence[float]
+) -> float:
+    """The largest margin that is as good as the best one: within its standard error over images.
+
+    Args:
+        observations: P people.
+        codec: ``ModelConfig.codec``.
+        sigmas: (K,).
+        temperature: (K,) as fitted.
+
+    Returns:
+        one of ``MARGINS``; the most that mean keypoint similarity allows, since every move is a risk.
+    """
+    advantage, gain = _moves(observations, codec, sigmas, temperature)
+    free = observations.ground_truth & observations.valid.numpy()
+    _, group = np.unique(observations.group, return_inverse=True)
+    # Similarity that each image gains by moving where the advantage exceeds a margin.
+    per_image = np.stack([np.bincount(group, np.where(free & (advantage > m), gain, 0.0).sum(-1)) for m in MARGINS])
+    missing = per_image[per_image.sum(1).argmax()] - per_image
+    error = np.sqrt(per_image.shape[1]) * missing.std(1)
+    return float(MARGINS[np.flatnonzero(missing.sum(1) <= error).max()])
+
+
+def _moves(
+    observations: Observations, codec: HeatmapCodec, sigmas: Sequence[float], temperature: Sequence[float]
+) -> tuple[Doubles, Doubles]:
+    """(P, K) how much better the answer is expected to be than the input, and how much better it is."""
+    heat = torch.tensor(np.array(temperature), dtype=torch.float32)
+    confidence, reached = predict(observations, codec, sigmas, temperature)
+    own = []
+    for start in range(0, len(observations.std), 64):
+        rows = slice(start, start + 64)
+        maps = heatmap_probabilities(observations.logits[rows].float(), heat)
+        own.append(codec.similarity(maps, observations.points[rows], observations.std[rows]).double().numpy())
+    given = keypoint_similarity(
+        observations.points.double().numpy(), observations.targets, observations.area, np.array(sigmas)
+    )
+    return confidence - np.concatenate(own), reached - given
