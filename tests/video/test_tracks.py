@@ -82,5 +82,19 @@ def test_steady_boxes() -> None:
     error = np.abs(steady - truth)
     assert np.nanmax(error) < 15
     assert np.nanmean(np.abs(np.diff(steady, 2, axis=0))) < 0.2 * np.nanmean(np.abs(np.diff(noisy, 2, axis=0)))
-    causal = steady_boxes(noisy, causal=True)
-    np.testing.assert_allclose(steady_boxes(noisy[:30], causal=True), causal[:30])
+
+
+@pytest.mark.parametrize("ahead", [0, 2, 4, 5])
+def test_boxes_do_not_lag_and_use_no_later_frame_than_they_may(ahead: int) -> None:
+    truth = np.array([10.0, 20, 110, 220]) + 12 * np.arange(60, dtype=np.float64)[:, None, None]
+    steady = steady_boxes(truth, ahead)
+    np.testing.assert_allclose(steady[10:-5], truth[10:-5])
+    np.testing.assert_allclose(steady, truth, atol=13)
+    noisy = truth + np.random.default_rng(0).normal(0, 5, truth.shape)
+    np.testing.assert_array_equal(steady_boxes(noisy[: 30 + ahead], ahead)[:30], steady_boxes(noisy, ahead)[:30])
+
+
+def test_boxes_keep_their_sides_in_order() -> None:
+    shrinking = np.concatenate([np.full((4, 1, 4), [0.0, 0, w, w]) for w in (100, 60, 20)])
+    steady = steady_boxes(shrinking, 0)
+    assert (steady[..., 2:] > steady[..., :2]).all()

@@ -86,15 +86,15 @@ def _observe_all(
     size = 1 if options.online else max(_BLOCK // max(people, 1), 1)
     memory = Memory()
     there = present(tracks.poses)
+    later = _later(options) if options.online else REACH
 
     def boxes(start: int, stop: int) -> Doubles:
-        low = max(start - (2 * REACH if options.online else REACH), 0)
-        high = stop if options.online else min(stop + REACH, total)
+        low, high = max(start - 2 * REACH, 0), min(stop + later, total)
         around = boxes_around_points(
             tracks.poses[low:high, ..., :2].reshape(-1, there.shape[2], 2),
             there[low:high].reshape(-1, there.shape[2]),
         )
-        steady = steady_boxes(around.reshape(high - low, people, 4), causal=options.online)
+        steady = steady_boxes(around.reshape(high - low, people, 4), later)
         return steady[start - low : stop - low]
 
     def numbered() -> Iterator[tuple[int, Any]]:
@@ -123,6 +123,11 @@ def _observe_all(
         start = stop
     if start < total:
         raise InputError(f"frames: expected {total}, one for each frame of the tracks, got {start}")
+
+
+def _later(options: VideoOptions) -> int:
+    """Online, the frames of the delay whose given poses place a crop; the others count for the path."""
+    return min(options.delay // 2, REACH)
 
 
 def _offline(
@@ -186,7 +191,7 @@ def _online(
             new = measure_jerk(places)
             # Changes of what is believed about a motion must not show in it.
             jerk = new if jerk is None or read <= _MEMORY // 2 else np.exp((np.log(jerk) + np.log(new)) / 2)
-        if read - done > options.delay:
+        if read - done > options.delay - _later(options):
             yield finish(done, 1, find_paths(places, jerk, rounds=2))
             done += 1
     if done < read:

@@ -17,10 +17,12 @@ Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
 
-#: Frames of which the median, then the mean, makes a steady box.
-_MEDIAN, _MEAN = 9, 7
-#: Frames before and after that a steady box depends on.
-REACH = (_MEDIAN + _MEAN) // 2 - 1
+#: Frames of which the median, then a line, makes a steady box.
+_MEDIAN, _LINE = 5, 7
+#: Frames after it on which a steady box depends at most; those before are at most twice as many.
+REACH = (_MEDIAN + _LINE) // 2 - 1
+#: A line needs so many medians.
+_LEAST = 3
 #: Score of a guess, as a share of the lower score of the two known frames around it.
 _GUESS = 0.5
 
@@ -100,32 +102,43 @@ def _known_frames(valid: Bools, *, causal: bool) -> tuple[npt.NDArray[np.int64],
     return before, after
 
 
-def steady_boxes(boxes: Doubles, *, causal: bool = False) -> Doubles:
-    """Boxes that follow a person without trembling: a running median, then a running mean.
+def steady_boxes(boxes: Doubles, ahead: int = REACH) -> Doubles:
+    """Boxes that follow a person without trembling: running medians, then the value at the frame of a line through them.
 
-    A crop that trembles with the estimator's errors makes the network's output tremble.
+    A crop that trembles with the estimator's errors makes the network's output tremble; one that lags behind cuts off
+    people who move.
 
     Args:
         boxes: (T, N, 4) xyxy; NaN where there is none.
-        causal: use the frames before alone.
+        ahead: frames after each that are used, at most ``REACH``.
 
     Returns:
         (T, N, 4), NaN where it was.
     """
     if not len(boxes):
         return boxes
-    missing = np.isnan(boxes)
-    steady = _running(np.nanmedian, boxes, _MEDIAN, causal)
-    steady = _running(np.nanmean, np.where(missing, np.nan, steady), _MEAN, causal)
-    return np.where(missing, np.nan, steady)
-
-
-def _running(statistic: Any, values: Doubles, size: int, causal: bool) -> Doubles:
-    before = size - 1 if causal else size // 2
-    pad = [(before, size - 1 - before)] + [(0, 0)] * (values.ndim - 1)
-    padded = np.pad(values, pad, constant_values=np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=0)
+    around = _MEDIAN // 2
+    windows = _windows(boxes, _MEDIAN, around)
+    medians = np.full(boxes.shape, np.nan)
     some = np.isfinite(windows).any(-1)
-    result = np.full(values.shape, np.nan)
-    result[some] = statistic(windows[some], axis=-1)
-    return result
+    medians[some] = np.nanmedian(windows[some], axis=-1)
+
+    last = min(ahead, REACH) - around
+    values = _windows(medians, _LINE, last)
+    known = np.isfinite(values)
+    count = known.sum(-1)
+    time = np.where(known, np.arange(last - _LINE + 1, last + 1), 0.0)
+    values = np.where(known, values, 0.0)
+    times, squares, total, products = (x.sum(-1) for x in (time, time**2, values, time * values))
+    spread = count * squares - times**2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        line = (squares * total - times * products) / spread
+    usable = (count >= _LEAST).all(-1) & (line[..., 2:] > line[..., :2]).all(-1)
+    return np.where(np.isnan(boxes) | ~usable[..., None], boxes, line)
+
+
+def _windows(values: Doubles, size: int, after: int) -> Doubles:
+    """(T, …, size) of each frame the values of some frames up to ``after`` frames later; NaN beyond the ends."""
+    pad = [(size - 1 - after, max(after, 0))] + [(0, 0)] * (values.ndim - 1)
+    padded = np.pad(values, pad, constant_values=np.nan)
+    return np.lib.stride_tricks.sliding_window_view(padded, size, axis=0)[: len(values)]
