@@ -103,7 +103,7 @@ def _known_frames(valid: Bools, *, causal: bool) -> tuple[npt.NDArray[np.int64],
 
 
 def steady_boxes(boxes: Doubles, ahead: int = REACH) -> Doubles:
-    """Boxes that follow a person without trembling: running medians, then the value at the frame of a line through them.
+    """Boxes that follow a person without trembling: running medians, and lines through them read at each frame.
 
     A crop that trembles with the estimator's errors makes the network's output tremble; one that lags behind cuts off
     people who move.
