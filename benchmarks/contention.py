@@ -19,6 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from posefix.inference.options import Options
 from posefix.inference.refiner import Refiner
 from posefix.inference.streams import usable_cores
 from posefix.network.inputs import NetworkInput
@@ -53,8 +54,8 @@ def runs(threads: int) -> dict[str, tuple[Callable[[], object], int]]:
         inputs = refiner.prepare(image, poses).inputs
 
         def streams(refiner: Refiner = refiner, inputs: NetworkInput = inputs) -> None:
-            for piece in refiner.predictor.runner.start(inputs, batch_size=16, flip_test=False, count=False):
-                piece.result.result()
+            for piece in refiner.runner.start(inputs, Options(prior_weight=1.0)):
+                piece.result()
 
         found[f"{backend}, {threads} streams of one thread"] = streams, len(inputs)
         if backend == "torch":

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from posefix.inference.options import Options
 from posefix.inference.refiner import Refiner
 from posefix.inference.streams import usable_cores
 from posefix.network.inputs import NetworkInput
@@ -83,9 +84,8 @@ def main() -> None:
         for name, refiner in refiners.items():
 
             def network(refiner: Refiner = refiner, inputs: NetworkInput = inputs) -> None:
-                runner = refiner.predictor.runner
-                for piece in runner.start(inputs, batch_size=32, flip_test=False, count=False):
-                    piece.result.result()
+                for piece in refiner.runner.start(inputs, Options(prior_weight=1.0)):
+                    piece.result()
 
             alone[name].add(network, crops)
             one = inputs.take(slice(0, 1))

@@ -291,7 +291,7 @@ class BatchRefiner:
             sample.append(prepared)
             if sum(len(p.rows) for p in sample) >= MEASURED:
                 break
-        return self.refiner.forward(sample, replace(self.settings.options, flip_test=False))[1]
+        return self.refiner.measure_prepared(sample, replace(self.settings.options, flip_test=False))
 
     def _prepare(
         self,

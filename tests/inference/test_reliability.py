@@ -19,7 +19,6 @@ from posefix.inference import results
 from posefix.inference.crops import Prediction
 from posefix.inference.decoding import count_outliers
 from posefix.inference.options import Options
-from posefix.inference.predictor import Predictor
 from posefix.inference.refiner import Refiner
 from posefix.inference.reliability import CLOSE_SHARE, LARGEST_WEIGHT, LIMITS, Reliability, measured_prior_weight
 from posefix.inference.results import MEASURED, MEASURED_PER_IMAGE, refine_entries
@@ -27,7 +26,6 @@ from posefix.inference.runner import Runner, View
 from posefix.keypoints.codec import HeatmapCodec
 from posefix.keypoints.mapping import share_keypoints
 from posefix.keypoints.skeleton import COCO
-from posefix.network.config import ModelConfig
 from posefix.network.inputs import NetworkInput
 from posefix.weights.calibration import Calibration
 
@@ -132,12 +130,10 @@ class Views:
 
     backend, precision = "test", "float32"
 
-    def look(self, inputs: NetworkInput) -> View:
-        return View(None, None, inputs.without_crops())
-
-    def count_outliers(self, view: View) -> npt.NDArray[np.int64]:
-        far = view.inputs.crop_points[:, 0, 0] == 1
-        return np.stack([np.full(len(far), 200), 200 * far, 0 * far])
+    def look(self, inputs: NetworkInput, *, count: bool = False) -> View:
+        far = inputs.crop_points[:, 0, 0] == 1
+        counts = np.stack([np.full(len(far), 200), 200 * far, 0 * far])
+        return View(None, None, inputs.without_crops(), counts if count else None)
 
     def decode(self, views: Any, prior_weight: Floats, decoder: str) -> Prediction:
         return Prediction(*(np.asarray(prior_weight)[:, None],) * 4)
@@ -147,15 +143,15 @@ class Views:
     ("x", "flip_test", "outliers"), [(0, False, 0), (1, False, 400), (1, True, 200), (62, True, 200)]
 )
 def test_a_mirrored_output_counts_like_the_other(x: float, flip_test: bool, outliers: int) -> None:
-    config, calibration = ModelConfig(input_hw=(64, 64)), Calibration(reference_outlier_rate=REFERENCE_RATE)
+    weights = replace(make_weights(input_hw=(64, 64)), calibration=Calibration(reference_outlier_rate=REFERENCE_RATE))
     points = np.full((2, 17, 2), x, np.float32)
     pose = (points, np.ones((2, 17), bool), np.ones((2, 17), np.float32), np.ones((2, 17), np.float32))
-    runner = Runner(Views(), COCO.flip_indices, threads=0)  # type: ignore[arg-type]
-    predictor, options = Predictor(runner, config, calibration), Options(flip_test=flip_test)
-    pieces = predictor.start(NetworkInput(np.zeros((2, 64, 64, 3), np.uint8), *pose), options)
+    runner = Runner(Views(), weights, threads=0)  # type: ignore[arg-type]
+    options = Options(flip_test=flip_test)
+    pieces = runner.start(NetworkInput(np.zeros((2, 64, 64, 3), np.uint8), *pose), options)
     expected = measured_prior_weight([400, outliers, 0], REFERENCE_RATE)
-    assert predictor.reliability(pieces) == Reliability(expected, 400, outliers)
-    np.testing.assert_allclose(predictor.finish(pieces, options, np.array([0, 0])).confidence, expected)
+    assert runner.reliability(runner.counts(pieces)) == Reliability(expected, 400, outliers)
+    np.testing.assert_allclose(runner.finish(pieces, options, np.array([0, 0])).confidence, expected)
 
 
 def test_a_results_file_is_trusted_as_one(refiner: Refiner, scenes: tuple[Any, Any], tmp_path: Path) -> None:

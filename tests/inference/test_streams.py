@@ -93,7 +93,7 @@ def test_the_process_keeps_its_number_of_threads() -> None:
     try:
         refiner = Refiner(make_weights(input_hw=(64, 64)), device="cpu", threads=2)
         refiner.refine(np.zeros((64, 64, 3), np.uint8), np.random.default_rng(0).uniform(5, 60, (4, 17, 3)))
-        streams = refiner.predictor.runner._streams
+        streams = refiner.runner._streams
         assert streams is not None
         assert {streams.submit(torch.get_num_threads).result() for _ in range(6)} == {1}
         assert torch.get_num_threads() == 3

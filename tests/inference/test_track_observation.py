@@ -49,7 +49,7 @@ class Leaning(nn.Module):
         maps = [self.config.codec.encode(p, inputs.valid, (height, width)) for p in (points, shown)]
         return torch.log(self.lean * maps[0] + (1 - self.lean) * maps[1] + 1e-6), None
 
-    def look(self, inputs: NetworkInput) -> View:
+    def look(self, inputs: NetworkInput, *, count: bool = False) -> View:
         return View(self.image_logits_and_peaks(inputs.to("cpu"))[0], None, inputs.without_crops())
 
     def log_prior(self, image_logits: Tensor, inputs: NetworkInput) -> None:
@@ -74,7 +74,7 @@ def standing(frames: int) -> npt.NDArray[np.float64]:
 def refine(
     refiner: Refiner, network: Leaning, frames: Any, tracks: Any, online: bool
 ) -> Iterator[module.RefinedFrames]:
-    runner = Runner(network, COCO.flip_indices, threads=0)  # type: ignore[arg-type]
+    runner = Runner(network, refiner.weights, threads=0)  # type: ignore[arg-type]
     observer = Observer(runner, network, refiner.weights.calibration, COCO)  # type: ignore[arg-type]
     read = read_tracks(tracks, COCO, max_gap=15, causal=online)
     return module.refine_tracks(observer, frames, read, VideoOptions(online=online, delay=2))

@@ -131,11 +131,20 @@ class CropCutter:
 
     def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """(R', h, w, 3) the crops of some people."""
-        crops = [warp_crop(self.image, m, self.input_hw, antialias=self.antialias) for m in self.affine[rows]]
-        return np.stack(crops) if crops else np.zeros((0, *self.input_hw, 3), np.uint8)
+        return cut_crops(self.image, self.affine[rows], self.input_hw, self.antialias)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> npt.NDArray[Any]:
         return np.asarray(self[:], dtype)
+
+
+def cut_crops(
+    image: npt.NDArray[np.uint8], affine: npt.NDArray[np.float64], input_hw: tuple[int, int], antialias: bool
+) -> npt.NDArray[np.uint8]:
+    """(R, h, w, 3) crops of an image; arguments as for ``CropCutter``."""
+    crops = np.empty((len(affine), *input_hw, 3), np.uint8)
+    for crop, m in zip(crops, affine, strict=True):
+        crop[:] = warp_crop(image, m, input_hw, antialias=antialias)
+    return crops
 
 
 def pose_consistency_of(prepared: Prepared, prediction: Prediction) -> Floats:
@@ -173,10 +182,9 @@ def prepare(
     rows = np.flatnonzero(np.isfinite(boxes).all(-1))
     input_hw = config.input_hw
     affine = crop_affine(crop_rectangles(boxes[rows], input_hw, config.crop_margin), input_hw)
-    crops = CropCutter(image, affine, input_hw, config.antialias)
     area = AREA_PER_BOX * box_area(boxes[rows]) * affine[:, 0, 0] * affine[:, 1, 1]
     inputs = NetworkInput(
-        crops=crops if len(rows) > CROWD else crops[:],
+        crops=(CropCutter if len(rows) > CROWD else cut_crops)(image, affine, input_hw, config.antialias),
         crop_points=transform_points(affine, poses.points[rows]).astype(np.float32),
         valid=poses.valid[rows],
         std=keypoint_std(area, shared.target.sigmas).astype(np.float32),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,12 @@ from posefix.exceptions import InputError
 from posefix.inference.backends import load_model
 from posefix.inference.crops import CROWD, Prediction, Prepared, Refined, paste_back, prepare
 from posefix.inference.options import Options
-from posefix.inference.predictor import Predictor
 from posefix.inference.reliability import Reliability
 from posefix.inference.runner import Model, Piece, Runner
 from posefix.inference.streams import check_threads
 from posefix.io.images import load_image
 from posefix.keypoints.mapping import SharedKeypoints, share_keypoints
-from posefix.keypoints.poses import read_poses
+from posefix.keypoints.poses import NORMALISED, normalised, read_poses
 from posefix.keypoints.skeleton import Skeleton, skeleton_of
 from posefix.messages import shown
 from posefix.network.config import ModelConfig
@@ -44,7 +44,7 @@ class Engine:
     Attributes:
         weights: what it was made from: model, skeleton, calibration, origin.
         model: the network as its backend runs it.
-        predictor: runs it and reads its output.
+        runner: runs it and reads its output.
         threads: people that a CPU works on at the same time, each on one core; 0 on a GPU.
     """
 
@@ -87,8 +87,8 @@ class Engine:
         on_cpu = str(self.device).partition(":")[0] == "cpu"
         # Image models have threads of their own, and may bear one call at a time only.
         self.threads = cores if on_cpu and weights.image_model is None else 0
-        runner = Runner(self.model, weights.skeleton.flip_indices, self.threads)
-        self.predictor = Predictor(runner, weights.config, weights.calibration)
+        self.runner = Runner(self.model, weights, self.threads)
+        self._own_keypoints = share_keypoints(weights.skeleton, weights.skeleton)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Sent to other processes as one piece of bytes: hundreds of tensors are more shared files than some bear."""
@@ -237,7 +237,9 @@ class Engine:
 
     def shared(self, skeleton: Skeleton | str | None) -> SharedKeypoints:
         """What a keypoint set, or that of this name, has in common with the refiner's; None is the refiner's own."""
-        return share_keypoints(self.skeleton if skeleton is None else skeleton_of(skeleton), self.skeleton)
+        if skeleton is None:
+            return self._own_keypoints
+        return share_keypoints(skeleton_of(skeleton), self.skeleton)
 
     def prepare(
         self,
@@ -257,26 +259,55 @@ class Engine:
             color: as for ``refine``.
             shared: where the keypoints are of another set, what it has in common with the refiner's.
         """
-        shared = shared or share_keypoints(self.skeleton, self.skeleton)
+        shared = shared or self._own_keypoints
         poses = read_poses(keypoints, shared.source)  # before the image: a mistake costs no reading
         return prepare(load_image(image, color=color), poses, boxes_xyxy, shared, self.config)
+
+    def prepare_images(
+        self,
+        images: Sequence[Any],
+        keypoints: Sequence[Any],
+        boxes_xyxy: Sequence[Any] | None,
+        *,
+        color: str,
+        skeleton: Skeleton | str | None,
+    ) -> Iterator[Prepared]:
+        """Several images and their people, each prepared when it is asked for; arguments as for ``refine_batch``."""
+        if isinstance(images, np.ndarray | str | Path) or not hasattr(images, "__len__"):
+            kind = {np.ndarray: "one array"}.get(type(images), "one path")
+            got = kind if isinstance(images, np.ndarray | str | Path) else type(images).__name__
+            hint = "" if hasattr(images, "__len__") else "; refine_stream takes images one after another"
+            raise InputError(f"expected as many images as arrays of keypoints, got {got} and {_count(keypoints)}{hint}")
+        if len(images) != _count(keypoints):
+            raise InputError(
+                f"expected as many images as arrays of keypoints, got {len(images)} and {_count(keypoints)}"
+            )
+        boxes = [None] * len(images) if boxes_xyxy is None else boxes_xyxy
+        if isinstance(boxes, str) or _count(boxes) != len(images):
+            raise InputError(f"boxes_xyxy: expected one array or None per image, got {_count(boxes)}")
+        if normalised(keypoints):
+            raise InputError(f"keypoints: {NORMALISED}")
+        shared = self.shared(skeleton)
+        return (
+            self.prepare(image, pose, box, color=color, shared=shared)
+            for image, pose, box in zip(images, keypoints, boxes, strict=True)
+        )
 
     def refine_images(self, prepared: Iterable[Prepared], options: Options) -> Iterator[Refined]:
         """Refine images from ``prepare`` as they come; one result per image, in order.
 
-        The people of about ``options.batch_size`` go through the network together, and while they do, the next ones
-        are prepared.
+        While about ``options.batch_size`` people go through the network, the next ones are prepared. On a GPU they go
+        together; on a CPU each image begins as soon as it is there.
         """
         in_work: deque[tuple[list[Prepared], list[Piece]]] = deque()
-        for group in _groups(prepared, options.batch_size):
-            if len(group) == 1 and len(group[0].rows) > CROWD:
-                while in_work:
-                    yield from self._finish(*in_work.popleft(), options)
-                yield self._refine_crowd(group[0], options)
-                continue
-            in_work.append((group, self._start(group, options)))
-            if len(in_work) > 1:
+        for group in _groups(prepared, 1 if self.threads else options.batch_size):
+            crowd = len(group[0].rows) > CROWD
+            if not crowd:
+                in_work.append((group, self._start(group, options)))
+            while in_work and (crowd or _people(islice(in_work, 1, None)) >= options.batch_size):
                 yield from self._finish(*in_work.popleft(), options)
+            if crowd:
+                yield self._refine_crowd(group[0], options)
         while in_work:
             yield from self._finish(*in_work.popleft(), options)
 
@@ -299,7 +330,7 @@ class Engine:
     def _measure_crowd(self, image: Prepared, options: Options) -> Reliability:
         """The reliability of ``CROWD`` people of an image, evenly spread."""
         sample = np.linspace(0, len(image.rows) - 1, CROWD).astype(np.int64)
-        return self.predictor.reliability(self.predictor.start(image.inputs.take(sample), options))
+        return self.runner.reliability(self.runner.counts(self.runner.start(image.inputs.take(sample), options)))
 
     def _refine_crowd(self, image: Prepared, options: Options) -> Refined:
         """One image of many people, ``CROWD`` of them at a time."""
@@ -309,16 +340,17 @@ class Engine:
         done = []
         for start in range(0, count, CROWD):
             inputs = image.inputs.take(slice(start, start + CROWD))
-            pieces = self.predictor.start(inputs, options)
-            done.append(self.predictor.finish(pieces, options, np.zeros(len(inputs), np.int64)))
+            done.append(
+                self.runner.finish(self.runner.start(inputs, options), options, np.zeros(len(inputs), np.int64))
+            )
         return self.paste_back([image], Prediction.join(done, self.config.num_keypoints), options)[0]
 
     def _start(self, group: Sequence[Prepared], options: Options) -> list[Piece]:
-        return self.predictor.start(NetworkInput.join([p.inputs for p in group]), options) if group else []
+        return self.runner.start(NetworkInput.join([p.inputs for p in group]), options) if group else []
 
     def _finish(self, group: Sequence[Prepared], pieces: list[Piece], options: Options) -> list[Refined]:
         image_index = np.repeat(np.arange(len(group)), [len(p.rows) for p in group])
-        return self.paste_back(group, self.predictor.finish(pieces, options, image_index), options)
+        return self.paste_back(group, self.runner.finish(pieces, options, image_index), options)
 
     def paste_back(self, prepared: Sequence[Prepared], prediction: Prediction, options: Options) -> list[Refined]:
         """A prediction for the people of several images, put back into each."""
@@ -339,16 +371,38 @@ class Engine:
     @property
     def measures_reliability(self) -> bool:
         """Whether the weights know how to measure it."""
-        return self.predictor.measures_reliability
+        return self.runner.measures_reliability
+
+    def measure_prepared(self, prepared: Iterable[Prepared], options: Options) -> Reliability:
+        """The reliability of the estimator of images from ``prepare``, in the memory of ``CROWD`` people."""
+        options = replace(options, prior_weight=None)
+        counts = np.zeros((3, 0))
+        for group in _groups(prepared, CROWD):
+            inputs = NetworkInput.join([p.inputs for p in group])
+            for start in range(0, len(inputs), CROWD):
+                pieces = self.runner.start(inputs.take(slice(start, start + CROWD)), options)
+                counts = np.concatenate([counts, self.runner.counts(pieces)], axis=1)
+        return self.runner.reliability(counts)
 
     def forward(self, prepared: Sequence[Prepared], options: Options) -> tuple[list[Piece], Reliability]:
         """People of images from ``prepare`` through the network: pieces for ``decode``, and their reliability."""
         pieces = self._start(prepared, replace(options, prior_weight=None))
-        return pieces, self.predictor.reliability(pieces)
+        return pieces, self.runner.reliability(self.runner.counts(pieces))
 
     def decode(self, prepared: Sequence[Prepared], pieces: list[Piece], options: Options) -> list[Refined]:
         """What came out of ``forward`` → the people of each image, with ``options.prior_weight``."""
         return self._finish(prepared, pieces, options)
+
+
+def _count(values: Any) -> Any:
+    try:
+        return len(values)
+    except TypeError:
+        return type(values).__name__
+
+
+def _people(in_work: Iterable[tuple[list[Prepared], list[Piece]]]) -> int:
+    return sum(len(p.rows) for group, _ in in_work for p in group)
 
 
 def _groups(prepared: Iterable[Prepared], people: int) -> Iterator[list[Prepared]]:

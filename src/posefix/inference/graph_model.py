@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,7 +23,7 @@ from posefix.network.config import STRIDE
 from posefix.network.inputs import NetworkInput
 
 if TYPE_CHECKING:
-    from posefix.inference.runner import Counts, Floats
+    from posefix.inference.runner import Floats
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -119,17 +119,16 @@ class GraphModel:
     def enter_thread(self) -> None:
         """Nothing to do."""
 
-    def look(self, inputs: NetworkInput) -> View:
+    def look(self, inputs: NetworkInput, *, count: bool = False) -> View:
         """Through the network."""
         image_logits, *peaks = self._session("network").run({"crops": inputs.crops} | _pose(inputs))
-        return View(image_logits, peaks[0] if peaks else None, inputs.without_crops())
-
-    def count_outliers(self, view: View) -> Counts:
-        """(3, B) see ``decoding.count_outliers``."""
+        view = View(image_logits, peaks[0] if peaks else None, inputs.without_crops())
+        if not count:
+            return view
         found = self._session("outliers").run(_view(view))
         if len(found) != 3:
             raise WeightsError("this model was exported by an earlier version of posefix; export it again")
-        return np.stack([np.asarray(part, np.int64) for part in found])
+        return replace(view, counts=np.stack([np.asarray(part, np.int64) for part in found]))
 
     def decode(self, views: Sequence[View], prior_weight: Floats, decoder: str) -> Prediction:
         """Points and confidence."""
@@ -306,7 +305,7 @@ class _OpenVinoSession:
         if request is None:
             request = self._own.request = self._compiled.create_infer_request()
         # Copies on both sides: graphs compute in the place of their inputs, and the next results come where these are.
-        request.infer({i: inputs[name] for i, name in enumerate(self._names)}, share_inputs=False)
+        request.infer({i: inputs[name] for i, name in enumerate(self._names)}, share_inputs=False, share_outputs=True)
         return [np.array(request.get_output_tensor(index).data) for index in range(len(self._compiled.outputs))]
 
 

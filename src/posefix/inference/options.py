@@ -58,6 +58,10 @@ class Options:
             check_ranges(self, "", InputError, prior_weight=(0.0, MOST_PRIOR_WEIGHT))
 
 
+_DEFAULT = Options()
+_DEFAULTS = {f.name: f.default for f in fields(Options)}
+
+
 def choose_options(options: Options | None = None, *, trust: float | None = None, **given: Any) -> Options:
     """``options`` (default ``Options()``) with the keywords that differ from the defaults.
 
@@ -78,11 +82,11 @@ def choose_options(options: Options | None = None, *, trust: float | None = None
         warn_renamed("option 'trust'", "'prior_weight'", stacklevel=4)
         given.setdefault("prior_weight", trust)
         given["prior_weight"] = trust if given["prior_weight"] is None else given["prior_weight"]
-    defaults = {f.name: f.default for f in fields(Options)}
-    unknown = sorted(set(given) - set(defaults))
+    unknown = sorted(set(given) - set(_DEFAULTS))
     if unknown:
-        raise InputError(f"unknown option {shown(unknown[0])}; known are {', '.join(defaults)}")
-    return replace(options or Options(), **{k: v for k, v in given.items() if v is not defaults[k]})
+        raise InputError(f"unknown option {shown(unknown[0])}; known are {', '.join(_DEFAULTS)}")
+    changed = {k: v for k, v in given.items() if v is not _DEFAULTS[k]}
+    return replace(options or _DEFAULT, **changed) if changed else options or _DEFAULT
 
 
 def make_options(**options: Any) -> Options:

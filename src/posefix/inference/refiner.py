@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from posefix.adapters.base import like
 from posefix.adapters.registry import Extract, adapt
 from posefix.adapters.tracked import is_numbers, tracked_output
 from posefix.deprecation import warn_renamed
@@ -18,10 +19,10 @@ from posefix.inference.crops import Prepared
 from posefix.inference.engine import Engine
 from posefix.inference.options import Color, Decoder, Options, Policy, choose_options
 from posefix.inference.refined_poses import RefinedPoses, make_refined_poses
-from posefix.inference.stream import as_given, prepare_images, prepare_output, put_together, stream
+from posefix.inference.stream import prepare_output, put_together, stream
 from posefix.keypoints.poses import NORMALISED, normalised
 from posefix.keypoints.skeleton import Skeleton
-from posefix.tensors import require_torch
+from posefix.tensors import is_tensor, require_torch
 from posefix.video.frames import read_frames
 from posefix.video.options import make_video_options
 from posefix.video.tracks import read_tracks
@@ -180,9 +181,11 @@ class Refiner(Engine):
             prior_weight=prior_weight,
             trust=trust,
         )
-        prepared = prepare_images(self, images, keypoints, boxes_xyxy, color, skeleton)
-        refined = (r.keypoints for r in self.refine_images(prepared, chosen))
-        return [as_given(one, own) for one, own in zip(refined, keypoints, strict=True)]
+        prepared = self.prepare_images(images, keypoints, boxes_xyxy, color=color, skeleton=skeleton)
+        refined = self.refine_images(prepared, chosen)
+        return [
+            like(r.keypoints, own) if is_tensor(own) else r.keypoints for r, own in zip(refined, keypoints, strict=True)
+        ]
 
     def predict(
         self,
@@ -356,7 +359,7 @@ class Refiner(Engine):
         from posefix.inference.track_refinement import refine_tracks
 
         chosen = make_video_options(**options)
-        observer = Observer(self.predictor.runner, self.network, self.weights.calibration, self.skeleton)
+        observer = Observer(self.runner, self.network, self.weights.calibration, self.skeleton)
         read = read_tracks(tracks, self.skeleton, chosen.max_gap, causal=chosen.online)
         with tqdm(total=len(read.valid), unit="frame", disable=not progress) as bar:
             for part in refine_tracks(observer, read_frames(frames, color=color), read, chosen):
@@ -444,7 +447,7 @@ class Refiner(Engine):
             >>> prior_weight = refiner.measure_reliability([image, image], [keypoints, keypoints])
             >>> refined = refiner.refine(image, keypoints, prior_weight=prior_weight)
         """
-        prepared = list(prepare_images(self, images, keypoints, boxes_xyxy, color, skeleton))
+        prepared = self.prepare_images(images, keypoints, boxes_xyxy, color=color, skeleton=skeleton)
         return self._reliability(prepared, Options(batch_size=batch_size))
 
     def measure(
@@ -479,11 +482,11 @@ class Refiner(Engine):
         """
         found = adapt(outputs, self.shared(skeleton).source, images, adapter)
         order = "rgb" if images is None else color
-        prepared = list(prepare_output(self, found, use_boxes=use_boxes, color=order, skeleton=skeleton))
+        prepared = prepare_output(self, found, use_boxes=use_boxes, color=order, skeleton=skeleton)
         return self._reliability(prepared, Options(batch_size=batch_size))
 
-    def _reliability(self, prepared: Sequence[Prepared], options: Options) -> float:
-        reliability = self.forward(prepared, options)[1]
+    def _reliability(self, prepared: Iterable[Prepared], options: Options) -> float:
+        reliability = self.measure_prepared(prepared, options)
         if self.measures_reliability and reliability.confident < FEW_CONFIDENT:
             logger.warning(
                 "reliability measured on %d clearly visible keypoints only, so it stays near 1; give more people",

@@ -1,22 +1,28 @@
-"""People through a network by any backend: one at a time on each core of a CPU, in batches on a GPU."""
+"""People through a network by any backend, and what its output means: reliability, the prior's weight, points."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from posefix.inference.crops import Prediction
+from posefix.inference.options import Options
+from posefix.inference.reliability import Reliability, can_measure_reliability, measured_prior_weight
 from posefix.inference.streams import Streams
 from posefix.network.inputs import NetworkInput
+from posefix.weights.weights import Weights
 
 Floats = npt.NDArray[np.floating]
 Counts = npt.NDArray[np.int64]
+
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -27,11 +33,17 @@ class View:
         image_logits: (B, K, h, w) float32 before the prior; an array, or a tensor on the network's device.
         peaks: (B, K) see ``RefinementNetwork.image_logits_and_peaks``; None without.
         inputs: arrays of the input pose, without crops.
+        counts: (3, B) see ``decoding.count_outliers``; None where nobody asked.
     """
 
     image_logits: Any
     peaks: Any
     inputs: NetworkInput
+    counts: Counts | None = None
+
+
+#: Some people who went, or still go, through the network together: their view, a second one with the flip test.
+Piece = Future[tuple[View, ...]]
 
 
 class Model(Protocol):
@@ -45,11 +57,8 @@ class Model(Protocol):
     backend: str
     precision: str
 
-    def look(self, inputs: NetworkInput) -> View:
-        """Arrays of B people through the network."""
-
-    def count_outliers(self, view: View) -> Counts:
-        """(3, B) see ``decoding.count_outliers``."""
+    def look(self, inputs: NetworkInput, *, count: bool = False) -> View:
+        """Arrays of B people through the network; ``count``, also count outliers."""
 
     def decode(self, views: Sequence[View], prior_weight: Floats, decoder: str) -> Prediction:
         """Points and confidence from a view and, for the flip test, that of the mirrored crops."""
@@ -61,96 +70,75 @@ class Model(Protocol):
         """Called first in each of them."""
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Some people who went, or still go, through the network together.
-
-    Attributes:
-        size: how many.
-        result: their view, a second one with the flip test; (3, size) mean outlier counts over these, or None.
-    """
-
-    size: int
-    result: Future[tuple[tuple[View, ...], npt.NDArray[np.float64] | None]]
-
-    @property
-    def views(self) -> tuple[View, ...]:
-        """The views, once they are there."""
-        return self.result.result()[0]
-
-
 class Runner:
-    """Runs a model.
+    """Runs a model and reads its output.
 
     On a CPU every person goes alone through one of ``threads`` streams of one thread each. So a person's numbers do
     not depend on the other people, to the bit. On a GPU (``threads`` 0) people go in batches, in the calling thread.
+
+    ``start`` begins with some people and returns at once where there are streams; ``finish`` waits.
     """
 
-    def __init__(self, model: Model, flip_indices: npt.NDArray[np.int64], threads: int) -> None:
+    def __init__(self, model: Model, weights: Weights, threads: int) -> None:
         self.model = model
         self.threads = threads
-        self._flip_indices = flip_indices
+        self.measures_reliability = can_measure_reliability(weights.config, weights.calibration)
+        self._keypoints, self._calibration = weights.config.num_keypoints, weights.calibration
+        self._flip_indices = weights.skeleton.flip_indices
         self._streams = Streams(threads, model.enter_thread, model.starting_threads) if threads else None
 
-    def start(self, inputs: NetworkInput, *, batch_size: int, flip_test: bool, count: bool) -> list[Piece]:
-        """Begin with any number of people.
+    def start(self, inputs: NetworkInput, options: Options) -> list[Piece]:
+        """Begin with any number of people; without a ``prior_weight`` their outliers are counted."""
+        step = 1 if self._streams else options.batch_size
+        return [
+            self._run(partial(self._look, inputs, slice(i, i + step), options)) for i in range(0, len(inputs), step)
+        ]
 
-        Args:
-            inputs: arrays of B people.
-            batch_size: people per pass on a GPU.
-            flip_test: also run the mirrored crops.
-            count: also count outliers.
-        """
-        step = 1 if self._streams else batch_size
-        pieces = []
-        for begin in range(0, len(inputs), step):
-            part = inputs.take(slice(begin, begin + step))
+    def _look(self, inputs: NetworkInput, rows: slice, options: Options) -> tuple[View, ...]:
+        part = inputs.take(rows)  # here and not before: this may cut the crops
+        seen = (part, part.mirrored(self._flip_indices)) if options.flip_test else (part,)
+        count = options.prior_weight is None and self.measures_reliability
+        return tuple(self.model.look(one, count=count) for one in seen)
 
-            def look(part: NetworkInput = part) -> tuple[tuple[View, ...], npt.NDArray[np.float64] | None]:
-                seen = (part, part.mirrored(self._flip_indices)) if flip_test else (part,)
-                views = tuple(self.model.look(one) for one in seen)
-                counts = np.mean([self.model.count_outliers(view) for view in views], axis=0) if count else None
-                return views, counts
+    def counts(self, pieces: Sequence[Piece]) -> npt.NDArray[np.float64]:
+        """(3, B) ``decoding.count_outliers`` of people who were started without a ``prior_weight``."""
+        counts = [[v.counts for v in p.result() if v.counts is not None] for p in pieces]
+        found = [np.mean(each, axis=0) for each in counts if each]
+        return np.concatenate(found, axis=1) if found else np.zeros((3, 0))
 
-            pieces.append(Piece(len(part), self._run(look)))
-        return pieces
+    def reliability(self, counts: npt.NDArray[np.float64]) -> Reliability:
+        """Reliability of an estimator by the ``counts`` of its people."""
+        total = counts.sum(-1)
+        if not total[0]:
+            return Reliability()
+        weight = measured_prior_weight(total, self._calibration.reference_outlier_rate)
+        return Reliability(float(weight), int(total[0]), int(total[1]))
 
-    def outliers(self, pieces: Sequence[Piece]) -> npt.NDArray[np.float64]:
-        """(3, B) ``decoding.count_outliers`` of people who were started with ``count``."""
-        counts = [c for c in (p.result.result()[1] for p in pieces) if c is not None]
-        return np.concatenate(counts, axis=1) if counts else np.zeros((3, 0))
-
-    def decode(
-        self, pieces: Sequence[Piece], prior_weight: npt.NDArray[np.floating], decoder: str, num_keypoints: int
-    ) -> Prediction:
-        """Points and confidence of people who were started.
+    def finish(self, pieces: Sequence[Piece], options: Options, image_index: npt.NDArray[np.int64]) -> Prediction:
+        """Points and confidence in crop pixels.
 
         Args:
             pieces: from ``start``; B people.
-            prior_weight: (B,) as in ``Options``.
-            decoder: one of ``codec.DECODERS``.
-            num_keypoints: K.
+            options: decoder and prior weight; a weight of None is measured on the people of each image.
+            image_index: (B,) which image each person is in.
         """
+        weight = np.full(len(image_index), 1.0 if options.prior_weight is None else options.prior_weight)
+        if options.prior_weight is None and self.measures_reliability:
+            counts = np.stack([np.bincount(image_index, count)[image_index] for count in self.counts(pieces)])
+            weight = measured_prior_weight(counts, self._calibration.reference_outlier_rate)
+        decoder = options.decoder or self._calibration.decoder
         made: list[Future[Prediction]] = []
-        for piece, rows in zip(pieces, _rows(pieces), strict=True):
+        start = 0
+        for piece in pieces:
+            views = piece.result()  # a task that waits for another could leave no thread to run that one
+            end = start + len(views[0].inputs)
+            made.append(self._run(partial(self.model.decode, views, weight[start:end], decoder), first=True))
+            start = end
+        return Prediction.join([m.result() for m in made], self._keypoints)
 
-            def finish(piece: Piece = piece, rows: slice = rows) -> Prediction:
-                return self.model.decode(piece.views, prior_weight[rows], decoder)
-
-            piece.result.result()  # a task that waits for another could leave no thread to run that one
-            made.append(self._run(finish, first=True))
-        return Prediction.join([m.result() for m in made], num_keypoints)
-
-    def _run(self, task: Any, *, first: bool = False) -> Future[Any]:
+    def _run(self, task: Callable[[], _Made], *, first: bool = False) -> Future[_Made]:
         if self._streams:
             return self._streams.submit(task, first=first)
-        future: Future[Any] = Future()
+        future: Future[_Made] = Future()
         future.set_result(task())
         return future
-
-
-def _rows(pieces: Sequence[Piece]) -> Iterator[slice]:
-    start = 0
-    for piece in pieces:
-        yield slice(start, start + piece.size)
-        start += piece.size

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from posefix.adapters.base import Extracted, Floats, like
+from posefix.adapters.base import Extracted, Floats
 from posefix.adapters.registry import Extract, adapt
 from posefix.exceptions import InputError
 from posefix.inference.batching import ahead
 from posefix.inference.crops import Prepared, Refined
 from posefix.inference.engine import Engine
 from posefix.inference.options import Options
-from posefix.keypoints.poses import NORMALISED, normalised
 from posefix.keypoints.skeleton import Skeleton
 from posefix.messages import shown
-from posefix.tensors import is_tensor
 from posefix.typed import checked
 
 #: People on whom a stream's reliability is measured.
@@ -29,46 +24,6 @@ MEASURED = 256
 HELD_BACK = 512
 #: Threads that may be asked for.
 MOST_WORKERS = 1024
-
-
-def prepare_images(
-    refiner: Engine,
-    images: Sequence[Any],
-    keypoints: Sequence[Any],
-    boxes_xyxy: Sequence[Any] | None,
-    color: str,
-    skeleton: Skeleton | str | None,
-) -> Iterator[Prepared]:
-    """Arrays of several images' people, each image prepared when it is asked for; see ``Refiner.refine_batch``."""
-    if isinstance(images, np.ndarray | str | Path) or not hasattr(images, "__len__"):
-        kind = {np.ndarray: "one array"}.get(type(images), "one path")
-        got = kind if isinstance(images, np.ndarray | str | Path) else type(images).__name__
-        hint = "" if hasattr(images, "__len__") else "; refine_stream takes images one after another"
-        raise InputError(f"expected as many images as arrays of keypoints, got {got} and {_count(keypoints)}{hint}")
-    if len(images) != _count(keypoints):
-        raise InputError(f"expected as many images as arrays of keypoints, got {len(images)} and {_count(keypoints)}")
-    boxes = [None] * len(images) if boxes_xyxy is None else boxes_xyxy
-    if isinstance(boxes, str) or _count(boxes) != len(images):
-        raise InputError(f"boxes_xyxy: expected one array or None per image, got {_count(boxes)}")
-    if normalised(keypoints):
-        raise InputError(f"keypoints: {NORMALISED}")
-    shared = refiner.shared(skeleton)
-    return (
-        refiner.prepare(image, pose, box, color=color, shared=shared)
-        for image, pose, box in zip(images, keypoints, boxes, strict=True)
-    )
-
-
-def _count(values: Any) -> Any:
-    try:
-        return len(values)
-    except TypeError:
-        return type(values).__name__
-
-
-def as_given(refined: Floats, given: Any) -> Any:
-    """A tensor of the given one's kind where keypoints came as a tensor; else the array as it is."""
-    return like(refined, given) if is_tensor(given) else refined
 
 
 def prepare_output(

@@ -21,7 +21,7 @@ from posefix.network.model import RefinementNetwork
 from posefix.weights.weights import Weights, fold_batch_norm
 
 if TYPE_CHECKING:
-    from posefix.inference.runner import Counts, Floats
+    from posefix.inference.runner import Floats
 
 logger = logging.getLogger(__name__)
 
@@ -72,14 +72,17 @@ class TorchModel:
         torch.set_num_threads(1)
 
     @torch.inference_mode()
-    def look(self, inputs: NetworkInput) -> View:
+    def look(self, inputs: NetworkInput, *, count: bool = False) -> View:
         """Through the network; the maps stay on the device."""
         given = inputs.to(self.device)
         with torch.autocast(self.device.type, enabled=False):  # the precision is this model's own choice
             image_logits, peaks = self.network.image_logits_and_peaks(given)
             if self._may_fail and not bool(torch.isfinite(image_logits).all()):
                 image_logits, peaks = self._in_float32().image_logits_and_peaks(given)
-        return View(image_logits, peaks, inputs.without_crops())
+        counts = None
+        if count:
+            counts = decoding.count_outliers(image_logits, given, self.network.config.codec).cpu().numpy()
+        return View(image_logits, peaks, inputs.without_crops(), counts)
 
     def _in_float32(self) -> RefinementNetwork:
         """The same network in the precision that does not fail; made when it is needed first."""
@@ -88,12 +91,6 @@ class TorchModel:
                 logger.warning("bfloat16 gave numbers that are not finite on this CPU; float32 is taken where it does")
                 self._exact = build_network(self._weights, self.device, "float32")
             return self._exact
-
-    @torch.inference_mode()
-    def count_outliers(self, view: View) -> Counts:
-        """(3, B) see ``decoding.count_outliers``."""
-        codec = self.network.config.codec
-        return decoding.count_outliers(view.image_logits, view.inputs.to(self.device), codec).cpu().numpy()
 
     @torch.inference_mode()
     def decode(self, views: Sequence[View], prior_weight: Floats, decoder: str) -> Prediction:

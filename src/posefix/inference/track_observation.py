@@ -14,6 +14,7 @@ from torch import Tensor
 from posefix.geometry import invert_affine, transform_points
 from posefix.inference.crops import Prepared
 from posefix.inference.forward import ForwardOutput, outlier_counts
+from posefix.inference.options import Options
 from posefix.inference.reliability import can_measure_reliability, measured_prior_weight
 from posefix.inference.runner import Runner
 from posefix.keypoints.codec import HeatmapCodec
@@ -62,10 +63,10 @@ class Observer:
 
     def look(self, inputs: NetworkInput, batch_size: int) -> Iterator[ForwardOutput]:
         """Any number of people through the network, put together ``batch_size`` at a time."""
-        pieces = self.runner.start(inputs, batch_size=batch_size, flip_test=False, count=False)
-        size = pieces[0].size if pieces else 1
+        pieces = self.runner.start(inputs, Options(batch_size=batch_size, prior_weight=1.0))
+        size = 1 if self.runner.threads else batch_size
         for start in range(0, len(inputs), batch_size):
-            views = [p.views[0] for p in pieces[start // size : -(-(start + batch_size) // size)]]
+            views = [p.result()[0] for p in pieces[start // size : -(-(start + batch_size) // size)]]
             logits = torch.cat([torch.as_tensor(v.image_logits) for v in views])
             seen = inputs.take(slice(start, start + batch_size)).without_crops().to(logits.device)
             log_prior = self.network.log_prior(logits, seen)

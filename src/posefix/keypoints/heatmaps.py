@@ -136,9 +136,7 @@ def expected_similarity_argmax(probabilities: Tensor, std: Tensor, steps: int = 
     Returns:
         (B, K, 2) heatmap pixels and (B, K) expected similarities.
     """
-    width = probabilities.shape[-1]
-    best = _smoothed(probabilities, std).flatten(2).argmax(-1)
-    points = torch.stack([best % width, torch.div(best, width, rounding_mode="floor")], -1).to(std.dtype)
+    points = _highest(_smoothed(probabilities, std)).to(std.dtype)
     for _ in range(steps):
         points, _, _ = _mean_shift(probabilities, points.unsqueeze(2), std)
         points = points.squeeze(2)
@@ -173,6 +171,16 @@ def expected_similarity_modes(
     kernel = std.square().unsqueeze(-1).clamp_min(_LEAST_STD)
     variance = 1 / (1 / near.clamp_min(_LEAST_STD) - 1 / kernel).clamp_min(_LEAST_STD)
     return points, torch.where(heights > 0, similarity, torch.zeros_like(similarity)), variance
+
+
+def _highest(maps: Tensor) -> Tensor:
+    """(B, K, 2) x and y of the greatest heatmap pixel, the first of equal ones.
+
+    Row first: a search through whole maps took a third of the time of decoding in compiled graphs.
+    """
+    row = maps.amax(-1).argmax(-1, keepdim=True)
+    column = maps.gather(-2, row[..., None].expand(*row.shape, maps.shape[-1])).argmax(-1)
+    return torch.cat([column, row], -1)
 
 
 def _smoothed(probabilities: Tensor, std: Tensor) -> Tensor:

@@ -25,17 +25,14 @@ class SharedKeypoints:
         target: the other set.
         from_source: (S,) their indices in the source.
         from_target: (S,) their indices in the target.
+        identical: whether every keypoint stays in its place, so that there is nothing to do.
     """
 
     source: Skeleton
     target: Skeleton
     from_source: npt.NDArray[np.int64]
     from_target: npt.NDArray[np.int64]
-
-    @property
-    def identical(self) -> bool:
-        """Whether every keypoint stays in its place, so that there is nothing to do."""
-        return self.source.keypoints == self.target.keypoints and len(self.from_source) == len(self.source)
+    identical: bool
 
     def to_target(self, keypoints: Floats) -> Floats:
         """(N, K_source, …) → (N, K_target, …): zero, which is missing, where the source has no such keypoint."""
@@ -78,4 +75,5 @@ def share_keypoints(source: Skeleton, target: Skeleton) -> SharedKeypoints:
         raise SkeletonError(
             f"skeletons {source.name!r} and {target.name!r} share no keypoint; names must agree, as 'left_knee' does"
         )
-    return SharedKeypoints(source, target, index[found], found.astype(np.int64))
+    identical = source.keypoints == target.keypoints and len(found) == len(source)
+    return SharedKeypoints(source, target, index[found], found.astype(np.int64), identical)

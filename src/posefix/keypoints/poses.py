@@ -108,7 +108,7 @@ def read_poses(keypoints: Any, skeleton: Skeleton) -> Poses:
     Raises:
         InputError: another shape, or no numbers.
     """
-    count = len(skeleton)
+    count = len(skeleton.keypoints)
     array = real_array(keypoints, "keypoints")
     # No people is an empty list or no rows; two people of no keypoints are a mistake.
     if array.size == 0 and (array.ndim < 3 or array.shape[1] in (0, count)) and not array.shape[0]:

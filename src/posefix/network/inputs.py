@@ -42,7 +42,9 @@ class NetworkInput:
 
     @staticmethod
     def join(parts: Sequence[NetworkInput]) -> NetworkInput:
-        """People one after another; of arrays, at least one part."""
+        """People one after another; of arrays, at least one part, and a single one as it is."""
+        if len(parts) == 1:
+            return parts[0]
         names = [f.name for f in fields(NetworkInput)]
         return NetworkInput(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
 

@@ -84,7 +84,7 @@ def observe_presence(
         prepared = refiner.prepare(image, both)
         pieces, reliability = refiner.forward([prepared], Options())
         (refined,) = refiner.decode([prepared], pieces, Options(prior_weight=reliability.prior_weight))
-        found = [piece.views[0].peaks for piece in pieces]
+        found = [piece.result()[0].peaks for piece in pieces]
         if len(prepared.rows) < len(both) or any(part is None for part in found):
             continue
         peaks = torch.cat(found).double().cpu().numpy()
