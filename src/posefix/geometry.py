@@ -56,6 +56,20 @@ def read_otherwise(boxes_xyxy: Floats, other_xyxy: Floats, around: Floats) -> bo
     return bool(known.any() and (2.0 * others < errors)[known].mean() >= 0.75)
 
 
+def boxes_meet(first: Floats, second: Floats) -> Bools:
+    """Which boxes of two lists overlap, row by row; none that is NaN does.
+
+    >>> boxes_meet(np.array([[0.0, 0.0, 2.0, 2.0]]), np.array([[1.0, 1.0, 9.0, 9.0]]))
+    array([ True])
+
+    Args:
+        first: (N, 4) xyxy.
+        second: (N, 4) or (4,) xyxy.
+    """
+    low, high = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
+    return np.asarray((high > low).all(-1))
+
+
 def box_area(boxes_xyxy: Floats) -> Floats:
     """(N,) px²; 0 for boxes turned inside out."""
     return np.asarray(np.prod(np.maximum(boxes_xyxy[..., 2:] - boxes_xyxy[..., :2], 0.0), axis=-1))

@@ -116,10 +116,23 @@ def test_packed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     opened = read_any(tmp_path / "r.ndjson")
     opened.write(tmp_path / "out.ndjson", opened.entries)
     assert [json.loads(line) for line in (tmp_path / "out.ndjson").read_text().splitlines()] == coco()
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-    opened = read_any("-")
-    opened.write("-", opened.entries)
-    assert json.loads(capsys.readouterr().out) == {"results": coco()}
+    for raw in (text.encode(), gzip.compress(text.encode())):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
+        opened = read_any("-")
+        opened.write("-", opened.entries)
+        assert json.loads(capsys.readouterr().out) == {"results": coco()}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
+def test_one_person_a_line(tmp_path: Path, count: int, mark: bytes, end: bytes) -> None:
+    people = coco()[:count]
+    (tmp_path / "r.jsonl").write_bytes(mark + (end or b"\n").join(json.dumps(e).encode() for e in people) + end)
+    opened = read_any(tmp_path / "r.jsonl")
+    assert opened.entries == people
+    opened.write(tmp_path / "out.jsonl", opened.entries)
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == people
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,28 @@ def test_results_with_corners_as_boxes_are_refused(tmp_path: Path) -> None:
     refine_results(refiner, entries, tmp_path)  # boxes that are not used do not matter
 
 
+@pytest.mark.parametrize("box", [[400, 10, 440, 90], [-900, 10, -800, 90], [0, -500, 99, -400]])
+def test_boxes_away_from_the_keypoints_are_not_used(box: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    refiner = Refiner(make_weights(), device="cpu", precision="float32")
+    image = np.random.default_rng(0).integers(0, 256, (100, 500, 3), np.uint8)
+    keypoints = random_poses(np.random.default_rng(0), 2)
+    keypoints[..., :2] = 10 + 0.1 * keypoints[..., :2] % 80
+    boxes = [[5.0, 5.0, 95.0, 95.0], box]
+    np.testing.assert_array_equal(
+        refiner.refine(image, keypoints, boxes_xyxy=boxes)[1], refiner.refine(image, keypoints)[1]
+    )
+    assert "those of people 1" in caplog.text
+
+
+def test_boxes_far_beyond_the_image_are_cut() -> None:
+    refiner = Refiner(make_weights(), device="cpu", precision="float32")
+    image = np.zeros((100, 100, 3), np.uint8)
+    keypoints = np.full((1, 17, 3), 0.9)
+    keypoints[..., :2] = np.random.default_rng(0).uniform(20, 80, (17, 2))
+    crop = [refiner.prepare(image, keypoints, [box]).affine for box in ([-0.5, -0.5, 99.5, 99.5], [-1e6, -9, 1e6, 1e6])]
+    np.testing.assert_allclose(crop[1], crop[0])
+
+
 def test_entries_that_are_no_results_are_refused(tmp_path: Path) -> None:
     refiner = Refiner(make_weights(), device="cpu", precision="float32")
     with pytest.raises(FileFormatError, match="'image_id', got None"):

@@ -147,7 +147,15 @@ def test_people_outside_the_image_and_without_extent(refiner: Refiner, scene: tu
     far[0, :, :2] += 5000
     far[1, :, :2] = 50.0
     far[2, 5, :2] = (-3000, 9000)
-    assert np.isfinite(refiner.refine(image, far)).all()
+    refined = refiner.refine(image, far)
+    assert np.isfinite(refined).all()
+    np.testing.assert_array_equal(refined[0], far[0])  # nothing of that person is in the image
+
+
+def test_byte_order_does_not_matter(refiner: Refiner, scene: tuple[Any, Floats]) -> None:
+    image, keypoints = scene
+    exact = keypoints.astype(np.float64)
+    np.testing.assert_array_equal(refiner.refine(image, exact.astype(">f8")), refiner.refine(image, exact))
 
 
 def test_grey_float_and_bgr_images(refiner: Refiner, scene: tuple[Any, Floats]) -> None:

@@ -169,7 +169,7 @@ def test_scores_that_cannot_be_weighed_stay(refiner: Refiner, images: Path, scor
     assert min(others) < 0.5  # the repeated one of image 9
     assert report.lowered == 1  # a person without score lowers no other
     assert report.odd_scores == {1: repr(score)}
-    assert f"1 people with a score that is no number ≥ 0 (it stays):\n  entry 1: {score!r}" in report.summary()
+    assert f"1 person with a score that is no number ≥ 0 (it stays):\n  entry 1: {score!r}" in report.summary()
     assert refine_entries(refiner, entries, images, ranking="estimator")[1].odd_scores == {}
 
 
@@ -198,8 +198,44 @@ def test_boxes_that_are_none_are_named(refiner: Refiner, images: Path, box: Any)
     boxed, report = refine_entries(refiner, entries, images, use_boxes=True)
     assert [e["keypoints"] for e in boxed] == [e["keypoints"] for e in plain]
     assert report.odd_boxes == {1: repr(box)}
-    assert "boxes that are no [x, y, width, height]" in report.summary()
+    assert "not used (cropped around the keypoints)" in report.summary()
     assert refine_entries(refiner, entries, images)[1].odd_boxes == {}
+
+
+def test_boxes_away_from_the_keypoints_are_named(refiner: Refiner, images: Path) -> None:
+    entries = make_entries([7, 7, 9])
+    plain, _ = refine_entries(refiner, entries, images)
+    entries[1]["bbox"] = [-500.0, -500.0, 20.0, 20.0]
+    boxed, report = refine_entries(refiner, entries, images, use_boxes=True)
+    assert [e["keypoints"] for e in boxed] == [e["keypoints"] for e in plain]
+    assert report.odd_boxes == {1: "[-500.0, -500.0, 20.0, 20.0], away from the keypoints"}
+
+
+def test_people_outside_their_image_stay_and_are_named(refiner: Refiner, images: Path) -> None:
+    entries = make_entries([7, 7])
+    entries[0]["keypoints"] = [v if i % 3 == 2 else v + 9000 for i, v in enumerate(entries[0]["keypoints"])]
+    refined, report = refine_entries(refiner, entries, images)
+    assert refined[0] == entries[0]
+    assert report.skipped == {0: "the person lies wholly outside the image"}
+    assert "1 entry not refined (unchanged):" in report.summary()
+
+
+def test_logits_are_told(refiner: Refiner, images: Path) -> None:
+    entries = make_entries([7, 9])
+    for place, score in ((2, -0.7), (5, -3.0), (8, -1.0)):  # -1 is a usual mark of what is missing
+        entries[0]["keypoints"][place] = score
+    _, report = refine_entries(refiner, entries, images)
+    assert report.negative == 2
+    assert "2 keypoints have a score below 0 and count as missing; if scores are logits" in report.summary()
+
+
+def test_files_without_scores_are_told_once(refiner: Refiner, images: Path) -> None:
+    entries = make_entries([7, 9, 9])
+    for entry in entries:
+        del entry["score"]
+    summary = refine_entries(refiner, entries, images)[1].summary()
+    assert "no person has a score" in summary
+    assert "entry 0" not in summary
 
 
 NOT_A_POSE: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,25 @@ def test_names(folder: Path, name: str, file: str) -> None:
 def test_ambiguous_names_are_refused(folder: Path) -> None:
     with pytest.raises(FileFormatError, match=r"2 files of .* may be meant, x/same\.jpg and y/same\.jpg"):
         find_images(folder, ["same.jpg"])
+
+
+@pytest.mark.parametrize(("disk", "name"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_in_either_encoding(tmp_path: Path, disk: str, name: str) -> None:
+    file, asked = (unicodedata.normalize(form, "Übung é.jpg") for form in (disk, name))
+    (tmp_path / file).write_bytes(b"")
+    found = find_images(tmp_path, [asked])[asked]
+    assert (tmp_path / found).is_file()
+
+
+def test_linked_folders_are_searched_and_circles_end(tmp_path: Path) -> None:
+    store, folder = tmp_path / "store", tmp_path / "images"
+    store.mkdir()
+    folder.mkdir()
+    (store / "deep.jpg").write_bytes(b"")
+    (folder / "link").symlink_to(store)
+    (folder / "again").symlink_to(store)
+    (folder / "circle").symlink_to(folder)
+    assert find_images(folder, ["deep.jpg"]) == {"deep.jpg": "again/deep.jpg"}
 
 
 def test_odd_names(folder: Path) -> None:

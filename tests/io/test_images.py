@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -50,6 +51,8 @@ def test_all_sources_of_one_image_agree(rgb: npt.NDArray[np.uint8], tmp_path: Pa
         "path": path,
         "str": str(path),
         "bytes": data,
+        "opened": io.BytesIO(data),
+        "mediapipe": SimpleNamespace(numpy_view=lambda: rgb),
         "bytearray": bytearray(data),
         "memoryview": memoryview(data),
         "pil": Image.fromarray(rgb),

@@ -14,6 +14,7 @@ from posefix.exceptions import InputError
 from posefix.geometry import (
     box_area,
     boxes_around_points,
+    boxes_meet,
     boxes_xywh_to_xyxy,
     crop_affine,
     crop_rectangles,
@@ -48,7 +49,7 @@ class Prepared:
 
     Attributes:
         poses: in the refiner's keypoint set.
-        rows: (R,) people that can be refined: those with a box.
+        rows: (R,) people that can be refined: those with a box that shows something of the image.
         affine: (R, 2, 3) image → crop.
         inputs: what the network sees of those R people.
         given: (N, K, 2 or 3) the poses as they came, maybe of another keypoint set.
@@ -178,8 +179,9 @@ def prepare(
         around = boxes_around_points(poses.points, framing(poses, image_hw))
     else:
         around = shared.boxes(own.original, image_hw)
-    boxes = _person_boxes(around, boxes_xyxy)
-    rows = np.flatnonzero(np.isfinite(boxes).all(-1))
+    frame = np.array([0.0, 0.0, image_hw[1], image_hw[0]]) - 0.5
+    boxes = _person_boxes(around, boxes_xyxy, frame)
+    rows = np.flatnonzero(boxes_meet(boxes, frame))
     input_hw = config.input_hw
     affine = crop_affine(crop_rectangles(boxes[rows], input_hw, config.crop_margin), input_hw)
     area = AREA_PER_BOX * box_area(boxes[rows]) * affine[:, 0, 0] * affine[:, 1, 1]
@@ -193,8 +195,14 @@ def prepare(
     return Prepared(poses, rows, affine, inputs, own.original, shared, image_hw)
 
 
-def _person_boxes(around: npt.NDArray[np.float64], boxes_xyxy: Any) -> npt.NDArray[np.float64]:
-    """(N, 4) given boxes, else boxes around the valid keypoints; NaN for people with neither."""
+def _person_boxes(
+    around: npt.NDArray[np.float64], boxes_xyxy: Any, frame: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """(N, 4) given boxes, else boxes around the valid keypoints; NaN for people with neither.
+
+    A box that has nothing of the person's keypoints or of the image is none. One that reaches farther than an image's
+    size beyond the image (4 corners, ``frame``) is cut to it, or the person would be too small in the crop.
+    """
     if boxes_xyxy is None:
         return around
     if isinstance(boxes_xyxy, np.ndarray) and boxes_xyxy.dtype.kind == "O":
@@ -220,7 +228,14 @@ def _person_boxes(around: npt.NDArray[np.float64], boxes_xyxy: Any) -> npt.NDArr
             "boxes_xyxy: expected [left, top, right, bottom] around the keypoints, got what fits them as [left, top, "
             "width, height]; boxes_xywh_to_xyxy turns these into that"
         )
-    return np.where(usable[:, None], boxes, around)
+    there = boxes_meet(boxes, frame) & (boxes_meet(boxes, around) | ~np.isfinite(around).all(-1))
+    if (usable & ~there).any():
+        who = ", ".join(map(str, np.flatnonzero(usable & ~there)[:10].tolist()))
+        logger.warning("boxes_xyxy: not where the keypoints or the image are, so not used: those of people %s", who)
+    low, high = np.tile(frame[:2], 2), np.tile(frame[2:], 2)
+    far = ((boxes < low - (high - low)) | (boxes > high + (high - low))).any(-1)
+    boxes = np.where(far[:, None], np.clip(boxes, low, high), boxes)
+    return np.where((usable & there)[:, None], boxes, around)
 
 
 def _finite_only(prepared: Prepared, prediction: Prediction) -> tuple[Prepared, Prediction]:

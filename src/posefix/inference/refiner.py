@@ -86,8 +86,8 @@ class Refiner(Engine):
             keypoints: (N, K, 3) [x, y, score] or (N, K, 2), pixels of the image, pixel centre = integer.
                 Missing are: score ≤ 0, NaN, and (0, 0). Scores tell which to doubt; each is compared with the
                 person's best, so their unit does not matter.
-            boxes_xyxy: (N, 4) person boxes; default the keypoints' extent × 1.2. Rows of NaN or None and boxes
-                without area take the default.
+            boxes_xyxy: (N, 4) person boxes; default the keypoints' extent × 1.2. Rows of NaN or None, and boxes
+                without area or away from the keypoints, take the default.
             color: channel order of an array: ``"rgb"`` or ``"bgr"``.
             skeleton: the keypoints' set where it is not the refiner's: a ``Skeleton`` or the name of a built-in one.
                 Keypoints that both have by name are refined, the others stay.

@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 from posefix.messages import one_line
 
+#: What ``odd_scores`` says of a person without a score.
+NO_SCORE = "it has none"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -30,8 +33,10 @@ class Report:
         skipped: entries that are no pose of this skeleton or of which no keypoint is there, with the reason; they are
             unchanged.
         odd_scores: scores that are no number ≥ 0, by entry; they are unchanged, those of the others are not.
+        negative: keypoints that count as missing because their score is below 0, but for -1.
         odd_images: images of another size than recorded, or whose EXIF orientation had to be guessed, with the reason.
-        odd_boxes: boxes that are no [x, y, width, height] with an area, by entry, where boxes were to be used.
+        odd_boxes: boxes that are no [x, y, width, height] with an area around the keypoints, by entry, where boxes were
+            to be used.
     """
 
     people: int
@@ -41,6 +46,7 @@ class Report:
     distance: npt.NDArray[np.float64]
     filled: int
     lowered: int = 0
+    negative: int = 0
     prior_weight: float | None = None
     confident: int = 0
     outliers: int = 0
@@ -68,6 +74,11 @@ class Report:
             lines.append(line)
         if self.filled:
             lines.append(f"{self.filled} missing keypoints filled")
+        if self.negative:
+            lines.append(
+                f"{self.negative} keypoints have a score below 0 and count as missing; if scores are logits, write "
+                "their sigmoids"
+            )
         if self.prior_weight is not None and self.refined:
             lines.append(reliability_line(self.prior_weight, self.confident, self.outliers))
         if self.lowered:
@@ -77,14 +88,18 @@ class Report:
             lines.append(f"{who} a better-scored one, so {whose} lowered (--no-soft-nms keeps scores)")
         if self.computed_by and self.refined:
             lines.append(f"computed by {self.computed_by}")
-        lines += _listed("images that could not be read (poses unchanged)", self.unread)
-        lines += _listed("images whose size or orientation is doubtful", self.odd_images)
-        for title, entries in (
-            ("entries that are no such pose (unchanged)", self.skipped),
-            ("people with a score that is no number ≥ 0 (it stays)", self.odd_scores),
-            ("boxes that are no [x, y, width, height] (cropped around the keypoints)", self.odd_boxes),
+        scores = self.odd_scores
+        if len(scores) > 1 and len(scores) == self.refined and set(scores.values()) == {NO_SCORE}:
+            lines.append("no person has a score, and none gets one")
+            scores = {}
+        lines += _listed("image", "that could not be read (poses unchanged)", self.unread)
+        lines += _listed("image", "whose size or orientation is doubtful", self.odd_images)
+        for what, remark, entries in (
+            ("entry", "not refined (unchanged)", self.skipped),
+            ("person", "with a score that is no number ≥ 0 (it stays)", scores),
+            ("box", "not used (cropped around the keypoints)", self.odd_boxes),
         ):
-            lines += _listed(title, {f"entry {k}": v for k, v in entries.items()})
+            lines += _listed(what, remark, {f"entry {k}": v for k, v in entries.items()})
         return "\n".join(lines)
 
 
@@ -111,10 +126,13 @@ def reliability_line(prior_weight: float, confident: int, outliers: int) -> str:
     )
 
 
-def _listed(title: str, items: dict[str, str], most: int = 10) -> list[str]:
+_SEVERAL = {"image": "images", "entry": "entries", "person": "people", "box": "boxes"}
+
+
+def _listed(what: str, remark: str, items: dict[str, str], most: int = 10) -> list[str]:
     if not items:
         return []
-    lines = [f"{len(items)} {title}:"] + [
+    lines = [f"{len(items)} {what if len(items) == 1 else _SEVERAL[what]} {remark}:"] + [
         f"  {one_line(name)}: {one_line(why)}" for name, why in list(items.items())[:most]
     ]
     return lines + ([f"  … and {len(items) - most} more"] if len(items) > most else [])

@@ -17,14 +17,14 @@ from tqdm import tqdm
 from posefix.choices import RANKINGS
 from posefix.deprecation import warn_renamed
 from posefix.exceptions import FileFormatError, ImageError, InputError
-from posefix.geometry import boxes_around_points, boxes_xywh_to_xyxy, boxes_xyxy_to_xywh, read_otherwise
+from posefix.geometry import boxes_around_points, boxes_meet, boxes_xywh_to_xyxy, boxes_xyxy_to_xywh, read_otherwise
 from posefix.inference.batching import ahead
 from posefix.inference.crops import Prepared, Refined
 from posefix.inference.full_batches import refine_in_full_batches
 from posefix.inference.options import Options, make_options
 from posefix.inference.refiner import Refiner
 from posefix.inference.reliability import Reliability
-from posefix.inference.report import Report
+from posefix.inference.report import NO_SCORE, Report
 from posefix.inference.rescoring import can_be_weighed, rescore
 from posefix.io.coco import Annotations, Entry, check_entries, image_name, read_pose, replace_keypoints
 from posefix.io.image_names import find_images, image_path
@@ -138,7 +138,7 @@ def refine_results(
         output = _write(entries, rows, before, after, scores, shared)
         report = _count(len(entries), before, after, shared, lowered, done.unread, people.skipped)
     odd_scores = {
-        i: repr(entries[i]["score"])[:80] if "score" in entries[i] else "it has none"
+        i: repr(entries[i]["score"])[:80] if "score" in entries[i] else NO_SCORE
         for i in rows
         if not can_be_weighed(entries[i].get("score"))
     }
@@ -232,12 +232,16 @@ class _Done:
     def __init__(self, count: int) -> None:
         self.refined: dict[int, Floats] = {}
         self.touched = np.zeros(count, bool)
+        self.outside = np.zeros(count, bool)
         self.pose_consistency = np.ones(count)
         self.unread: dict[str, str] = {}
 
     def add(self, rows: list[int], prepared: Prepared, result: Refined) -> None:
         self.refined.update(zip(rows, result.keypoints, strict=True))
         self.touched[[rows[r] for r in prepared.rows if result.confidence[r].any()]] = True
+        beyond = prepared.poses.valid.any(-1)
+        beyond[prepared.rows] = False
+        self.outside[rows] = beyond
         self.pose_consistency[rows] = result.pose_consistency
 
 
@@ -260,6 +264,10 @@ def _read(
             "results: bbox: expected [left, top, width, height] around the keypoints, got what fits as [left, top, "
             "right, bottom]; leave use_boxes (--use-boxes) away, or write the boxes in the COCO form"
         )
+    # The keypoints are what is refined, so a box that has none of them is not this person's.
+    for place in np.flatnonzero(np.isfinite(boxes[rows] + around).all(-1) & ~boxes_meet(boxes[rows], around)).tolist():
+        odd[rows[place]] = f"{shown(entries[rows[place]]['bbox'])}, away from the keypoints"
+        boxes[rows[place]] = np.nan
     return _People(entries, poses, skipped, boxes, odd, {i: image_name(entries[i], annotations) for i in poses})
 
 
@@ -267,7 +275,12 @@ def _not_refined(people: _People, done: _Done) -> dict[int, str]:
     """Why poses in readable images could not be refined."""
     nothing = "no keypoint is there: finite, not at (0, 0), with a score above 0"
     broken = "the network's numbers for this person are not finite"
-    return {i: broken if present(people.poses[i]).any() else nothing for i in done.refined if not done.touched[i]}
+    outside = "the person lies wholly outside the image"
+
+    def why(index: int) -> str:
+        return outside if done.outside[index] else broken if present(people.poses[index]).any() else nothing
+
+    return {i: why(i) for i in sorted(done.refined) if not done.touched[i]}
 
 
 def _sample(people: _People) -> Iterator[Unit]:
@@ -412,6 +425,7 @@ def _count(
         distance=distance[moved],
         filled=int((~there & touches & present(after)).sum()),
         lowered=lowered,
+        negative=int(((before[..., 2] < 0) & (before[..., 2] != -1) & touches).sum()),
         unread=unread,
         skipped=skipped,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -55,8 +56,8 @@ def find_images(folder: str | os.PathLike[str], names: Iterable[str]) -> dict[st
     """Names of images → names of files in a folder.
 
     A name that is a file is that file. Else are tried, in this order: Windows separators and percent escapes; the
-    base name anywhere below the folder; another ending or case; COCO's number, short (``139``) or as in 2014
-    (``COCO_val2014_000000000139.jpg``).
+    base name anywhere below the folder, whichever way its accents are encoded; another ending or case; COCO's number,
+    short (``139``) or as in 2014 (``COCO_val2014_000000000139.jpg``).
 
     Args:
         folder: of the images.
@@ -102,7 +103,7 @@ def _is_file(root: Path, name: str) -> bool:
 
 def _keys(name: str) -> list[str]:
     """What a name is looked up as, the surest first: base name, base name in small letters, stem, number."""
-    base = PurePosixPath(name).name
+    base = unicodedata.normalize("NFC", PurePosixPath(name).name)
     stem, ending = os.path.splitext(base)
     stem = stem if ending.lower() in ENDINGS else base
     keys = [f"name:{base}", f"small:{base.lower()}", f"stem:{stem.lower()}"]
@@ -119,7 +120,14 @@ def _number(stem: str) -> int | None:
 def _index(root: Path) -> dict[str, list[str]]:
     """Every image below a folder by all the keys that may mean it."""
     index: dict[str, list[str]] = {}
-    for folder, _, files in os.walk(root):
+    seen: set[tuple[int, int]] = set()
+    for folder, below, files in os.walk(root, followlinks=True):
+        state = os.stat(folder)
+        if (state.st_dev, state.st_ino) in seen:  # links that lead in a circle, or to the same folder
+            below.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        below.sort()
         for file in sorted(files):
             if os.path.splitext(file)[1].lower() in ENDINGS:
                 relative = os.path.relpath(os.path.join(folder, file), root)

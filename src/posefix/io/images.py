@@ -1,4 +1,4 @@
-"""Any image a user has → (H, W, 3) uint8 RGB: files, encoded bytes, PIL images, arrays, tensors.
+"""Any image a user has → (H, W, 3) uint8 RGB: files, encoded bytes, PIL and MediaPipe images, arrays, tensors.
 
 Alpha is dropped, not blended. Floats are read by one rule: all values in [−0.1, 1.1] (room for the overshoot of
 a resize) are a 0–1 image, else all in [−0.1, 255.5] are a 0–255 image, anything else is refused, since
@@ -30,7 +30,7 @@ Image = npt.NDArray[np.uint8]
 #: Of an encoded image: 16,384 × 16,384, 800 MB when decoded.
 MAX_PIXELS = 2**28
 
-_ACCEPTED = "a path, encoded bytes, a PIL image, a numpy array or a torch tensor"
+_ACCEPTED = "a path, encoded bytes or a file opened for them, a PIL image, a numpy array or a torch tensor"
 _SHAPES = "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
 _CHANNELS = (3, 1, 4)
 _ORIENTATION_TAG = 0x0112
@@ -46,9 +46,10 @@ def load_image(
     """Open or convert one image.
 
     Args:
-        source: a path; the bytes of an encoded file; a PIL image of any mode; a numpy array (H, W), (H, W, 1),
-            (H, W, 3) or (H, W, 4) of bool, integers in 0–255, uint16 (0–65535) or floats in 0–1 or 0–255 (the
-            rule stands at the top of this file); a torch tensor of the same kinds, also channels first.
+        source: a path; the bytes of an encoded file, or a file opened for reading bytes; a PIL image of any mode; a
+            MediaPipe image; a numpy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of bool, integers in 0–255,
+            uint16 (0–65535) or floats in 0–1 or 0–255 (the rule stands at the top of this file); a torch tensor of
+            the same kinds, also channels first.
             A tensor that could be either (three pixels wide) is read as channels last.
         color: channel order of arrays and tensors, ``"rgb"`` or ``"bgr"``; files and PIL images know their own.
         ignore_orientation: do not turn the image as its EXIF data says. COCO's sizes and coordinates do not.
@@ -79,7 +80,22 @@ def load_image(
         return _from_array(source, color)
     if hasattr(source, "getbands") and hasattr(source, "convert"):  # PIL, which is not a dependency
         return _from_pil(source, ignore_orientation, _pixel_limit(max_pixels))
+    if hasattr(source, "numpy_view"):  # mediapipe's, always RGB
+        return _from_array(np.asarray(source.numpy_view()), "rgb")
+    if hasattr(source, "read"):
+        opened = np.frombuffer(_read(source), np.uint8)
+        return _decode(opened, "image: the opened file", ignore_orientation, _pixel_limit(max_pixels))
     raise ImageError(f"image: expected {_ACCEPTED}, got {type(source).__name__}")
+
+
+def _read(stream: Any) -> bytes:
+    try:
+        data = stream.read()
+    except (OSError, ValueError) as error:
+        raise ImageError(f"image: the opened file cannot be read: {error}") from None
+    if not isinstance(data, bytes):
+        raise ImageError(f"image: expected a file opened for bytes (mode 'rb'), got one that gives {type(data).__name__}")
+    return data
 
 
 def _pixel_limit(max_pixels: int | None) -> int:

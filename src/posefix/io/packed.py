@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import os
@@ -39,7 +40,8 @@ def read_packed(path: PathLike, *, max_bytes: int = MAX_BYTES) -> tuple[Any, boo
         if len(raw) > max_bytes:
             raise FileFormatError(f"{source}: expected at most {max_bytes / 1e9:g} GB; split it")
     else:
-        raw = _unpacked(read_bytes(path, max_bytes=max_bytes), source, max_bytes)
+        raw = read_bytes(path, max_bytes=max_bytes)
+    raw = _unpacked(raw, source, max_bytes).removeprefix(codecs.BOM_UTF8)
     first, _, rest = raw.lstrip().partition(b"\n")
     if first.startswith(b"{") and rest.lstrip().startswith(b"{"):
         try:
@@ -47,7 +49,9 @@ def read_packed(path: PathLike, *, max_bytes: int = MAX_BYTES) -> tuple[Any, boo
             return [parse_json(line, source=f"{source}, line {i}") for i, line in enumerate(lines, 1)], True
         except FileFormatError:
             pass  # one object over several lines, or no JSON at all: the next line says which
-    return parse_json(raw, source=source), False
+    data = parse_json(raw, source=source)
+    # A single person that stands alone is a file of one line.
+    return ([data], True) if isinstance(data, dict) and {"image_id", "keypoints"} <= set(data) else (data, False)
 
 
 def write_packed(path: PathLike, data: Any, *, lines: bool = False) -> None:

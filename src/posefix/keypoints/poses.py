@@ -127,7 +127,7 @@ def read_poses(keypoints: Any, skeleton: Skeleton) -> Poses:
             f"keypoints: expected (N, {count}, 3) or (N, {count}, 2) for skeleton {skeleton.name!r}, "
             f"got {array.shape}{hint}"
         )
-    original = np.array(array, np.float64 if array.dtype == np.float64 else np.float32)
+    original = np.array(array, np.float64 if array.dtype.kind == "f" and array.dtype.itemsize >= 8 else np.float32)
     points = original[..., :2].astype(np.float64)
     known = np.array([k not in skeleton.unannotated for k in skeleton.keypoints])
     valid = present(original) & known

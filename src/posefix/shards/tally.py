@@ -77,7 +77,7 @@ class Tally:
         told = {
             "unread": "people of images that could not be read (poses unchanged)",
             "no_pose": "entries that are no such pose (unchanged)",
-            "no_box": "people without a keypoint (unchanged)",
+            "no_box": "people without a keypoint in the image (unchanged)",
             "failed": "people whose refinement failed (unchanged)",
         }
         lines += [f"{self.status[s]} {text}" for s, text in told.items() if self.status.get(s)]
