@@ -180,6 +180,8 @@ def test_not_finite(bad: float) -> None:
         (None, "got NoneType"),
         (b"", "empty"),
         (b"no image at all", "not an image"),
+        (io.StringIO("text"), "opened for bytes"),
+        (io.BytesIO(b"no image"), "the opened file is damaged"),
     ],
 )
 def test_what_is_no_image_is_told(source: Any, words: str) -> None:

@@ -94,7 +94,7 @@ def _read(stream: Any) -> bytes:
     except (OSError, ValueError) as error:
         raise ImageError(f"image: the opened file cannot be read: {error}") from None
     if not isinstance(data, bytes):
-        raise ImageError(f"image: expected a file opened for bytes (mode 'rb'), got one that gives {type(data).__name__}")
+        raise ImageError(f"image: expected a file opened for bytes (mode 'rb'), got one of {type(data).__name__}")
     return data
 
 
