@@ -233,7 +233,7 @@ def _person_boxes(
         who = ", ".join(map(str, np.flatnonzero(usable & ~there)[:10].tolist()))
         logger.warning("boxes_xyxy: not where the keypoints or the image are, so not used: those of people %s", who)
     low, high = np.tile(frame[:2], 2), np.tile(frame[2:], 2)
-    far = ((boxes < low - (high - low)) | (boxes > high + (high - low))).any(-1)
+    far = np.asarray(((boxes < low - (high - low)) | (boxes > high + (high - low))).any(-1))
     boxes = np.where(far[:, None], np.clip(boxes, low, high), boxes)
     return np.where((usable & there)[:, None], boxes, around)
 

@@ -239,7 +239,7 @@ class _Done:
     def add(self, rows: list[int], prepared: Prepared, result: Refined) -> None:
         self.refined.update(zip(rows, result.keypoints, strict=True))
         self.touched[[rows[r] for r in prepared.rows if result.confidence[r].any()]] = True
-        beyond = prepared.poses.valid.any(-1)
+        beyond = np.array(prepared.poses.valid.any(-1))
         beyond[prepared.rows] = False
         self.outside[rows] = beyond
         self.pose_consistency[rows] = result.pose_consistency
