@@ -212,5 +212,8 @@ def test_turned_images_follow_the_setting(refiner: Refiner, tmp_path: Path) -> N
     assert keypoints["apply"][0] == keypoints["apply"][1] == keypoints["ignore"][1]
     assert keypoints["auto"] == keypoints["ignore"]
     assert keypoints["ignore"][0] != keypoints["ignore"][1]
+    assert [row["status"] for row in refined["auto"]] == ["refined"] * 2
+    assert "EXIF orientation 6 ignored" in refined["auto"][0]["error"]
+    assert [row.get("error") for row in (refined["auto"][1], *refined["apply"], *refined["ignore"])] == [None] * 5
     with pytest.raises(InputError, match="exif: expected one of"):
         settings_for(tmp_path, exif="up")

@@ -38,6 +38,7 @@ from posefix.inference.results import MEASURED, MEASURED_PER_IMAGE
 from posefix.io.coco import image_name, rounded_keypoints
 from posefix.io.image_store import ImageStore
 from posefix.io.images import load_image
+from posefix.io.orientation import decided_by_habit, orientation_of
 from posefix.io.parquet import entries_to_table, people_schema, pose_array, pose_column, table_to_entries
 from posefix.io.storage import require_pyarrow
 from posefix.keypoints.mapping import share_keypoints
@@ -69,7 +70,8 @@ class BatchSettings:
         use_boxes: crop around ``bbox`` where a row has one.
         workers: threads that read images while the network computes.
         exif: ``"apply"`` turns images as their EXIF orientation says, as rows have it whose estimator read them with
-            ``cv2.imread``; ``"auto"`` and ``"ignore"`` do not, as in COCO.
+            ``cv2.imread``; ``"auto"`` and ``"ignore"`` do not, as in COCO. With ``"auto"``, ``error`` names images that
+            have one.
     """
 
     images: str | None = None
@@ -207,7 +209,10 @@ class BatchRefiner:
             after[rows] = result.keypoints
             consistency[rows] = result.pose_consistency
 
-        def fail(rows: npt.NDArray[np.int64], fault: Exception) -> None:
+        def tell(rows: npt.NDArray[np.int64], fault: Exception | str) -> None:
+            if isinstance(fault, str):  # doubtful, and refined nevertheless
+                error[rows] = fault
+                return
             status[rows] = "unread" if isinstance(fault, ImageError) else "failed"
             error[rows] = str(fault) if isinstance(fault, ImageError) else f"{type(fault).__name__}: {fault}"
 
@@ -215,7 +220,7 @@ class BatchRefiner:
         boxes = _boxes(table) if settings.use_boxes else np.full((len(poses), 4), np.nan)
 
         def prepared_images() -> Iterator[Prepared]:
-            for _, rows, prepared in self._prepare(table, groups, poses, boxes, fail):
+            for _, rows, prepared in self._prepare(table, groups, poses, boxes, tell):
                 waiting.append((rows, prepared))
                 yield prepared
 
@@ -299,28 +304,32 @@ class BatchRefiner:
         groups: dict[str, npt.NDArray[np.int64]],
         poses: Doubles,
         boxes: Doubles,
-        fail: Callable[[npt.NDArray[np.int64], Exception], None],
+        tell: Callable[[npt.NDArray[np.int64], Exception | str], None],
     ) -> Iterator[tuple[str, npt.NDArray[np.int64], Prepared]]:
         """Images read and crops cut by threads, in order; what goes wrong with one image is its own affair."""
         content = table.column("image") if "image" in table.column_names else None
 
-        def prepare(item: tuple[str, npt.NDArray[np.int64]]) -> Prepared | Exception:
+        def prepare(item: tuple[str, npt.NDArray[np.int64]]) -> tuple[Prepared | Exception, str | None]:
             name, rows = item
             try:
                 own = content[int(rows[0])].as_py() if content is not None else None
                 source = own if own is not None else self._store.source(name)
                 image = load_image(source, ignore_orientation=self.settings.exif != "apply")
-                return self.refiner.prepare(image, poses[rows], boxes[rows], shared=self._shared)
+                tag = orientation_of(source) if self.settings.exif == "auto" else 1
+                remark = f"image {name!r}: {decided_by_habit(tag, False)}" if tag > 1 else None
+                return self.refiner.prepare(image, poses[rows], boxes[rows], shared=self._shared), remark
             except MemoryError:
                 raise
             except Exception as error:  # one odd image or person must not stop ten million others
-                return error
+                return error, None
 
         for (name, rows), future in ahead(prepare, groups.items(), self.settings.workers):
-            result = future.result()
+            result, remark = future.result()
             if isinstance(result, Exception):
-                fail(rows, result)
+                tell(rows, result)
             else:
+                if remark is not None:
+                    tell(rows, remark)
                 yield name, rows, result
 
     def _scores(

@@ -87,6 +87,9 @@ def test_entries_are_checked(tmp_path: Path) -> None:
     path.write_text('[{"image_id": 1}, {"image_id": null}]')
     with pytest.raises(FileFormatError, match="entry 1: expected an integer or string 'image_id'"):
         list(iterate_entries(path))
+    path.write_text('[{"image_id": 1, "num_keypoints": 3, "iscrowd": 0, "keypoints": [1, 2, 2]}]')
+    with pytest.raises(FileFormatError, match="these are annotations"):
+        list(iterate_entries(path))
 
 
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path: Path) -> None:

@@ -174,10 +174,8 @@ def check_entries(data: Any, *, source: str = "results", poses: bool = True) -> 
         raise FileFormatError(f"{source}: this is an annotation file, expected results; {_RESULTS}")
     if not isinstance(data, list):
         raise FileFormatError(f"{source}: expected a list, got {kind_of(data)}; {_RESULTS}")
-    if data and all(isinstance(e, Mapping) and set(e) >= _LABELS and "score" not in e for e in data):
-        raise FileFormatError(
-            f"{source}: these are annotations ({', '.join(sorted(_LABELS))}), expected results; {_RESULTS}"
-        )
+    if data and all(map(is_label, data)):
+        raise labels_error(source)
     for index, entry in enumerate(data):
         if not isinstance(entry, dict):
             raise FileFormatError(f"{source}: entry {index}: expected an object, got {kind_of(entry)}; {_RESULTS}")
@@ -195,6 +193,18 @@ def check_entries(data: Any, *, source: str = "results", poses: bool = True) -> 
     if normalised(np.reshape(k, (1, -1, 3)) for e in data if (k := e.get("keypoints")) and _is_flat(k)):
         raise FileFormatError(f"{source}: keypoints: {NORMALISED}")
     return data
+
+
+def is_label(entry: Any) -> bool:
+    """Whether this is a labelled person, not a result."""
+    return isinstance(entry, Mapping) and set(entry) >= _LABELS and "score" not in entry
+
+
+def labels_error(source: str) -> FileFormatError:
+    """A list of labelled people where results are expected."""
+    return FileFormatError(
+        f"{source}: these are annotations ({', '.join(sorted(_LABELS))}), expected results; {_RESULTS}"
+    )
 
 
 def _is_flat(values: Any) -> bool:

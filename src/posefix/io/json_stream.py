@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from posefix.exceptions import FileFormatError
 from posefix.io.atomic import new_file
+from posefix.io.coco import is_label, labels_error
 from posefix.io.json import MAX_DEPTH, PathLike, is_deeper, kind_of, open_file
 from posefix.messages import shown
 
@@ -124,11 +125,14 @@ def iterate_entries(path: PathLike) -> Iterator[dict[str, Any]]:
     """The people of a COCO results file, one after another.
 
     Raises:
-        FileFormatError: as ``iterate_json_list``, or an element that is no object with an ``image_id``.
+        FileFormatError: as ``iterate_json_list``, an element that is no object with an ``image_id``, or labelled
+            people.
     """
     for index, entry in enumerate(iterate_json_list(path)):
         if not isinstance(entry, dict):
             raise FileFormatError(f"{os.fspath(path)}: entry {index}: expected an object, got {kind_of(entry)}")
+        if index == 0 and is_label(entry):
+            raise labels_error(os.fspath(path))
         image_id = entry.get("image_id")
         if not isinstance(image_id, (int, str)) and not (isinstance(image_id, float) and image_id.is_integer()):
             raise FileFormatError(

@@ -60,10 +60,7 @@ class ExifRule:
             ImageError: as ``load_image``.
         """
         stored = load_image(path, ignore_orientation=True)
-        try:
-            tag = exif_orientation(Path(path).read_bytes())
-        except OSError as error:
-            raise ImageError(f"image {str(path)!r}: cannot be opened: {error.strerror}") from None
+        tag = orientation_of(path)
         height, width = stored.shape[:2]
         upright_wh = (height, width) if tag >= 5 else (width, height)
         apply, told = self.upright if self.mode == "auto" else self.mode == "apply", False
@@ -78,10 +75,26 @@ class ExifRule:
         elif None not in recorded_wh and recorded_wh != found:
             remark = f"is {found[0]} × {found[1]}, recorded as {recorded_wh[0]} × {recorded_wh[1]}; nothing is rescaled"
         elif self.mode == "auto" and tag > 1 and not told:
-            remark = (
-                f"{done}, as results of this format usually have it; --exif {'ignore' if apply else 'apply'} if not"
-            )
+            remark = decided_by_habit(tag, apply)
         return image, remark
+
+
+def orientation_of(source: str | Path | bytes) -> int:
+    """The EXIF orientation 1–8 of an image's file or of its bytes.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    try:
+        return exif_orientation(source if isinstance(source, bytes) else Path(source).read_bytes())
+    except OSError as error:
+        raise ImageError(f"image {str(source)!r}: cannot be opened: {error.strerror}") from None
+
+
+def decided_by_habit(tag: int, apply: bool) -> str:
+    """What there is to warn of where nothing but the format says whether an orientation is applied."""
+    done, other = ("applied", "ignore") if apply else ("ignored", "apply")
+    return f"EXIF orientation {tag} {done}, as results of this format usually have it; --exif {other} if not"
 
 
 #: The default: the recorded size decides, else images are read as stored.

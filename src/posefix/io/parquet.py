@@ -13,7 +13,7 @@
 | ``refined_keypoints`` | 3K doubles | |
 | ``refined_score`` | double | |
 | ``status`` | string | one of ``STATUS``; null before refinement |
-| ``error`` | string | why a person was not refined |
+| ``error`` | string | why a person was not refined, or, refined, what is doubtful about the image |
 | ``extra`` | string | JSON object: fields without a column, and values that do not fit theirs |
 
 The schema's metadata holds one JSON object under ``posefix``: the keypoints' names, the skeleton, and after refinement
