@@ -58,7 +58,7 @@ MUTANTS = (
     Mutant("inference/crops.py", "(boxes[:, 2:] < boxes[:, :2]).any(-1)", "(boxes[:, 2:] < boxes[:, :2]).all(-1)"),
     Mutant("io/orientation.py", 'self.upright if self.mode == "auto" else', 'True if self.mode == "auto" else',
            "tests/io/test_orientation.py"),
-    Mutant("io/orientation.py", "    upright: bool = False", "    upright: bool = True", "tests/io/test_orientation.py"),
+    Mutant("io/orientation.py", "upright: bool = False", "upright: bool = True", "tests/io/test_orientation.py"),
     Mutant("training/data/copy_paste.py", "if copy_paste.behind[i]:", "if not copy_paste.behind[i]:",
            "tests/training/data/test_batches.py"),
     Mutant("training/data/sampling.py", "< augmentation.noise_prob", "< 0 * augmentation.noise_prob",

@@ -152,7 +152,7 @@ def test_refine_nobody(inside: Path) -> None:
         ("results/r.json", "val/001.jpg", "expected JSON text, got binary data"),
         ("--annotations val.json", "--annotations results/r.json", "this is a list, as results files are"),
         ("--annotations val.json", "--annotations nowhere.json", "nowhere.json: no such file"),
-        ("--images val", "--images nowhere", "images: no such folder 'nowhere'"),
+        ("--images val", "--images nowhere", "nowhere: no such file or folder"),
         ("--images val", "--images weights", "none of the 2 images can be read, nothing is written"),
         ("--out refined.json", "--out nowhere/refined.json", "nowhere does not exist; create it first"),
         ("--out refined.json", "--out val", "val: expected a file to write, got a folder"),
@@ -242,7 +242,10 @@ def test_commands_say_what_is_wrong(inside: Path, line: str, part: str) -> None:
 def test_a_image_of_no_known_kind(inside: Path) -> None:
     result = run("demo --weights weights --out demo.txt --device cpu")
     assert result.exit_code == 1
-    assert result.stderr == "Error: demo.txt: the image cannot be written; give a path that ends in .png or .jpg\n"
+    assert (
+        result.stderr
+        == "Error: demo.txt: expected a name that ends in .png or .jpg or .jpeg, got one that ends in .txt\n"
+    )
 
 
 def test_demo(inside: Path) -> None:

@@ -43,9 +43,11 @@ def convert(snapshot: str, out: str, backbone: str | None, input_size: str | Non
       posefix refine results.json --images val2017/ --weights posefix-r152/ --flip --out refined.json
     """
     from posefix.weights.calibration import PAPER_CALIBRATION
+    from posefix.weights.tensorflow import checkpoint_prefix
     from posefix.weights.tensorflow import convert as convert_checkpoint
     from posefix.weights.weights import Weights, save_weights
 
+    checkpoint_prefix(snapshot)
     check_output(out, folder=True)
     skeleton = skeleton_named(skeleton_name)
     config, state = convert_checkpoint(snapshot, backbone=backbone, input_hw=_size(input_size), skeleton=skeleton)

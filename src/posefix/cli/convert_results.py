@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from posefix.cli.options import check_output, report_errors, say, skeleton_named
+from posefix.cli.options import check_inputs, check_output, report_errors, say, skeleton_named
 from posefix.exceptions import FileFormatError, InputError
 from posefix.keypoints.skeleton import COCO, SKELETONS, Skeleton
 from posefix.messages import shown
@@ -46,12 +46,13 @@ def convert_results(results: str, out: str, skeleton_name: str | None, annotatio
     from posefix.io.coco import read_annotations
     from posefix.io.parquet_files import is_parquet, json_to_parquet, parquet_to_json
 
-    check_output(out)
+    check_inputs(results, annotations)
     to_parquet = out.lower().endswith((".parquet", ".pq"))
     if not to_parquet and not out.lower().endswith(".json"):
         raise InputError(f"--out: expected a name that ends in .parquet or .json, got {shown(out)}")
     if is_parquet(results) == to_parquet:
         raise InputError(f"expected one JSON and one Parquet file, got {shown(results)} and {shown(out)}")
+    check_output(out, (".json", ".parquet", ".pq"))
     if not to_parquet:
         if skeleton_name or annotations:
             raise InputError("--skeleton and --annotations are for the way to Parquet; JSON results hold no names")

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posefix.cli.options import check_output, device_option, load_refiner, report_errors, say, weights_option
+from posefix.cli.options import (
+    IMAGES,
+    check_inputs,
+    check_output,
+    device_option,
+    load_refiner,
+    report_errors,
+    say,
+    weights_option,
+)
 from posefix.exceptions import InputError
 
 if TYPE_CHECKING:
@@ -45,10 +54,11 @@ def demo(out: str, data: str | None, weights: str | None, device: str) -> None:
     from posefix.drawing.draw import write_image
     from posefix.keypoints.poses import present
 
-    check_output(out)
+    check_inputs(data)
     results = sorted((Path(data) / "results").glob("*.json")) if data else []
     if data and not results:
         raise InputError(f"--data: expected results files {Path(data) / 'results'}/*.json, found none")
+    check_output(out, IMAGES)
     refiner = load_refiner(weights, device)
     say(repr(refiner))
     scene, refined, image = refine_demo(refiner)

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import click
 
-from posefix.cli.options import RenamedOption, check_output, report_errors, say, skeleton_named, skeleton_option
+from posefix.cli.options import (
+    HTML,
+    JSON,
+    PLOTS,
+    RenamedOption,
+    check_inputs,
+    check_output,
+    report_errors,
+    say,
+    skeleton_named,
+    skeleton_option,
+)
 from posefix.cli.showing import report_option, report_people_option, write_report
 
 
@@ -62,13 +73,15 @@ def diagnose(
 
     if draw and not images:
         raise click.UsageError("--draw needs --images, the folder of the images")
+    check_inputs(annotations, results, after, images)
     if plot:
         from posefix.drawing.tracks import require_matplotlib
         from posefix.pose_errors.plots import plot_shares
 
         require_matplotlib()  # before the work, not after it
-    for path in filter(None, (plot, json_path, report_path)):
-        check_output(path)
+    for path, endings in ((plot, PLOTS), (json_path, JSON), (report_path, HTML)):
+        if path:
+            check_output(path, endings)
     if draw:
         check_output(draw, folder=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from posefix.cli.options import check_output, report_errors, say, skeleton_named, skeleton_option
+from posefix.cli.options import JSON, check_inputs, check_output, report_errors, say, skeleton_named, skeleton_option
 from posefix.exceptions import InputError
 from posefix.keypoints.skeleton import COCO, CROWDPOSE, MPII, POSETRACK18, Skeleton
 
@@ -54,8 +54,9 @@ def evaluate(
     from posefix.evaluation.coco_ap import compare, format_table, to_json
     from posefix.io.json import write_json
 
+    check_inputs(annotations, *results, head_boxes)
     if json_path:
-        check_output(json_path)
+        check_output(json_path, JSON)
     names, skeleton = _short_names(results), skeleton_named(skeleton_name)
     if metric == "oks":
         rows = compare(annotations, list(results), skeleton, names=names, samples=samples)

@@ -49,9 +49,9 @@ def export(weights: str | None, file_format: str, half: bool, out: str, limit: f
     from posefix.inference.export import check_parity, export_model
     from posefix.weights.weights import load_weights
 
-    check_output(out, folder=True)
     source, revision = split_revision(weights) if weights else (None, None)
     loaded = load_weights(source, revision=revision)
+    check_output(out, folder=True)
     export_model(loaded, out, file_format=file_format, half=half)
     size = sum(p.stat().st_size for p in Path(out).iterdir() if p.is_file())
     say(f"{out} written: {file_format}, {'float16' if half else 'float32'} parameters, {size / 1e6:.0f} MB")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from posefix.cli.options import check_output, report_errors, say
+from posefix.cli.options import check_inputs, check_output, report_errors, say
 
 
 @click.command("merge-results", short_help="Join the parts of a finished run into one file.")
@@ -22,5 +22,6 @@ def merge_results(run: str, out: str) -> None:
     """
     from posefix.shards.merge import merge_parts
 
-    check_output(out)
+    check_inputs(run)
+    check_output(out, (".json", ".parquet", ".pq"))
     say(f"{out} written: {merge_parts(run, out)} people")

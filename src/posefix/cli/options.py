@@ -6,13 +6,14 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from glob import has_magic
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from posefix.choices import BACKENDS
-from posefix.exceptions import PosefixError, SkeletonError
+from posefix.exceptions import InputError, PosefixError, SkeletonError
 from posefix.io.atomic import check_writable
 from posefix.io.image_names import ALLOW_OUTSIDE
 from posefix.keypoints.skeleton import COCO, SKELETONS, Skeleton
@@ -148,20 +149,57 @@ def skeleton_named(where: str) -> Skeleton:
         raise SkeletonError(f"{path}: {error}") from error
 
 
-def check_output(path: str, *, folder: bool = False) -> None:
+#: Endings of names that promise a certain content.
+_KINDS = frozenset(
+    f".{kind}"
+    for kinds in (
+        "json jsonl ndjson gz zip tar 7z parquet pq csv tsv txt md xlsx xls ods docx html htm pdf yaml yml xml",
+        "svg eps png jpg jpeg webp bmp tif tiff gif mp4 avi mov mkv webm",
+        "npy npz pkl pickle pt pth onnx safetensors mat h5 hdf5 slp trc c3d bvh",
+    )
+    for kind in kinds.split()
+)
+#: Endings of what commands write.
+JSON, PACKED_JSON, HTML = (".json",), (".json", ".jsonl", ".ndjson", ".gz", ".zip"), (".html", ".htm")
+PLOTS, VIDEO = (".png", ".pdf", ".svg", ".jpg", ".jpeg"), (".mp4",)
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def check_output(path: str, endings: Sequence[str] = (), *, folder: bool = False) -> None:
     """Tell that an output cannot be written before the work, not after it.
 
     Args:
         path: where it goes; ``-`` is standard output.
+        endings: of a file's name; another one that promises another content is refused, and any at all for a folder.
         folder: whether it is a folder, which is made where it does not exist.
 
     Raises:
-        InputError: its folder does not exist or cannot be written to, or something else is there.
+        InputError: its folder does not exist or cannot be written to, something else is there, or the name promises
+            what is not written.
     """
     from posefix.io.packed import STANDARD
 
-    if path != STANDARD:
-        check_writable(path, folder=folder)
+    if path == STANDARD:
+        return
+    ending = Path(path).suffix.lower()
+    if ending in _KINDS and (not Path(path).is_dir() if folder else ending not in endings):
+        wanted = "a folder's name" if folder else f"a name that ends in {' or '.join(endings[:3])}"
+        raise InputError(f"{path}: expected {wanted}, got one that ends in {ending}")
+    check_writable(path, folder=folder)
+
+
+def check_inputs(*paths: str | None) -> None:
+    """Tell first of all that an input does not exist; None, URIs, patterns and ``-`` are not looked at.
+
+    Raises:
+        InputError: there is no such file or folder.
+    """
+    from posefix.io.packed import STANDARD
+    from posefix.io.storage import is_uri
+
+    for path in paths:
+        if path and path != STANDARD and not is_uri(path) and not has_magic(path) and not os.path.exists(path):
+            raise InputError(f"{path}: no such file or folder")
 
 
 skeleton_option = click.option(

@@ -12,10 +12,14 @@ import click
 
 from posefix.choices import EXIF_MODES, RANKINGS, RESULTS_FORMATS
 from posefix.cli.options import (
+    HTML,
+    JSON,
+    PACKED_JSON,
     RenamedOption,
     SectionedCommand,
     allow_outside_option,
     backend_option,
+    check_inputs,
     check_output,
     device_option,
     load_refiner,
@@ -213,6 +217,7 @@ def refine(
     from posefix.io.orientation import ExifRule
     from posefix.io.packed import STANDARD
 
+    check_inputs(results, annotations, images)
     options = make_options(
         policy=policy, flip_test=flip_test, fill_missing=fill_missing, batch_size=batch_size, prior_weight=prior_weight
     )
@@ -248,15 +253,17 @@ def refine(
             raise click.ClickException(f"{tally.people - tally.refined} of {tally.people} people could not be refined")
         return
     skeleton = skeleton_named(skeleton_name) if skeleton_name else None
-    check_output(out, folder=Path(results).is_dir())
+    check_output(out, PACKED_JSON, folder=Path(results).is_dir())
     if draw:
         check_output(draw, folder=True)
     if report_path:
-        check_output(report_path)
+        check_output(report_path, HTML)
     refiner = load_refiner(weights, device, backend, threads)
     opened = read_any(
         results, skeleton or refiner.skeleton, format=file_format, images=images, own_keypoints=skeleton is None
     )
+    if opened.format not in ("coco", "alphapose"):
+        check_output(out, JSON, folder=Path(results).is_dir())
     named = read_annotations(annotations, opened.skeleton) if annotations else None
     exif_rule = ExifRule(exif, opened.upright)
     start = time.perf_counter()

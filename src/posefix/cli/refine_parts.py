@@ -14,7 +14,7 @@ import click
 
 import posefix
 from posefix.choices import PART_SIZE
-from posefix.cli.options import say
+from posefix.cli.options import check_output, say
 from posefix.exceptions import InputError
 from posefix.keypoints.skeleton import SKELETONS
 from posefix.messages import shown
@@ -136,6 +136,8 @@ def refine_in_parts(
         )
     if single and is_uri(out):
         raise InputError(f"--out: expected a folder for the parts in an object store, got {shown(out)}")
+    if not is_uri(out):
+        check_output(out, (".json", ".parquet"), folder=not single)
     if annotations is not None and is_parquet(results):
         raise InputError("--annotations is for JSON; a Parquet file names its images in the column file_name")
     folder = everywhere(f"{out}.parts" if single else out)

@@ -10,7 +10,12 @@ import click
 
 from posefix.choices import TRACK_FORMATS
 from posefix.cli.options import (
+    JSON,
+    PACKED_JSON,
+    PLOTS,
+    VIDEO,
     backend_option,
+    check_inputs,
     check_output,
     device_option,
     load_refiner,
@@ -22,6 +27,15 @@ from posefix.cli.options import (
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+#: Endings of what the formats write, but for COCO's and AlphaPose's JSON, which may be packed.
+_ENDINGS = {
+    **dict.fromkeys(("posetrack", "mmpose"), JSON),
+    **dict.fromkeys(("deeplabcut-h5", "sleap-h5"), (".h5", ".hdf5")),
+    "deeplabcut-csv": (".csv",),
+    "sleap-slp": (".slp",),
+    "trc": (".trc",),
+}
 
 
 @click.command("refine-video", short_help="Refine the tracks of a video.")
@@ -121,16 +135,18 @@ def refine_video(
         batch_size=batch_size,
         workers=workers,
     )
-    for path in (video_out, plot_out):
+    check_inputs(video, poses)
+    read_frames(video)  # something else than a video or a folder of images
+    for path, endings in ((video_out, VIDEO), (plot_out, PLOTS)):
         if path:
-            check_output(path)
+            check_output(path, endings)
     if plot_out:
         require_matplotlib()  # before the work, not after it
     refiner = load_refiner(weights, device, backend, threads)
     for name in filter(None, plot_keypoints.split(",")):
         refiner.skeleton.index(name.strip())
     opened = read_track_file(poses, refiner.skeleton, format=file_format, first_frame=first_frame)
-    check_output(out, folder=opened.format == "openpose")
+    check_output(out, _ENDINGS.get(opened.format, PACKED_JSON), folder=opened.format == "openpose")
     start = time.perf_counter()
     parts = list(refiner.refine_tracks(video, opened.tracks, progress=sys.stderr.isatty(), **vars(options)))
     seconds = time.perf_counter() - start

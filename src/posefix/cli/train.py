@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from posefix.cli.options import device_option, report_errors, say
+from posefix.cli.options import check_output, device_option, report_errors, say
 from posefix.exceptions import TrainingError
 
 #: Errors in the other processes when one of the group dies.
@@ -51,6 +51,7 @@ def train(config: str | None, example: str | None, resume: bool, device: str) ->
             raise click.UsageError("--example writes a configuration, so give none")
         from posefix.training.example import write_example
 
+        check_output(example, folder=True)
         written = write_example(example)
         readme = Path(example) / "README.md"
         say(f"{example} written. Next:\n  posefix train {written}\nThe other steps are in {readme}.")

@@ -211,7 +211,6 @@ def build(
     from posefix.weights.model_card import save_with_card
     from posefix.weights.weights import load_weights, with_image_model
 
-    check_output(out, folder=True)
     values = {"output": output, "alignment": alignment, "sharpness": sharpness, "own_weight": own_weight}
     changes: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     if input_size:
@@ -227,6 +226,7 @@ def build(
     built = with_image_model(
         load_weights(name, revision=revision), describe_image_model(image_model, family, **changes)
     )
+    check_output(out, folder=True)
     save_with_card(out, built)
     say(_describe(_read(Path(out))))
 

@@ -60,12 +60,13 @@ def write_packed(path: PathLike, data: Any, *, lines: bool = False) -> None:
     Args:
         path: ``.gz`` and ``.zip`` are packed; ``-`` is standard output.
         data: plain data.
-        lines: one element of a list a line.
+        lines: one element of a list a line; so too where the name ends in ``.jsonl`` or ``.ndjson``.
 
     Raises:
         InputError: it cannot be written.
     """
     source = os.fspath(path)
+    lines = lines or (isinstance(data, list) and source.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson")))
     text = "".join(json_text(each).rstrip("\n") + "\n" for each in data) if lines else json_text(data)
     if source == STANDARD:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")

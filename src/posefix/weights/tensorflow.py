@@ -163,6 +163,18 @@ def variables_to_state(variables: Variables, config: ModelConfig) -> dict[str, T
     return state
 
 
+def checkpoint_prefix(snapshot: str | Path) -> str:
+    """The prefix of a TensorFlow checkpoint that is there, from itself or from any of its files.
+
+    Raises:
+        WeightsError: there is no checkpoint.
+    """
+    prefix = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(snapshot))
+    if not Path(f"{prefix}.index").is_file():
+        raise WeightsError(f"no TensorFlow checkpoint at {snapshot}: {_what_is_there(Path(prefix))}")
+    return prefix
+
+
 def read_checkpoint(snapshot: str | Path) -> dict[str, npt.NDArray[Any]]:
     """Read a TensorFlow checkpoint, without its optimiser's variables.
 
@@ -176,9 +188,7 @@ def read_checkpoint(snapshot: str | Path) -> dict[str, npt.NDArray[Any]]:
         WeightsError: there is no checkpoint, or it cannot be read.
         MissingDependencyError: TensorFlow is not installed.
     """
-    prefix = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(snapshot))
-    if not Path(f"{prefix}.index").is_file():
-        raise WeightsError(f"no TensorFlow checkpoint at {snapshot}: {_what_is_there(Path(prefix))}")
+    prefix = checkpoint_prefix(snapshot)
     try:
         import tensorflow as tf
     except ImportError as error:
