@@ -29,6 +29,7 @@ import yaml
 from factories import FOUR, annotation_file, make_weights, random_poses, results_of
 from posefix.adapters.files import read_any
 from posefix.adapters.registry import adapt
+from posefix.batch import BatchRefiner, BatchSettings
 from posefix.evaluation.coco_ap import evaluate
 from posefix.exceptions import PosefixError
 from posefix.inference.options import make_options
@@ -37,6 +38,7 @@ from posefix.inference.results import refine_entries
 from posefix.io.coco import annotations_of, check_entries, read_annotations, read_results
 from posefix.io.images import load_image
 from posefix.io.json_stream import iterate_entries
+from posefix.io.parquet_files import json_to_parquet, parquet_to_json
 from posefix.io.posetrack import read_posetrack
 from posefix.keypoints.poses import read_poses
 from posefix.keypoints.skeleton import COCO, POSETRACK18, Skeleton
@@ -51,7 +53,15 @@ from posefix.weights.weights import Weights, load_weights, save_weights
 Rng = np.random.Generator
 
 #: Doors that take a tenth of a second for some inputs get fewer: one in so many.
-SLOW = {"diagnosis": 20, "training_config": 20, "weights": 20, "image_file": 10, "any_format": 4}
+SLOW = {
+    "diagnosis": 20,
+    "training_config": 20,
+    "weights": 20,
+    "parquet": 20,
+    "batch_rows": 20,
+    "image_file": 10,
+    "any_format": 4,
+}
 
 #: What may stand anywhere in a file.
 NASTY: tuple[Any, ...] = (
@@ -209,6 +219,17 @@ class Doors:
     def annotations(self, rng: Rng) -> None:
         read_annotations(self._json("annotations", rng), COCO if rng.random() < 0.8 else FOUR)
 
+    def parquet(self, rng: Rng) -> None:
+        table, back = self.folder / "people.parquet", self.folder / "people.json"
+        json_to_parquet(self._json("results", rng), table)
+        parquet_to_json(table, back)
+        assert _spelled(iterate_entries(back)) == _spelled(iterate_entries(self.file)), "something was lost"
+
+    def batch_rows(self, rng: Rng) -> None:
+        rows = spoiled(corpus()["results"], rng)
+        after = BatchRefiner(BatchSettings(images=str(self.folder), workers=1), refiner=tiny_refiner())(rows)
+        assert len(after) == len(rows)
+
     def posetrack(self, rng: Rng) -> None:
         read = read_posetrack(self._json("posetrack", rng))
         read.entries()
@@ -298,6 +319,11 @@ class Doors:
         found = adapt(given, COCO, np.zeros((8, 8, 3), np.uint8) if rng.random() < 0.7 else None)
         assert all(k.shape[1:] == (17, 3) for k in found.keypoints)
         found.rebuild([k.astype(np.float32) if rng.random() < 0.5 else k for k in found.keypoints])
+
+
+def _spelled(entries: Iterator[dict[str, Any]]) -> list[str]:
+    """JSON of each, to be compared: NaN equals itself, and 1 is 1.0."""
+    return [json.dumps(json.loads(json.dumps(e), parse_int=float), sort_keys=True) for e in entries]
 
 
 def random_array(rng: Rng, sizes: tuple[int, ...]) -> Any:

@@ -98,6 +98,14 @@ def test_errors_are_in_the_rows(refiner: Refiner, folder: Path) -> None:
     assert refined["refined_score"][7].as_py() is None  # no score to weigh
 
 
+def test_rows_that_are_odd(refiner: Refiner, folder: Path) -> None:
+    refine = BatchRefiner(settings_for(folder), refiner=refiner)
+    with pytest.raises(InputError, match="expected a list of dicts, got 5 as row 0"):
+        refine([5])
+    [after] = refine([{"image_id": 2**70, "keypoints": [10**400] * 51, "bbox": [10**400] * 4}])
+    assert after["status"] == "no_pose"
+
+
 def test_soft_nms_lowers_the_repeated_person(refiner: Refiner, folder: Path) -> None:
     entries = people()[12:16]
     entries[1] = {**entries[0], "score": entries[0]["score"] / 2}

@@ -39,7 +39,7 @@ from posefix.io.coco import image_name, rounded_keypoints
 from posefix.io.image_store import ImageStore
 from posefix.io.images import load_image
 from posefix.io.orientation import decided_by_habit, orientation_of
-from posefix.io.parquet import entries_to_table, people_schema, pose_array, pose_column, table_to_entries
+from posefix.io.parquet import entries_to_table, is_int64, people_schema, pose_array, pose_column, table_to_entries
 from posefix.io.storage import require_pyarrow
 from posefix.keypoints.mapping import share_keypoints
 from posefix.keypoints.poses import present
@@ -180,9 +180,12 @@ class BatchRefiner:
 
     def refine_rows(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Refine a list of rows, as ``__call__``."""
+        for index, row in enumerate(rows):
+            if not isinstance(row, dict):
+                raise InputError(f"rows: expected a list of dicts, got {shown(row)} as row {index}")
         bytes_of = [row.get("image") for row in rows]
         plain = [{k: _plain(v) for k, v in row.items() if k != "image"} for row in rows]
-        text_ids = not all(isinstance(row.get("image_id"), int) for row in plain)
+        text_ids = not all(is_int64(row.get("image_id")) for row in plain)
         table = entries_to_table(plain, people_schema(len(self._shared.source), text_ids=text_ids))
         pa = require_pyarrow()
         if any(b is not None for b in bytes_of):

@@ -72,6 +72,7 @@ COMMANDS = {
     "refine skeleton": ("refine", "results.json", *REFINE, "--skeleton", "skeleton.json"),
     "refine annotations": ("refine", "results.json", *REFINE, "--annotations", "twice.json"),
     "refine no such file": ("refine", f"{ESCAPE.splitlines()[0]}.json", *REFINE),
+    "refine out": ("refine", "results.json", *REFINE[:-4], "--out", f"{ESCAPE.splitlines()[0]}.json"),
     "refine to a store": ("refine", "results.json", *REFINE[:-4], "--out", f"{SECRET}/x"),
     "evaluate id": ("evaluate", "val.json", "unknown_id.json"),
     "evaluate categories": ("evaluate", "category.json", "results.json"),

@@ -65,6 +65,23 @@ def test_any_entry_survives(tmp_path_factory: Any, entries: list[dict[str, Any]]
     assert tables[0].drop(["row"]).equals(tables[1].drop(["row"]))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        '[{"image_id": 1}]',
+        '[{"image_id": 1, "keypoints": "x"}, {"image_id": 1, "keypoints": [1, 2, 0.5]}]',
+        f'[{{"image_id": 1, "keypoints": [{"9" * 400}, 1, 1], "bbox": [{"9" * 400}, 1, 1, 1]}}]',
+        '[{"image_id": "\\ud800", "keypoints": [1, 2, 0.5]}, {"image_id": 1, "file_name": "\\ud800"}]',
+    ],
+)
+def test_odd_entries_survive(tmp_path: Path, text: str) -> None:
+    (tmp_path / "in.json").write_text(text)
+    json_to_parquet(tmp_path / "in.json", tmp_path / "p.parquet")
+    parquet_to_json(tmp_path / "p.parquet", tmp_path / "out.json")
+    assert same(json.loads((tmp_path / "out.json").read_text()), json.loads(text))
+
+
 def test_columns_of_ordinary_results(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     entries = results_of(annotation_file(rng, images=5, people=4), rng)

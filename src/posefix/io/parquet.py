@@ -23,7 +23,6 @@ the hash of the weights and the settings. Numbers are doubles because JSON's are
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -123,7 +122,7 @@ def entries_to_table(entries: Sequence[Entry], schema: Any, first_row: int = 0) 
         elif name in _LISTS:
             columns[name] = _list_array(_take(rest, name, _list_of(kind.list_size)), kind.list_size)
         else:
-            fits = _is_integer if name in _INTEGERS else _is_text if name in _TEXTS else _is_double
+            fits = is_int64 if name in _INTEGERS else _is_text if name in _TEXTS else _is_double
             columns[name] = pa.array(_take(rest, name, fits), kind)
     columns["extra"] = pa.array([_json(r) if r else None for r in rest], pa.string())
     return pa.table(columns, schema=schema)
@@ -229,10 +228,11 @@ def _take_ids(rest: list[Entry], text_ids: bool) -> list[Any]:
     for entry in rest:
         value = entry.get("image_id")
         if text_ids:
-            ids.append(None if value is None else spelled_id(value))
-            keep = not isinstance(value, str)
+            text = None if value is None else spelled_id(value)
+            ids.append(text if _is_text(text) else None)
+            keep = not isinstance(value, str) or not _is_text(value)
         else:
-            if value is not None and not _is_integer(value):
+            if value is not None and not is_int64(value):
                 raise IdsOfTwoKindsError
             ids.append(value)
             keep = value is None
@@ -241,7 +241,8 @@ def _take_ids(rest: list[Entry], text_ids: bool) -> list[Any]:
     return ids
 
 
-def _is_integer(value: Any) -> bool:
+def is_int64(value: Any) -> bool:
+    """Whether a value is an integer that the column of image ids holds."""
     return type(value) is int and -(2**63) <= value < 2**63
 
 
@@ -258,7 +259,7 @@ def _list_of(size: int) -> Any:
     def fits(value: Any) -> bool:
         if type(value) is not list or len(value) != size or not set(map(type, value)) <= {int, float}:
             return False
-        return all(map(math.isfinite, value)) and max(map(abs, value)) <= _EXACT
+        return all(abs(v) <= _EXACT for v in value)  # neither NaN nor infinity is
 
     return fits
 

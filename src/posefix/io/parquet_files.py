@@ -27,6 +27,7 @@ from posefix.io.parquet import (
     table_to_entries,
 )
 from posefix.io.storage import PathLike, filesystem, is_uri, require_pyarrow
+from posefix.keypoints.skeleton import COCO
 
 _ENDINGS = (".parquet", ".pq")
 
@@ -204,7 +205,7 @@ def json_to_parquet(
         source: JSON file, a list of people.
         out: the Parquet file.
         about: what its metadata is to hold.
-        count: K keypoints; None is as many as the first person has.
+        count: K keypoints; None is as many as the first person has, or COCO's where it has none.
         change: applied to every entry before it is stored.
 
     Returns:
@@ -217,7 +218,7 @@ def json_to_parquet(
     require_pyarrow()
     first = next(iter(iterate_entries(source)), {})
     listed = first.get("keypoints")
-    size = count if count is not None else len(listed) // 3 if isinstance(listed, list) else 0
+    size = count or (len(listed) // 3 if isinstance(listed, list) else 0) or len(COCO)
     text_ids = isinstance(first.get("image_id"), str)
 
     def write(text_ids: bool) -> int:
