@@ -25,6 +25,8 @@ _TAILS = 3.0
 _SETTLED, _RESTLESS, _STILL, _AROUND = 0.15, 1.5, 0.002, 3
 #: Rounds of weighing after which motion is measured anew.
 _MEASURED_ROUNDS = 2
+#: How much less a frame says of the confidence of the next.
+_NEAR = 0.8
 _LEAST_MASS, _LEAST_CERTAIN, _TINY = 1e-6, 0.05, 1e-300
 #: Share of the frames that must show a keypoint apart from other people's, to say where it is in the others.
 _KNOWN = 0.3
@@ -67,7 +69,7 @@ class Paths:
 
     Attributes:
         points: (T, N, K, 2) px; NaN for keypoints of people that no frame showed.
-        confidence: (T, N, K) expected similarity there, 0 where nothing was observed.
+        confidence: (T, N, K) expected similarity there; 0 for keypoints that no frame showed.
     """
 
     points: Doubles
@@ -289,9 +291,19 @@ def _find(series: _Series, given: Doubles | None, rounds: int) -> tuple[Doubles,
         inflation = np.maximum(1.0, (_TAILS + 2 * path.surprise / error) / (_TAILS + 2))
         path = smooth(observed, relative, jerk, inflation)
     away = np.square(points - path.points[:, :, None]).sum(-1)
-    similar = mass * np.exp(-0.5 * away / (np.square(series.std)[..., None] + series.variance))
-    spread = path.variance * error * np.square(series.unit)
-    return path.points * series.unit[:, None] + series.origin, similar.max(-1), jerk, spread
+    scale = np.square(series.std)
+    similar = (mass * np.exp(-0.5 * away / (scale[..., None] + series.variance))).max(-1)
+    spread = path.variance * error
+    # Where a frame does not show the keypoint on the path, the path is as good as around, but for its own spread there.
+    confidence = np.maximum(similar, _around(similar, seen) * scale / (scale + spread))
+    return path.points * series.unit[:, None] + series.origin, confidence, jerk, spread * np.square(series.unit)
+
+
+def _around(values: Doubles, seen: Bools) -> Doubles:
+    """(T, D) of each frame the mean of those seen, the near ones above all."""
+    time = np.arange(len(values))
+    near = _NEAR ** np.abs(time[:, None] - time)
+    return np.asarray(near @ (seen * values) / np.maximum(near @ seen, _TINY))
 
 
 def choose_places(points: Doubles, log_mass: Doubles, std: Doubles) -> npt.NDArray[np.int64]:
