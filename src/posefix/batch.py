@@ -27,7 +27,7 @@ import numpy.typing as npt
 from posefix.choices import EXIF_MODES, RANKINGS
 from posefix.exceptions import FileFormatError, ImageError, InputError
 from posefix.geometry import boxes_xywh_to_xyxy
-from posefix.inference.batching import ahead
+from posefix.inference.batching import ahead, check_workers
 from posefix.inference.crops import Prepared, Refined
 from posefix.inference.full_batches import refine_in_full_batches
 from posefix.inference.options import Options
@@ -96,6 +96,7 @@ class BatchSettings:
 
     def __post_init__(self) -> None:
         self.options  # noqa: B018, checks its fields
+        check_workers(self.workers)
         if self.ranking not in RANKINGS:
             raise InputError(f"ranking: expected one of {', '.join(RANKINGS)}, got {shown(self.ranking)}")
         if self.exif not in EXIF_MODES:

@@ -302,6 +302,46 @@ def test_first_frames(tmp_path: Path) -> None:
         read_track_file(tmp_path / "b.json", first_frame=40)
 
 
+def test_a_guessed_first_frame_is_told(tmp_path: Path) -> None:
+    write_coco(tmp_path / "a.json")
+    assert read_track_file(tmp_path / "a.json").remark == ""
+    rows = [r | {"image_id": r["image_id"] + 29} for r in json.loads((tmp_path / "a.json").read_text())]
+    (tmp_path / "b.json").write_text(json.dumps(rows))
+    guessed = read_track_file(tmp_path / "b.json")
+    assert len(guessed.tracks) == 29 + T
+    assert "the first frame in b.json is 30; frames were counted from 1" in guessed.remark
+    assert read_track_file(tmp_path / "b.json", first_frame=0).remark == ""
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_frames_of_a_folder_count_from_its_first_file(first: int, tmp_path: Path) -> None:
+    """Also where it has no people, and up to the last."""
+    openpose_folder(tmp_path / "in", BODY_25, first)
+    for t in (0, 1, T - 1):
+        (tmp_path / "in" / f"video_{t + first:012d}.json").write_text(json.dumps({"version": 1.3, "people": []}))
+    opened = read_track_file(tmp_path / "in")
+    assert np.isfinite(opened.tracks).any((1, 2, 3)).tolist() == [False, False, True, False, True, False]
+    assert opened.remark == ""
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan"), 0])
+def test_missing_people_are_filled_and_stay_as_they_were_otherwise(nothing: float | None, tmp_path: Path) -> None:
+    write_coco(tmp_path / "a.json")
+    rows = json.loads((tmp_path / "a.json").read_text())
+    rows[1]["keypoints"] = [nothing] * 51
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    opened = read_track_file(tmp_path / "a.json")
+    assert opened.rows is not None
+    np.testing.assert_array_equal(opened.rows, np.isfinite(tracks()).all((2, 3)))
+    filled = opened.tracks.copy()
+    filled[0, 1, 4] = [7.0, 8.0, 0.5]
+    opened.write(tmp_path / "b.json", filled)
+    written = json.loads((tmp_path / "b.json").read_text())
+    assert written[1]["keypoints"][12:15] == [7.0, 8.0, 0.5]
+    assert repr(written[1]["keypoints"][:12]) == repr([nothing] * 12)
+    assert written[2:] == rows[2:]
+
+
 def test_ids_are_needed_for_everybody_once() -> None:
     poses = np.ones((3, K, 3))
     frame = np.array([0, 0, 1])

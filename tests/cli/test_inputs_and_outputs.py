@@ -97,6 +97,8 @@ OTHERWISE = [
     ("refine frames --images images --weights weights --out x.json", "expected a folder's name"),
     ("refine-video images r.json --out o.json --video x.avi", "expected a name that ends in .mp4"),
     ("refine-video images r.json --out o.json --plot x.csv", "expected a name that ends in .png or .pdf or .svg"),
+    ("refine-video images r.json --out o.json --video x.xyz", "expected a name that ends in .mp4"),
+    ("refine-video images r.json --out o.json --plot x", "expected a name that ends in .png or .pdf or .svg"),
     ("diagnose val.json r.json --plot x.json", "expected a name that ends in .png"),
     ("diagnose val.json r.json --json x.html", "expected a name that ends in .json"),
     ("diagnose val.json r.json --images images --report x.json", "expected a name that ends in .html"),
@@ -127,3 +129,17 @@ def test_other_names_are_written(name: str, inside: Path) -> None:
         assert len(content.splitlines()) == len(json.loads((inside / "r.json").read_text()))
     else:
         assert content[:1] in (b"[", b"\x1f", b"P")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{REFINE} val.json --annotations val.json",
+        "evaluate val.json r.json --json r.json",
+        "diagnose val.json r.json --json val.json",
+    ],
+)
+def test_what_is_read_is_not_replaced(line: str, inside: Path) -> None:
+    before = {p: p.read_bytes() for p in inside.iterdir() if p.is_file()}
+    assert "would replace a file that is read" in refused(line)
+    assert {p: p.read_bytes() for p in inside.iterdir() if p.is_file()} == before

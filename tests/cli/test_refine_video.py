@@ -55,7 +55,7 @@ def test_from_files_to_files(folder: Path, tmp_path: Path, source: str) -> None:
     command += ["--plot-keypoints", "nose,left_wrist"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
-    assert f"{T} frames, 1 people (coco)" in result.output
+    assert f"{T} frames, 1 person (coco)" in result.output
     before, after = json.loads((folder / "in.json").read_text()), json.loads(out.read_text())
     assert [{**a, "keypoints": 0} for a in after] == [{**b, "keypoints": 0} for b in before]
     assert [a["keypoints"] for a in after] != [b["keypoints"] for b in before]
@@ -83,6 +83,7 @@ def test_online(folder: Path, tmp_path: Path) -> None:
         (["in.avi", "in.json", "--out", "absent/o.json"], "does not exist"),
         (["in.avi", "in.json", "--out", "o.json", "--plot-keypoints", "tail"], "tail"),
         (["in.avi", "in.json", "--out", "o.json", "--first-frame", "3"], "before the first"),
+        (["in.avi", "in.json", "--out", "o.json", "--plot", "o.png", "--plot-person", "4"], "one of the 1 people"),
     ],
 )
 def test_mistakes_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str) -> None:

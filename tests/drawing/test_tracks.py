@@ -45,6 +45,7 @@ def test_missing_people_have_no_trail() -> None:
 
 def test_a_video_is_written_whole(tmp_path: Path) -> None:
     frames = [np.full((40, 60, 3), 20 * t, np.uint8) for t in range(8)]
+    frames[5] = np.zeros((80, 120, 3), np.uint8)  # of another size: OpenCV alone would leave it out
     assert write_video(tmp_path / "a.mp4", frames, 25) == 8
     capture = cv2.VideoCapture(str(tmp_path / "a.mp4"))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 8

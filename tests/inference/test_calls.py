@@ -132,7 +132,7 @@ def test_skeletons_by_name(refiner: Refiner, image: Any) -> None:
 def stream_of(count: int, people: int, seed: int = 0) -> list[tuple[Any, Floats]]:
     rng = RNG(seed)
     return [
-        (rng.integers(0, 256, (200, 200, 3), np.uint8), random_poses(rng, people if i % 3 else 0, COCO))
+        (rng.integers(0, 256, (480, 640, 3), np.uint8), random_poses(rng, people if i % 3 else 0, COCO))
         for i in range(count)
     ]
 

@@ -48,6 +48,7 @@ class Opened:
             written, is among its ``unannotated``.
         people: refined entries → the file's people with their numbers.
         upright: whether the format's coordinates are those of images that are turned as their EXIF data say.
+        frames: names of all images that the source lists, also of those without people; empty where it lists people.
     """
 
     format: str
@@ -56,6 +57,7 @@ class Opened:
     skeleton: Skeleton = COCO
     people: Callable[[Sequence[Entry]], list[Entry]] = list
     upright: bool = False
+    frames: tuple[str, ...] = ()
 
 
 def detect_format(path: PathLike) -> str:
@@ -171,7 +173,7 @@ def _read_frames(files: Sequence[Path], skeleton: Skeleton, images: PathLike | N
             contents[file.name] = json_text(container.rebuild(own)).encode()
         write_files(target, contents)
 
-    return replace(opened, write=write)
+    return replace(opened, write=write, frames=tuple(_image_of(file, images) for file in files))
 
 
 #: Formats of which a folder may hold many files.
@@ -323,7 +325,8 @@ def _read_posetrack(path: PathLike, skeleton: Skeleton, own_keypoints: bool) -> 
         merged = [_person(*each, index) for each in zip(people, entries, refined, strict=True)]
         write_sequences(target, own.with_poses(merged), as_folder=Path(path).is_dir())
 
-    return Opened("posetrack", entries, write, _narrowed(skeleton, index, POSETRACK18.unannotated))
+    frames = tuple(str(i.get("file_name") or i["id"]) for i in own.images)
+    return Opened("posetrack", entries, write, _narrowed(skeleton, index, POSETRACK18.unannotated), frames=frames)
 
 
 def _openpose(frames: Mapping[Path, Any], skeleton: Skeleton, images: PathLike | None, in_folder: bool) -> Opened:
@@ -373,7 +376,8 @@ def _openpose(frames: Mapping[Path, Any], skeleton: Skeleton, images: PathLike |
         else:
             write_json(path, next(iter(contents.values())))
 
-    return Opened("openpose", entries, write, skeleton, upright=True)
+    names = tuple(_image_of(path, images) for path in frames)
+    return Opened("openpose", entries, write, skeleton, upright=True, frames=names)
 
 
 def _image_of(path: Path, images: PathLike | None) -> str:

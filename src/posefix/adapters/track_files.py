@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from posefix.adapters import mmpose
-from posefix.adapters.base import Doubles, Floats
+from posefix.adapters.base import Doubles, Floats, put_back_numbers
 from posefix.adapters.files import read_any
 from posefix.adapters.track_tables import read_analysis_h5, read_dlc_csv, read_dlc_h5, read_slp, read_trc
 from posefix.adapters.tracked import Tracked, arrange, track_id_of
 from posefix.choices import TRACK_FORMATS
 from posefix.exceptions import FileFormatError, InputError
-from posefix.io.coco import Entry
+from posefix.io.coco import read_pose
 from posefix.io.json import PathLike, kind_of, read_json, write_json
 from posefix.keypoints.layouts import columns
 from posefix.keypoints.skeleton import COCO, Skeleton
@@ -44,6 +45,8 @@ class TrackFile:
         ids: of the N people, as the file has them.
         write: ``(path, refined tracks)`` → writes the same format there.
         linked: whether the ids are a tracker's and not the file's.
+        rows: (T, N) where the file has a place for a person; None is everywhere. Nothing can be written elsewhere.
+        remark: what was guessed of the file, in one sentence; empty where nothing was.
     """
 
     format: str
@@ -51,6 +54,8 @@ class TrackFile:
     ids: list[Any]
     write: Callable[[PathLike, Floats], None]
     linked: bool = False
+    rows: npt.NDArray[np.bool_] | None = None
+    remark: str = ""
 
 
 def read_track_file(
@@ -112,33 +117,29 @@ def _table_format(path: Path) -> str:
 def _read_entries(path: Path, skeleton: Skeleton, format: str, first_frame: int | None) -> TrackFile:  # noqa: A002
     """COCO, AlphaPose, PoseTrack and OpenPose: people with the image or frame they are in."""
     opened = read_any(path, skeleton, format=format)
-    size = 3 * len(skeleton)
-    posed = [i for i, e in enumerate(opened.entries) if _is_flat(e.get("keypoints"), size)]
+    read = [read_pose(e.get("keypoints"), len(skeleton)) for e in opened.entries]
+    posed = [i for i, pose in enumerate(read) if not isinstance(pose, str)]
     entries = [opened.entries[i] for i in posed]
-    poses = np.array([e["keypoints"] for e in entries], np.float64).reshape(len(entries), len(skeleton), 3)
-    frame = _numbered([_frame_number(e, path) for e in entries], first_frame, path)
+    poses = np.array([read[i] for i in posed], np.float64).reshape(len(entries), len(skeleton), 3)
+    known = [_frame_number(name, path) for name in opened.frames]
+    numbers = [_frame_number(e.get("frame_id", e.get("file_name", e.get("image_id"))), path) for e in entries]
+    numbered, remark = _numbered([*numbers, *known], first_frame, path)
+    frame, length = numbered[: len(numbers)], int(numbered.max(initial=-1)) + 1
     rows = arrange(frame, [track_id_of(e) for e in entries], poses, os.fspath(path))
 
     def write(target: PathLike, tracks: Floats) -> None:
         new = [dict(e) for e in opened.entries]
         for place, pose, before in zip(posed, rows.gather(tracks), poses, strict=True):
-            changed = (pose != before).any(-1)
-            flat = list(new[place]["keypoints"])
-            for k in np.flatnonzero(changed):
-                flat[3 * k : 3 * k + 3] = [round(float(v), 3) for v in pose[k]]
-            new[place]["keypoints"] = flat
+            new[place]["keypoints"] = put_back_numbers(new[place]["keypoints"], before, pose, 3)
         opened.write(target, new)
 
-    return TrackFile(opened.format, rows.spread(poses), rows.ids, write, rows.linked)
+    return TrackFile(
+        opened.format, rows.spread(poses, length), rows.ids, write, rows.linked, rows.filled(length), remark
+    )
 
 
-def _is_flat(values: Any, size: int) -> bool:
-    return isinstance(values, list) and len(values) == size and all(isinstance(v, (int, float)) for v in values)
-
-
-def _frame_number(entry: Entry, path: Path) -> int:
-    """Number of an entry's frame: ``frame_id``, the last number in its file's name, or ``image_id``."""
-    value = entry.get("frame_id", entry.get("file_name", entry.get("image_id")))
+def _frame_number(value: Any, path: Path) -> int:
+    """Number of a frame: itself, or the last number in the name of its file."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     numbers = re.findall(r"\d+", Path(str(value)).stem)
@@ -147,8 +148,8 @@ def _frame_number(entry: Entry, path: Path) -> int:
     return int(numbers[-1])
 
 
-def _numbered(numbers: Sequence[int], first_frame: int | None, path: Path) -> Any:
-    """Frame numbers from 0."""
+def _numbered(numbers: Sequence[int], first_frame: int | None, path: Path) -> tuple[Any, str]:
+    """Frame numbers from 0, and what was guessed for them."""
     frame = np.array(numbers, np.int64)
     lowest = int(frame.min(initial=0 if not len(frame) else frame[0]))
     first = min(lowest, 1) if first_frame is None else first_frame
@@ -160,7 +161,9 @@ def _numbered(numbers: Sequence[int], first_frame: int | None, path: Path) -> An
             f"{path}: frame numbers up to {frame.max() + first} for {len(frame)} people; they should count a video's "
             "frames; tell the number of its first frame (--first-frame)"
         )
-    return frame
+    guessed = first_frame is None and lowest > first
+    remark = f"the first frame in {path.name} is {lowest}; frames were counted from {first} (--first-frame if not)"
+    return frame, remark if guessed else ""
 
 
 def _is_mmpose(data: Any) -> bool:
@@ -180,7 +183,7 @@ def _read_mmpose(path: Path, skeleton: Skeleton, first_frame: int | None) -> Tra
     names = _mmpose_names(data)
     numbers = [int(f.get("frame_id", t + isinstance(data, dict))) for t, f in enumerate(frames)]
     start = int(isinstance(data, dict)) if first_frame is None else first_frame
-    numbered = _numbered(numbers, start, path)
+    numbered, _ = _numbered(numbers, start, path)
     found = [mmpose.extract(f["instances"], None, skeleton) if f["instances"] else None for f in frames]
     size = next((f.keypoints[0].shape[1] for f in found if f is not None), len(skeleton))
     index = columns(names if names and len(names) == size else None, size, skeleton)
@@ -201,7 +204,7 @@ def _read_mmpose(path: Path, skeleton: Skeleton, first_frame: int | None) -> Tra
         write_json(target, {**data, "instance_info": new} if isinstance(data, dict) else new)
 
     length = int(numbered.max(initial=-1)) + 1
-    return TrackFile("mmpose", rows.spread(poses, length), rows.ids, write, rows.linked)
+    return TrackFile("mmpose", rows.spread(poses, length), rows.ids, write, rows.linked, rows.filled(length))
 
 
 def _mmpose_names(data: Any) -> tuple[str, ...] | None:

@@ -64,6 +64,12 @@ class Rows:
         tracks[self.frame, self.person] = poses
         return tracks
 
+    def filled(self, frames: int) -> npt.NDArray[np.bool_]:
+        """(T, N) where there is a row."""
+        there = np.zeros((frames, len(self.ids)), bool)
+        there[self.frame, self.person] = True
+        return there
+
     def gather(self, tracks: Floats) -> Floats:
         """(T, N, K, 3) → (R, K, 3)."""
         return np.asarray(tracks[self.frame, self.person])

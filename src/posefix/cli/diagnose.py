@@ -81,7 +81,7 @@ def diagnose(
         require_matplotlib()  # before the work, not after it
     for path, endings in ((plot, PLOTS), (json_path, JSON), (report_path, HTML)):
         if path:
-            check_output(path, endings)
+            check_output(path, endings, inputs=[annotations, results, after])
     if draw:
         check_output(draw, folder=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

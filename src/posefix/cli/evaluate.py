@@ -56,7 +56,7 @@ def evaluate(
 
     check_inputs(annotations, *results, head_boxes)
     if json_path:
-        check_output(json_path, JSON)
+        check_output(json_path, JSON, inputs=[annotations, *results])
     names, skeleton = _short_names(results), skeleton_named(skeleton_name)
     if metric == "oks":
         rows = compare(annotations, list(results), skeleton, names=names, samples=samples)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from glob import has_magic
 from pathlib import Path
 from typing import Any, TypeVar
@@ -165,13 +165,17 @@ PLOTS, VIDEO = (".png", ".pdf", ".svg", ".jpg", ".jpeg"), (".mp4",)
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def check_output(path: str, endings: Sequence[str] = (), *, folder: bool = False) -> None:
+def check_output(
+    path: str, endings: Sequence[str] = (), *, folder: bool = False, inputs: Iterable[str | None] = ()
+) -> None:
     """Tell that an output cannot be written before the work, not after it.
 
     Args:
         path: where it goes; ``-`` is standard output.
         endings: of a file's name; another one that promises another content is refused, and any at all for a folder.
+            What is no JSON must have one of them, which is its format.
         folder: whether it is a folder, which is made where it does not exist.
+        inputs: files that are read and not to be replaced; None is none.
 
     Raises:
         InputError: its folder does not exist or cannot be written to, something else is there, or the name promises
@@ -182,10 +186,20 @@ def check_output(path: str, endings: Sequence[str] = (), *, folder: bool = False
     if path == STANDARD:
         return
     ending = Path(path).suffix.lower()
-    if ending in _KINDS and (not Path(path).is_dir() if folder else ending not in endings):
+    promised = ending in _KINDS or (bool(endings) and ".json" not in endings)
+    if promised and (not Path(path).is_dir() if folder else ending not in endings):
         wanted = "a folder's name" if folder else f"a name that ends in {' or '.join(endings[:3])}"
-        raise InputError(f"{path}: expected {wanted}, got one that ends in {ending}")
+        raise InputError(f"{path}: expected {wanted}, got one that ends in {ending or 'none'}")
+    if any(other and _is_same(path, other) for other in inputs):
+        raise InputError(f"{path}: would replace a file that is read; choose another name")
     check_writable(path, folder=folder)
+
+
+def _is_same(path: str, other: str) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except (OSError, ValueError):  # one of them does not exist
+        return False
 
 
 def check_inputs(*paths: str | None) -> None:

@@ -253,7 +253,7 @@ def refine(
             raise click.ClickException(f"{tally.people - tally.refined} of {tally.people} people could not be refined")
         return
     skeleton = skeleton_named(skeleton_name) if skeleton_name else None
-    check_output(out, PACKED_JSON, folder=Path(results).is_dir())
+    check_output(out, PACKED_JSON, folder=Path(results).is_dir(), inputs=[annotations])
     if draw:
         check_output(draw, folder=True)
     if report_path:

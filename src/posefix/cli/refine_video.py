@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +25,7 @@ from posefix.cli.options import (
     threads_option,
     weights_option,
 )
+from posefix.exceptions import InputError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -139,13 +141,15 @@ def refine_video(
     read_frames(video)  # something else than a video or a folder of images
     for path, endings in ((video_out, VIDEO), (plot_out, PLOTS)):
         if path:
-            check_output(path, endings)
+            check_output(path, endings, inputs=[video])
     if plot_out:
         require_matplotlib()  # before the work, not after it
     refiner = load_refiner(weights, device, backend, threads)
     for name in filter(None, plot_keypoints.split(",")):
         refiner.skeleton.index(name.strip())
     opened = read_track_file(poses, refiner.skeleton, format=file_format, first_frame=first_frame)
+    if plot_out and not 0 <= plot_person < len(opened.ids):
+        raise InputError(f"--plot-person: expected one of the {len(opened.ids)} people, 0 the first, got {plot_person}")
     check_output(out, _ENDINGS.get(opened.format, PACKED_JSON), folder=opened.format == "openpose")
     start = time.perf_counter()
     parts = list(refiner.refine_tracks(video, opened.tracks, progress=sys.stderr.isatty(), **vars(options)))
@@ -154,19 +158,26 @@ def refine_video(
     after = np.concatenate([p.keypoints for p in parts]) if parts else before
     opened.write(out, after)
 
+    if opened.remark:
+        say(opened.remark)
     if opened.linked:
         say(f"people had no ids: {len(opened.ids)} tracks are a tracker's")
     both = present(before.reshape(-1, *before.shape[2:])) & present(after.reshape(-1, *after.shape[2:]))
     moved = np.linalg.norm((after - before)[..., :2], axis=-1).reshape(both.shape)[both]
-    say(f"{len(before)} frames, {len(opened.ids)} people ({opened.format}); {both.sum()} keypoints")
+    who = "1 person" if len(opened.ids) == 1 else f"{len(opened.ids)} people"
+    say(f"{len(before)} frames, {who} ({opened.format}); {both.sum()} keypoints")
     if len(moved):
         say(
             f"moved by {np.median(moved):.1f} px (median); change of speed from frame to frame "
             f"{_restlessness(before):.2f} → {_restlessness(after):.2f} px (median)"
         )
     exchanged = sum(int(p.exchanged.any(-1).sum()) for p in parts)
-    filled = sum(int(p.filled.sum()) for p in parts)
-    say(f"left and right exchanged in {exchanged} poses, {filled} keypoints in gaps filled")
+    filled = np.concatenate([p.filled for p in parts]) if parts else np.zeros(before.shape[:3], bool)
+    written = filled if opened.rows is None else filled & opened.rows[..., None]
+    line = f"left and right exchanged in {exchanged} poses, {written.sum()} keypoints in gaps filled"
+    if written.sum() != filled.sum():
+        line += f"; {filled.sum() - written.sum()} more are not written, for {Path(poses).name} has no people there"
+    say(line)
     say(f"computed by {refiner.computed_by}")
     say(f"{out} written: {seconds:.1f} s, {len(before) / max(seconds, 1e-9):.1f} frames/s")
     if video_out:
@@ -175,9 +186,8 @@ def refine_video(
         say(f"{video_out} written")
     if plot_out:
         names = [n.strip() for n in plot_keypoints.split(",") if n.strip()]
-        marks = np.concatenate([p.filled for p in parts]) if parts else None
         plot_tracks(
-            plot_out, before, after, skeleton=refiner.skeleton, person=plot_person, keypoints=names, filled=marks
+            plot_out, before, after, skeleton=refiner.skeleton, person=plot_person, keypoints=names, filled=filled
         )
         say(f"{plot_out} written")
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from posefix.drawing.draw import draw_comparison
 from posefix.exceptions import ImageError, InputError, MissingDependencyError
-from posefix.io.atomic import write_file
+from posefix.io.atomic import new_file, write_file
 from posefix.io.images import Image
 from posefix.io.json import PathLike
 from posefix.keypoints.poses import present
@@ -94,26 +94,24 @@ def write_video(path: PathLike, frames: Iterable[Image], rate: float) -> int:
         ImageError: OpenCV cannot write it.
         InputError: there is no frame.
     """
-    target = Path(path)
-    part = target.with_name(f".{target.stem}.part.mp4")
-    writer, count = None, 0
-    try:
-        for frame in frames:
+    writer, size, count = None, (0, 0), 0
+    with new_file(path, keep_suffix=True) as part:
+        try:
+            for frame in frames:
+                if writer is None:
+                    size = (frame.shape[1], frame.shape[0])
+                    writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+                    if not writer.isOpened():
+                        raise ImageError(f"{path}: OpenCV cannot write this video here")
+                # OpenCV leaves out frames of another size without a word.
+                same = frame if (frame.shape[1], frame.shape[0]) == size else cv2.resize(frame, size)
+                writer.write(cv2.cvtColor(same, cv2.COLOR_RGB2BGR))
+                count += 1
             if writer is None:
-                size = (frame.shape[1], frame.shape[0])
-                writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
-                if not writer.isOpened():
-                    raise ImageError(f"{path}: OpenCV cannot write this video here")
-            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-            count += 1
-        if writer is None:
-            raise InputError(f"{path}: expected at least one frame to write, got none")
-        writer.release()
-        part.replace(target)
-    finally:
-        if writer is not None:
-            writer.release()
-        part.unlink(missing_ok=True)
+                raise InputError(f"{path}: expected at least one frame to write, got none")
+        finally:
+            if writer is not None:
+                writer.release()
     return count
 
 

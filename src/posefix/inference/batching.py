@@ -8,8 +8,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from posefix.exceptions import InputError
+from posefix.messages import shown
+from posefix.typed import checked
+
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
+
+
+#: Threads that may be asked for.
+MOST_WORKERS = 1024
+
+
+def check_workers(workers: int) -> None:
+    """Tell that a number of threads is none.
+
+    Raises:
+        InputError: it is no integer, negative or too large.
+    """
+    if not 0 <= checked(workers, int, "workers", InputError) <= MOST_WORKERS:
+        raise InputError(f"workers: expected 0…{MOST_WORKERS}, got {shown(workers)}")
 
 
 @contextmanager

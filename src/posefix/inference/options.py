@@ -51,9 +51,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or value not in known):
                 raise InputError(f"{name}: expected one of {', '.join(known)}, got {shown(value)}")
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise InputError(f"batch_size: expected a positive integer, got {shown(self.batch_size)}")
         check_fields(self, "", InputError)
+        check_ranges(self, "", InputError, batch_size=(1, 10**6))
         if self.prior_weight is not None:
             check_ranges(self, "", InputError, prior_weight=(0.0, MOST_PRIOR_WEIGHT))
 

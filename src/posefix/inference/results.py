@@ -18,7 +18,7 @@ from posefix.choices import RANKINGS
 from posefix.deprecation import warn_renamed
 from posefix.exceptions import FileFormatError, ImageError, InputError
 from posefix.geometry import boxes_around_points, boxes_meet, boxes_xywh_to_xyxy, boxes_xyxy_to_xywh, read_otherwise
-from posefix.inference.batching import ahead
+from posefix.inference.batching import ahead, check_workers
 from posefix.inference.crops import Prepared, Refined
 from posefix.inference.full_batches import refine_in_full_batches
 from posefix.inference.options import Options, make_options
@@ -95,6 +95,7 @@ def refine_results(
         ranking = "pose_consistency"
     if ranking not in RANKINGS:
         raise InputError(f"ranking: expected one of {', '.join(RANKINGS)}, got {shown(ranking)}")
+    check_workers(workers)
     if not Path(images).is_dir():
         raise InputError(f"images: no such folder {str(images)!r}")
     shared = share_keypoints(skeleton or refiner.skeleton, refiner.skeleton)

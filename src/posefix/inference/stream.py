@@ -10,7 +10,7 @@ from typing import Any
 from posefix.adapters.base import Extracted, Floats
 from posefix.adapters.registry import Extract, adapt
 from posefix.exceptions import InputError
-from posefix.inference.batching import ahead
+from posefix.inference.batching import ahead, check_workers
 from posefix.inference.crops import Prepared, Refined
 from posefix.inference.engine import Engine
 from posefix.inference.options import Options
@@ -22,8 +22,6 @@ from posefix.typed import checked
 MEASURED = 256
 #: Images that are held back for it at most.
 HELD_BACK = 512
-#: Threads that may be asked for.
-MOST_WORKERS = 1024
 
 
 def prepare_output(
@@ -60,8 +58,7 @@ def stream(
 ) -> Iterator[Any]:
     """``Refiner.refine_stream``; see there."""
     source = refiner.shared(skeleton).source
-    if not 0 <= checked(workers, int, "workers", InputError) <= MOST_WORKERS:
-        raise InputError(f"workers: expected 0…{MOST_WORKERS}, got {shown(workers)}")
+    check_workers(workers)
     try:
         pairs = iter(pairs)
     except TypeError:

@@ -40,6 +40,10 @@ def usable_cores() -> int:
     return min(cores, max(int(said), 1)) if said.isdecimal() else cores
 
 
+#: More is a slip of the pen, and may be more than the system allows.
+MOST_THREADS = 1024
+
+
 def check_threads(threads: int | None) -> int:
     """``threads`` as given, or ``usable_cores`` for None.
 
@@ -48,8 +52,8 @@ def check_threads(threads: int | None) -> int:
     """
     if threads is None:
         return usable_cores()
-    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
-        raise InputError(f"threads: expected a positive integer, or None for all cores, got {shown(threads)}")
+    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"threads: expected 1…{MOST_THREADS}, or None for all cores, got {shown(threads)}")
     return threads
 
 

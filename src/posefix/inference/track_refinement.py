@@ -122,7 +122,10 @@ def _observe_all(
         yield observed
         start = stop
     if start < total:
-        raise InputError(f"frames: expected {total}, one for each frame of the tracks, got {start}")
+        raise InputError(
+            f"frames: expected {total}, one for each frame of the tracks, got {start}; if a file counts frames from "
+            "another number than 0 or 1, give it as first_frame (--first-frame)"
+        )
 
 
 def _later(options: VideoOptions) -> int:
