@@ -112,9 +112,8 @@ def test_what_counts_as_confident_and_as_outlier() -> None:
 
 
 def test_limits_of_the_measured_weight() -> None:
-    low = reliability.measured_prior_weight([10_000, 10_000, 0], 0.03)
-    high = reliability.measured_prior_weight([10**6, 0, 0], 0.03)
-    largest = reliability.measured_prior_weight([10**6, 0, 10**6], 0.03)
+    counts = [[10_000, 10**6, 10**6], [10_000, 0, 0], [0, 0, 10**6]]
+    low, high, largest = reliability.measured_prior_weight(counts, Calibration(reference_outlier_rate=0.03))
     assert (float(low), float(high), float(largest)) == (0.3, 1.75, 4.0)
 
 

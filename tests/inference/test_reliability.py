@@ -76,24 +76,45 @@ def test_departures_are_counted_where_the_image_is_sure() -> None:
     assert count_outliers(peaks(at), seen(given, valid, 2 * std), codec)[1].tolist() == [0]
 
 
+def weight(counts: Any, rate: float = 0.03, labelled_close_share: float = 0.0) -> Floats:
+    calibration = Calibration(reference_outlier_rate=rate, labelled_close_share=labelled_close_share)
+    return measured_prior_weight(counts, calibration)
+
+
 def test_trust_is_inverse_to_departures() -> None:
-    assert measured_prior_weight([0, 0, 0], 0.03) == 1
-    np.testing.assert_allclose(measured_prior_weight([[100, 10**6], [3, 3 * 10**4], [0, 5 * 10**5]], 0.03), 1)
-    assert measured_prior_weight([10**7, 6 * 10**5, 0], 0.03) == pytest.approx(2**-1.5, abs=1e-4)
+    assert weight([0, 0, 0]) == 1
+    np.testing.assert_allclose(weight([[100, 10**6], [3, 3 * 10**4], [0, 5 * 10**5]]), 1)
+    assert weight([10**7, 6 * 10**5, 0]) == pytest.approx(2**-1.5, abs=1e-4)
     # Few keypoints change little, many all of it; never beyond the limits.
-    by_count = measured_prior_weight([[10, 100, 1000, 10**7], [1, 10, 100, 10**6], [0, 0, 0, 0]], 0.05)
+    by_count = weight([[10, 100, 1000, 10**7], [1, 10, 100, 10**6], [0, 0, 0, 0]], rate=0.05)
     assert (np.diff(by_count) < 0).all()
     assert by_count[0] > 0.85
-    assert measured_prior_weight([10**7, 10**7, 0], 0.03) == LIMITS[0]
-    assert measured_prior_weight([10**7, 0, 0], 0.03) == LIMITS[1]
+    assert weight([10**7, 10**7, 0]) == LIMITS[0]
+    assert weight([10**7, 0, 0]) == LIMITS[1]
 
 
 def test_poses_that_were_refined_already_weigh_more() -> None:
     close = np.array([0, CLOSE_SHARE, 0.85, 0.95, 1.0])
-    many = measured_prior_weight(10**7 * np.stack([close**0, 0.03 * close**0, close]), 0.03)
-    np.testing.assert_allclose(many, [1, 1, 0.25 / 0.15, LARGEST_WEIGHT, LARGEST_WEIGHT], rtol=1e-4)
+    many = weight(10**7 * np.stack([close**0, 0.03 * close**0, close]))
+    np.testing.assert_allclose(many, [1, 1, (0.22 / 0.15) ** 3, LARGEST_WEIGHT, LARGEST_WEIGHT], rtol=1e-4)
     # A few people who happen to be close do not count as refined.
-    assert measured_prior_weight([10, 0, 10], 0.03) < 1.25
+    assert weight([10, 0, 10]) < 1.25
+
+
+def test_poses_like_labelled_ones_weigh_more() -> None:
+    labelled, close = 0.5, np.array([0.35, 0.5, 0.6, 0.7])
+    few, usual, many = (
+        weight(10**7 * np.stack([close**0, 0 * close + share, close]), labelled_close_share=labelled)
+        for share in (0.025, 0.03, 0.06)
+    )
+    # Coarser poses, and those that may share the image's errors, weigh what their outliers say.
+    np.testing.assert_allclose(few, [1.2**1.5, 1.2**3.5, 1.2**1.5, 1.2**1.5], rtol=1e-3)
+    np.testing.assert_allclose(usual, 1, rtol=1e-3)
+    np.testing.assert_allclose(many, 2**-1.5, rtol=1e-3)
+    assert weight([10**7, 0, 5 * 10**6], labelled_close_share=labelled) == LARGEST_WEIGHT
+    assert weight([10**7, 0, 5 * 10**6]) == LIMITS[1]
+    # A few people do not count as labelled.
+    assert weight([30, 0, 15], labelled_close_share=labelled) < 1.25
 
 
 def test_measured_by_image(refiner: Refiner, scenes: tuple[Any, Any]) -> None:
@@ -149,7 +170,7 @@ def test_a_mirrored_output_counts_like_the_other(x: float, flip_test: bool, outl
     runner = Runner(Views(), weights, threads=0)  # type: ignore[arg-type]
     options = Options(flip_test=flip_test)
     pieces = runner.start(NetworkInput(np.zeros((2, 64, 64, 3), np.uint8), *pose), options)
-    expected = measured_prior_weight([400, outliers, 0], REFERENCE_RATE)
+    expected = weight([400, outliers, 0], REFERENCE_RATE)
     assert runner.reliability(runner.counts(pieces)) == Reliability(expected, 400, outliers)
     np.testing.assert_allclose(runner.finish(pieces, options, np.array([0, 0])).confidence, expected)
 

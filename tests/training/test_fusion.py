@@ -78,6 +78,17 @@ def test_a_mix_that_is_much_too_blunt_is_sharpened(tmp_path: Path) -> None:
     assert 0 < found.reference_outlier_rate < 1
 
 
+def test_closeness_is_that_of_labelled_poses(tmp_path: Path) -> None:
+    truth, results, content = scene(tmp_path)
+    labels = read_annotations(truth, COCO)
+    at_the_spot = fit_fusion(looking(10.0), labels, tmp_path, [read_results(results)])
+    for person in content["annotations"]:
+        for index in range(15):
+            person["keypoints"][3 * index] += 12.0
+    beside = fit_fusion(looking(10.0), annotations_of(content, COCO), tmp_path, [read_results(results)])
+    assert at_the_spot.labelled_close_share > 0.5 > beside.labelled_close_share
+
+
 def test_halves_must_agree() -> None:
     rng = np.random.default_rng(0)
     groups = np.arange(40)

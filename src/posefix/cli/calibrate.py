@@ -102,7 +102,11 @@ def _mix(weights: Weights, truth: Annotations, files: list[Results], images: str
         f"{found.own_weight:g}: mean keypoint similarity {found.similarity[0]:.4f} → {found.similarity[1]:.4f}"
     )
     config = replace(before, sharpness=found.sharpness, own_weight=found.own_weight)
-    calibration = replace(weights.calibration, reference_outlier_rate=found.reference_outlier_rate)
+    calibration = replace(
+        weights.calibration,
+        reference_outlier_rate=found.reference_outlier_rate,
+        labelled_close_share=found.labelled_close_share,
+    )
     return replace(weights, image_model=replace(weights.image_model, config=config), calibration=calibration)
 
 

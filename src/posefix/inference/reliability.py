@@ -4,8 +4,13 @@ Where the image logits (the network's output before the pose prior) are confiden
 annotators have their keypoint there. Weak estimators have it elsewhere five times as often. One person's keypoints say
 little about that, the people of an image more, a whole results file most.
 
-Poses that were refined already lie closer to these places than any other estimator's. What the image says is in them,
-and must not count twice: they get more weight.
+Some of the outliers are the image's own errors: however good an estimator is, its share does not fall below that of
+labelled poses. So poses with few outliers that are also as close to the image's places as labelled poses are, neither
+coarser nor closer, can hardly be told from labels. They are better than the image and get much more weight. Closer ones
+may only share the image's errors, as another network of the same family does.
+
+Poses that were refined already lie closest of all. What the image says is in them, and must not count twice: they get
+more weight, too.
 """
 
 from __future__ import annotations
@@ -30,12 +35,16 @@ PRIOR_COUNT = 300.0
 EXPONENT = 1.5
 #: Least and largest weight by outliers.
 LIMITS = (0.3, 1.75)
+#: Largest weight of all.
+LARGEST_WEIGHT = 4.0
 #: Distance, in length scales, below which a keypoint is close: about as far as one annotator's from another's.
 CLOSE_DISTANCE = 0.3
 #: Largest share of close keypoints that estimators reach by themselves, and how many are counted beforehand.
-CLOSE_SHARE, CLOSE_PRIOR_COUNT = 0.75, 100.0
-#: Largest weight of all.
-LARGEST_WEIGHT = 4.0
+CLOSE_SHARE, CLOSE_PRIOR_COUNT = 0.78, 200.0
+#: Share of close keypoints, from that of labelled poses on, and how much it is like that of labelled poses.
+LIKENESS = ((-0.1, -0.04, 0.02, 0.08), (0.0, 1.0, 1.0, 0.0))
+#: Added to the exponent below the reference rate for poses like labelled ones.
+STEEPER = 2.0
 
 
 @dataclass(frozen=True)
@@ -58,22 +67,27 @@ def can_measure_reliability(config: ModelConfig, calibration: Calibration) -> bo
     return config.pose_prior and calibration.reference_outlier_rate > 0
 
 
-def measured_prior_weight(counts: npt.ArrayLike, reference_rate: float) -> Floats:
+def measured_prior_weight(counts: npt.ArrayLike, calibration: Calibration) -> Floats:
     """Weight of the pose prior for an estimator: 1 at the reference rate of outliers, 0.35 at twice that rate.
 
-    Where more keypoints are close to the image's places than estimators reach by themselves, the weight is divided by
-    the share of those that can still be the estimator's own.
+    Below the reference rate it grows faster where as many keypoints are close as of labelled poses. Where more are
+    close than estimators reach by themselves, it is divided by the third power of the share of those that can still be
+    the estimator's own.
 
     Args:
         counts: (3, …) confident keypoints, outliers and close ones, as ``decoding.count_outliers`` gives.
-        reference_rate: share of outliers at which the weight is 1 (``Calibration.reference_outlier_rate``).
+        calibration: of the weights that counted them: reference outlier rate and labelled poses' share of close ones.
 
     Returns:
         (…), at least ``LIMITS[0]`` and at most ``LARGEST_WEIGHT``.
     """
     confident, outliers, close = np.asarray(counts, np.float64)
-    share = (outliers + PRIOR_COUNT * reference_rate) / (confident + PRIOR_COUNT)
-    others = (confident - close + CLOSE_PRIOR_COUNT * (1 - CLOSE_SHARE)) / (confident + CLOSE_PRIOR_COUNT)
-    by_outliers: Floats = np.clip((reference_rate / share) ** EXPONENT, *LIMITS)
-    weight: Floats = np.minimum(by_outliers / np.minimum(others / (1 - CLOSE_SHARE), 1.0), LARGEST_WEIGHT)
+    reference_rate, labelled_close_share = calibration.reference_outlier_rate, calibration.labelled_close_share
+    better = reference_rate * (confident + PRIOR_COUNT) / (outliers + PRIOR_COUNT * reference_rate)
+    apart = (confident - close + CLOSE_PRIOR_COUNT * (1 - CLOSE_SHARE)) / (confident + CLOSE_PRIOR_COUNT)
+    like = np.interp(1 - apart - labelled_close_share, *LIKENESS) if labelled_close_share else np.zeros_like(apart)
+    exponent = EXPONENT + STEEPER * like * (better > 1)
+    largest = LIMITS[1] + (LARGEST_WEIGHT - LIMITS[1]) * like
+    by_outliers = np.clip(better**exponent, LIMITS[0], largest)
+    weight: Floats = np.minimum(by_outliers / np.minimum(apart / (1 - CLOSE_SHARE), 1.0) ** 3, LARGEST_WEIGHT)
     return weight

@@ -111,7 +111,7 @@ class Runner:
         total = counts.sum(-1)
         if not total[0]:
             return Reliability()
-        weight = measured_prior_weight(total, self._calibration.reference_outlier_rate)
+        weight = measured_prior_weight(total, self._calibration)
         return Reliability(float(weight), int(total[0]), int(total[1]))
 
     def finish(self, pieces: Sequence[Piece], options: Options, image_index: npt.NDArray[np.int64]) -> Prediction:
@@ -125,7 +125,7 @@ class Runner:
         weight = np.full(len(image_index), 1.0 if options.prior_weight is None else options.prior_weight)
         if options.prior_weight is None and self.measures_reliability:
             counts = np.stack([np.bincount(image_index, count)[image_index] for count in self.counts(pieces)])
-            weight = measured_prior_weight(counts, self._calibration.reference_outlier_rate)
+            weight = measured_prior_weight(counts, self._calibration)
         decoder = options.decoder or self._calibration.decoder
         made: list[Future[Prediction]] = []
         start = 0

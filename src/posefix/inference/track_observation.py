@@ -273,7 +273,7 @@ def _weigh(
         seen = np.concatenate([outlier_counts(o, observer.codec) for o in outputs], axis=1).sum(-1)
         counts = seen + np.array([memory.confident, memory.outliers, memory.close])
         memory = replace(memory, **dict(zip(("confident", "outliers", "close"), counts.tolist(), strict=True)))
-        given = float(measured_prior_weight(counts, calibration.reference_outlier_rate))
+        given = float(measured_prior_weight(counts, calibration))
     return calibration.prior_weight * (1.0 if given is None else given), memory
 
 

@@ -195,7 +195,7 @@ def _observe(
     weight = calibration.prior_weight
     if can_measure_reliability(refiner.config, calibration):
         counts = np.concatenate([outlier_counts(o, refiner.config.codec) for o in outputs], axis=1)
-        weight *= float(measured_prior_weight(counts.sum(-1), calibration.reference_outlier_rate))
+        weight *= float(measured_prior_weight(counts.sum(-1), calibration))
     power = torch.full((1,), weight, device=refiner.device)
     return Observations(
         torch.cat([o.logits(power).half().cpu() for o in outputs]),

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from posefix.evaluation.matching import matchable
 from posefix.exceptions import InputError
 from posefix.inference.decoding import count_outliers
 from posefix.inference.refiner import Refiner
@@ -43,12 +44,14 @@ class Fusion:
         sharpness: see ``ImageModelConfig``.
         own_weight: likewise.
         reference_outlier_rate: at which every estimator keeps the weight that it had.
+        labelled_close_share: see ``Calibration``.
         similarity: (before, after) mean keypoint similarity reached.
     """
 
     sharpness: float
     own_weight: float
     reference_outlier_rate: float
+    labelled_close_share: float
     similarity: tuple[float, float]
 
 
@@ -79,12 +82,13 @@ def fit_fusion(
     network = refiner.network
     if network.image_model is None:
         raise InputError("calibrate: sharpness and own weight belong to an image model, and these weights have none")
-    seen = []
-    for file in results:
-        poses, people = matched(annotations, file, weights.skeleton)
-        if len(people):
-            every = np.linspace(0, len(people) - 1, min(MOST, len(people))).round().astype(int)
-            seen.append(_look(network, cut(refiner, annotations, Path(images), poses[every], people[every])))
+
+    def look(poses: Doubles, people: npt.NDArray[np.intp]) -> _Seen:
+        every = np.linspace(0, len(people) - 1, min(MOST, len(people))).round().astype(int)
+        return _look(network, cut(refiner, annotations, Path(images), poses[every], people[every]))
+
+    estimated = [matched(annotations, file, weights.skeleton) for file in results]
+    seen = [look(poses, people) for poses, people in estimated if len(people)]
     if not seen:
         raise InputError(
             "calibrate: none of the results fits a labelled person; sharpness needs labels, for how well an "
@@ -105,10 +109,13 @@ def fit_fusion(
     present = grid.index(config)
     chosen = grid[_choose(reached, groups, present)]
     rates = [_outlier_rate(network, c, seen) for c in (config, chosen)]
+    labelled = np.flatnonzero(matchable(annotations, weights.skeleton))
+    confident, _, close = _counts(network, chosen, look(annotations.ground_truth[labelled], labelled))
     return Fusion(
         chosen.sharpness,
         chosen.own_weight,
         weights.calibration.reference_outlier_rate * rates[1] / rates[0],
+        float(close / max(confident, 1)),
         (float(np.nanmean(reached[present])), float(np.nanmean(reached[grid.index(chosen)]))),
     )
 
@@ -159,7 +166,7 @@ def _power(refiner: Refiner, config: ImageModelConfig, seen: _Seen) -> float:
     if not can_measure_reliability(refiner.config, calibration):
         return calibration.prior_weight
     counts = _counts(refiner.network, config, seen)
-    return calibration.prior_weight * float(measured_prior_weight(counts, calibration.reference_outlier_rate))
+    return calibration.prior_weight * float(measured_prior_weight(counts, calibration))
 
 
 def _outlier_rate(network: RefinementNetwork, config: ImageModelConfig, seen: Sequence[_Seen]) -> float:

@@ -31,6 +31,8 @@ class Calibration:
         reference_outlier_rate: share of outliers among the keypoints of which the image is confident, at which
             ``prior_weight`` is right. The weight of other estimators falls with their share; 0 gives
             all the same weight.
+        labelled_close_share: share of close keypoints that labelled poses have, by which poses are recognised that
+            are better than the image network; 0 where it is not known.
         presence: three coefficients of a logistic regression that tells from the peaks of the image's own heatmaps
             whether a keypoint is there at all: of its own peak, of the mean of the person's better half, and a
             constant. Confidences are multiplied by it. Empty is 1 throughout.
@@ -47,6 +49,7 @@ class Calibration:
     reference_outlier_rate: float = 0.0
     presence: tuple[float, ...] = ()
     fill_threshold: float = 0.0
+    labelled_close_share: float = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self, "calibration.", WeightsError)
@@ -64,6 +67,7 @@ class Calibration:
             prior_weight=(1e-3, MOST_PRIOR_WEIGHT),
             reference_outlier_rate=(0.0, 0.999),
             fill_threshold=(0.0, 1.0),
+            labelled_close_share=(0.0, 1.0),
             presence=(-1e3, 1e3),
         )
         if len(self.presence) not in (0, 3):
