@@ -33,7 +33,7 @@ class View:
         image_logits: (B, K, h, w) float32 before the prior; an array, or a tensor on the network's device.
         peaks: (B, K) see ``RefinementNetwork.image_logits_and_peaks``; None without.
         inputs: arrays of the input pose, without crops.
-        counts: (3, B) see ``decoding.count_outliers``; None where nobody asked.
+        counts: (3, B) see ``decoding.count_outliers``; None where not asked for.
     """
 
     image_logits: Any
