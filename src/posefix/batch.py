@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from posefix.adapters.base import unchanged
 from posefix.choices import EXIF_MODES, RANKINGS
 from posefix.exceptions import FileFormatError, ImageError, InputError
 from posefix.geometry import boxes_xywh_to_xyxy
@@ -232,12 +233,11 @@ class BatchRefiner:
             finish(*waiting.popleft(), result)
 
         done = status == "refined"
-        touches = np.isin(np.arange(poses.shape[1]), shared.from_source)
-        there = present(poses) & touches
-        stays = there & (after[..., :2] == poses[..., :2]).all(-1)
+        stays = present(poses) & (after[..., :2] == poses[..., :2]).all(-1)
+        untouched = unchanged(poses, after).all(-1)
         new = rounded_keypoints(after)
         new[stays, :2] = poses[stays, :2]
-        new[:, ~touches] = poses[:, ~touches]
+        new[untouched] = poses[untouched]
         scores = self._scores(table, after, consistency, done, image_of_row)
         columns = {
             "refined_keypoints": pose_column(np.nan_to_num(new), done),

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from large_runs import command, contents, write_input
+from posefix.cli import refine_parts
 from posefix.cli.main import main
 
 pa = pytest.importorskip("pyarrow", reason="runs in parts need the extra posefix[parquet]")
@@ -183,3 +184,25 @@ def test_nobody(folder: Path, tmp_path: Path) -> None:
     empty[1] = str(tmp_path / "results.json")
     assert "0 people" in run(*empty)
     assert json.loads((tmp_path / "out.json").read_text()) == []
+
+
+def test_a_large_json_file_goes_in_parts_unasked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = json.loads((folder / "results.json").read_text())
+    entries[0]["keypoints"][:3] = [7, 9.123456, 0]  # missing, with more digits than are written
+    entries[1]["keypoints"][:6] = [None, 3, 0.5, float("nan"), 3, 0.5]
+    entries[2]["keypoints"][:2] = [300, 200]
+    entries[3] = {"score": 1, "keypoints": entries[3].pop("keypoints"), "note": {"b": 1, "a": 2}, **entries[3]}
+    entries[7]["score"], entries[8]["score"] = -1, None
+    (tmp_path / "results.json").write_text(json.dumps(entries))
+    for name in ("images", "weights"):
+        (tmp_path / name).symlink_to(folder / name)
+    run(*command(tmp_path, tmp_path / "whole.json"))
+    monkeypatch.setattr(refine_parts, "LARGE", 1)
+    said = run(*command(tmp_path, tmp_path / "parts.json", *SIZE))
+    assert "parts.json written: 72 people" in said
+    assert (tmp_path / "parts.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert not list(tmp_path.glob("*.parts"))
+    with monkeypatch.context() as without:
+        without.setattr(refine_parts.importlib.util, "find_spec", lambda name: None)
+        run(*command(tmp_path, tmp_path / "whole2.json"))
+    assert (tmp_path / "whole2.json").read_bytes() == (tmp_path / "whole.json").read_bytes()

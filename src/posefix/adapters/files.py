@@ -201,12 +201,31 @@ def _of_folder(found: str, path: PathLike) -> str:
 
 def is_alphapose(path: PathLike) -> bool:
     """Whether a file that may be too large to read whole is AlphaPose's list, by its first person."""
-    if not os.fspath(path).endswith(".json"):
+    first = _first_person(path)
+    return first is not None and _format_of([first], os.fspath(path)) == "alphapose"
+
+
+def is_coco(path: PathLike, count: int) -> bool:
+    """Whether a file that may be too large to read whole is COCO's list of poses of K keypoints, by its first person.
+
+    Args:
+        path: of the file.
+        count: K.
+    """
+    first = _first_person(path)
+    if first is None or _format_of([first], os.fspath(path)) != "coco":
         return False
+    return not isinstance(read_pose(first.get("keypoints"), count), str)
+
+
+def _first_person(path: PathLike) -> Entry | None:
+    """None where there is none, or no list of people; reading the file tells why."""
+    if not os.fspath(path).endswith(".json"):
+        return None
     try:
-        return _format_of([next(iterate_entries(path), {})], os.fspath(path)) == "alphapose"
+        return next(iterate_entries(path), None)
     except FileFormatError:
-        return False  # reading the file reports the error
+        return None
 
 
 def _format_of(data: Any, source: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -30,10 +30,13 @@ from posefix.cli.options import (
     threads_option,
     weights_option,
 )
-from posefix.cli.refine_parts import PartOptions, everywhere, part_options, refine_in_parts
+from posefix.cli.refine_parts import PartOptions, everywhere, is_large, part_options, refine_in_parts
 from posefix.cli.showing import report_option, report_people_option, show
 from posefix.exceptions import ImageError, InputError
 from posefix.keypoints.skeleton import SKELETONS
+
+if TYPE_CHECKING:
+    from posefix.inference.refiner import Refiner
 
 
 class Ranking(click.Choice[str]):
@@ -221,12 +224,8 @@ def refine(
     options = make_options(
         policy=policy, flip_test=flip_test, fill_missing=fill_missing, batch_size=batch_size, prior_weight=prior_weight
     )
-    if spread.wanted(results, images):
-        if draw or report_path or file_format not in ("auto", "coco", "alphapose"):
-            raise InputError(
-                "--draw, --report and formats other than COCO and AlphaPose do not go with --shard, --resume, "
-                "--engine ray, Parquet files, or images in tar shards or object stores"
-            )
+
+    def in_parts(refiner: Refiner, spread: PartOptions) -> None:
         where, revision = split_revision(weights) if weights else (None, None)
         settings = BatchSettings(
             images=everywhere(images),
@@ -243,7 +242,6 @@ def refine(
             exif="apply" if exif == "auto" and is_alphapose(results) else exif,
             **asdict(options),
         )
-        refiner = load_refiner(weights, device, backend, threads)
         chosen = skeleton_named(skeleton_name) if skeleton_name else refiner.skeleton
         named = read_annotations(annotations, chosen) if annotations else None
         tally = refine_in_parts(
@@ -251,6 +249,14 @@ def refine(
         )
         if strict and tally.refined < tally.people:
             raise click.ClickException(f"{tally.people - tally.refined} of {tally.people} people could not be refined")
+
+    if spread.wanted(results, images):
+        if draw or report_path or file_format not in ("auto", "coco", "alphapose"):
+            raise InputError(
+                "--draw, --report and formats other than COCO and AlphaPose do not go with --shard, --resume, "
+                "--engine ray, Parquet files, or images in tar shards or object stores"
+            )
+        in_parts(load_refiner(weights, device, backend, threads), spread)
         return
     skeleton = skeleton_named(skeleton_name) if skeleton_name else None
     check_output(out, PACKED_JSON, folder=Path(results).is_dir(), inputs=[annotations])
@@ -259,6 +265,10 @@ def refine(
     if report_path:
         check_output(report_path, HTML)
     refiner = load_refiner(weights, device, backend, threads)
+    plain = not (draw or report_path) and file_format in ("auto", "coco") and skeleton_name in (None, *SKELETONS)
+    if plain and is_large(results, out, skeleton or refiner.skeleton):
+        in_parts(refiner, replace(spread, resume=True))
+        return
     opened = read_any(
         results, skeleton or refiner.skeleton, format=file_format, images=images, own_keypoints=skeleton is None
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import shutil
 import time
@@ -23,8 +24,13 @@ if TYPE_CHECKING:
     from posefix.batch import BatchRefiner, BatchSettings
     from posefix.inference.refiner import Refiner
     from posefix.io.coco import Annotations
+    from posefix.keypoints.skeleton import Skeleton
     from posefix.shards.run import Run
     from posefix.shards.tally import Tally
+
+
+#: Bytes of a results file from which on it is refined in parts; some 400,000 people, who would take 3 GB of memory.
+LARGE = 2**28
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,21 @@ class PartOptions:
 
         asked = self.shard is not None or self.resume or self.engine != "local"
         return asked or is_parquet(results) or not is_folder(images)
+
+
+def is_large(results: str, out: str, skeleton: Skeleton) -> bool:
+    """Whether COCO results are so large that they are refined in parts unasked: flat memory, the same outcome.
+
+    Args:
+        results: path.
+        out: where they go.
+        skeleton: of the poses.
+    """
+    from posefix.adapters.files import is_coco
+
+    if not os.path.isfile(results) or os.path.getsize(results) < LARGE or not out.lower().endswith(".json"):
+        return False
+    return importlib.util.find_spec("pyarrow") is not None and is_coco(results, len(skeleton))
 
 
 def part_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -124,7 +145,7 @@ def refine_in_parts(
     from posefix.io.parquet_files import is_parquet
     from posefix.io.storage import Storage, is_uri
     from posefix.shards.local import PEOPLE, table_of_json
-    from posefix.shards.merge import merge_parts
+    from posefix.shards.merge import merge_into_json, merge_parts
     from posefix.shards.plan import parse_shard, part_name, shard_parts
     from posefix.shards.run import RUN, open_run
 
@@ -174,7 +195,8 @@ def refine_in_parts(
         r = run.reliability
         say(reliability_line(r.prior_weight, r.confident, r.outliers))
     if single:
-        count = merge_parts(folder, out)
+        from_json = out.lower().endswith(".json") and not is_parquet(results)
+        count = merge_into_json(folder, results, out) if from_json else merge_parts(folder, out)
         shutil.rmtree(folder)
         say(f"{out} written: {count} people, {seconds:.1f} s, {tally.people / max(seconds, 1e-9):.0f} people/s")
     else:

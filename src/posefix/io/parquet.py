@@ -119,6 +119,8 @@ def entries_to_table(entries: Sequence[Entry], schema: Any, first_row: int = 0) 
         kind = schema.field(name).type
         if name == "image_id":
             columns[name] = pa.array(_take_ids(rest, text_ids), kind)
+        elif name == "keypoints":
+            columns[name] = _list_array(_take_poses(rest, kind.list_size), kind.list_size)
         elif name in _LISTS:
             columns[name] = _list_array(_take(rest, name, _list_of(kind.list_size)), kind.list_size)
         else:
@@ -220,6 +222,16 @@ def _take(rest: list[Entry], name: str, fits: Any) -> list[Any]:
         else:
             taken.append(None)
     return taken
+
+
+def _take_poses(rest: list[Entry], size: int) -> list[Any]:
+    """Keypoints; what is no finite number is NaN in the column, and the pose stays in ``rest`` too, as it was."""
+    poses = _take(rest, "keypoints", _list_of(size))
+    for row, entry in enumerate(rest):
+        given = entry.get("keypoints")
+        if type(given) is list and len(given) == size and set(map(type, given)) <= {int, float, type(None)}:
+            poses[row] = [v if v is not None and abs(v) <= _EXACT else math.nan for v in given]
+    return poses
 
 
 def _take_ids(rest: list[Entry], text_ids: bool) -> list[Any]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from posefix.exceptions import FileFormatError, InputError
-from posefix.io.json_stream import write_json_list
-from posefix.io.parquet import about_of, people_schema, table_to_entries
+from posefix.io.coco import Entry
+from posefix.io.json_stream import iterate_entries, write_json_list
+from posefix.io.parquet import about_of, people_schema, pose_array, table_to_entries
 from posefix.io.parquet_files import PeopleFiles, is_parquet, write_tables
 from posefix.io.storage import Storage, child
 from posefix.shards.plan import part_name
@@ -34,6 +36,47 @@ def merge_parts(out: str, target: str) -> int:
     if is_parquet(target):
         return write_tables(target, tables, schema)
     return write_json_list(target, (entry for t in tables for entry in table_to_entries(t, refined=True)))
+
+
+def merge_into_json(out: str, source: str, target: str) -> int:
+    """Write the JSON results that a run was made from again, with its refined people: as without parts, to the byte.
+
+    Args:
+        out: folder of the run, on this machine.
+        source: COCO results.
+        target: JSON file.
+
+    Returns:
+        people.
+
+    Raises:
+        InputError, FileFormatError: as ``merge_parts``.
+    """
+    run, tables, _ = join_parts(out)
+    keypoints = len(run["keypoints"])
+
+    def people() -> Iterator[Entry]:
+        originals = iterate_entries(source)
+        for table in tables:
+            poses, done = pose_array(table["refined_keypoints"], keypoints)
+            rows, scores = poses.reshape(len(poses), 3 * keypoints).tolist(), table["refined_score"].to_pylist()
+            own = islice(originals, len(rows))
+            for entry, row, is_done, score in zip(own, rows, done.tolist(), scores, strict=True):
+                new = {"keypoints": _own_digits(entry["keypoints"], row)} if is_done else {}
+                yield {**entry, **new, **({} if score is None else {"score": score})}
+
+    return write_json_list(target, people())
+
+
+def _own_digits(own: list[Any], new: list[float]) -> list[Any]:
+    """New numbers of a pose; what did not change stays as it was written, 5 and not 5.0, null and not 0."""
+    numbers: list[Any] = list(new)
+    for k in range(0, len(own), 3):
+        if own[k : k + 3] == new[k : k + 3] or new[k : k + 3] == [0, 0, 0]:
+            numbers[k : k + 3] = own[k : k + 3]
+        elif own[k : k + 2] == new[k : k + 2]:
+            numbers[k : k + 2] = own[k : k + 2]
+    return numbers
 
 
 def join_parts(out: str) -> tuple[dict[str, Any], Iterator[Any], Any]:
