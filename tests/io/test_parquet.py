@@ -62,7 +62,7 @@ def test_any_entry_survives(tmp_path_factory: Any, entries: list[dict[str, Any]]
     json_to_parquet(folder / "out.json", folder / "q.parquet", count=2)
     files = [PeopleFiles(str(folder / name)) for name in ("p.parquet", "q.parquet")]
     tables = [f.take(np.arange(len(f))) for f in files]
-    assert tables[0].drop(["row"]).equals(tables[1].drop(["row"]))
+    assert repr(tables[0].drop(["row"]).to_pylist()) == repr(tables[1].drop(["row"]).to_pylist())  # NaN, too
 
 
 @pytest.mark.parametrize(

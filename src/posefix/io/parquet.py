@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -225,12 +226,13 @@ def _take(rest: list[Entry], name: str, fits: Any) -> list[Any]:
 
 
 def _take_poses(rest: list[Entry], size: int) -> list[Any]:
-    """Keypoints; what is no finite number is NaN in the column, and the pose stays in ``rest`` too, as it was."""
+    """Keypoints; with null, NaN or numbers that a double rounds the pose stays in ``rest`` too, as it was."""
     poses = _take(rest, "keypoints", _list_of(size))
     for row, entry in enumerate(rest):
         given = entry.get("keypoints")
         if type(given) is list and len(given) == size and set(map(type, given)) <= {int, float, type(None)}:
-            poses[row] = [v if v is not None and abs(v) <= _EXACT else math.nan for v in given]
+            with suppress(OverflowError):  # a number beyond any image: no pose
+                poses[row] = [math.nan if v is None else float(v) for v in given]
     return poses
 
 
