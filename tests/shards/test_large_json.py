@@ -17,6 +17,8 @@ from posefix.weights.weights import save_weights
 pytest.importorskip("pyarrow", reason="runs in parts need the extra posefix[parquet]")
 
 PEOPLE_PER_IMAGE = 4
+#: A file system links a file only so often.
+MOST_IMAGES = 20_000
 #: The command with a model that answers at once; prints the seconds and the peak of memory in MiB.
 SCRIPT = """
 import resource, sys, time
@@ -54,12 +56,13 @@ def refine(folder: Path, people: int) -> tuple[float, float]:
     images.mkdir()
     cv2.imwrite(str(folder / "image.png"), rng.integers(0, 256, (48, 64, 3), np.uint8))
     with (folder / f"{people}.json").open("w") as file:
+        size = max(PEOPLE_PER_IMAGE, people // MOST_IMAGES)
         for index in range(people):
-            name = f"{index // PEOPLE_PER_IMAGE:09d}.png"
-            if index % PEOPLE_PER_IMAGE == 0:
+            name = f"{index // size:09d}.png"
+            if index % size == 0:
                 (images / name).hardlink_to(folder / "image.png")
             pose = np.round(np.append(rng.uniform(5, 40, (17, 2)), np.ones((17, 1)), 1), 3).ravel().tolist()
-            entry = {"image_id": index // PEOPLE_PER_IMAGE, "file_name": name, "keypoints": pose, "score": 0.5}
+            entry = {"image_id": index // size, "file_name": name, "keypoints": pose, "score": 0.5}
             file.write(("," if index else "[") + json.dumps(entry))
         file.write("]")
     arguments = [str(folder / f"{people}.json"), "--images", str(images), "--out", str(folder / f"{people}_out.json")]
