@@ -23,8 +23,8 @@ the hash of the weights and the settings. Numbers are doubles because JSON's are
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from contextlib import suppress
 from itertools import islice
 from typing import Any
