@@ -60,6 +60,12 @@ def test_images(identity: StandIn) -> None:
         identity(image(), entries())
 
 
+def test_images_by_ids_in_any_spelling(identity: StandIn) -> None:
+    assert len(IMAGES) == 2
+    identity({str(key): value for key, value in IMAGES.items()}, entries())
+    identity(IMAGES, [{**e, "image_id": str(e["image_id"])} for e in entries()])
+
+
 def test_boxes() -> None:
     output = entries()
     output[1]["bbox"] = [10, 20, 30, 40]

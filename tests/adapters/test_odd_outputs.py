@@ -44,6 +44,7 @@ NO_PEOPLE: dict[str, Any] = {
     ),
     "rtmlib, lists": ([], []),
     "rtmlib, arrays": (np.zeros((0, 17, 2)), np.zeros((0, 17))),
+    "rtmlib, flat arrays": (np.array([]), np.array([])),
     "torchvision": {
         "boxes": torch.zeros(0, 4),
         "keypoints": torch.zeros(0, 17, 3),
@@ -124,3 +125,39 @@ def test_nearly_right(output: Any, words: str) -> None:
 def test_sparse_tensors() -> None:
     sparse = torch.ones(1, 17, 3).to_sparse()
     assert adapt(sparse, COCO, IMAGE).keypoints[0].tolist() == np.ones((1, 17, 3)).tolist()
+
+
+PEOPLE = np.random.default_rng(0).uniform(5, 60, (2, 17, 3))
+FORMS: dict[str, Any] = {
+    "list of arrays": list(PEOPLE),
+    "tuple of tensors": tuple(torch.from_numpy(PEOPLE)),
+    "list of points": list(PEOPLE[..., :2]),
+    "rtmlib, tensors": (torch.from_numpy(PEOPLE[..., :2]), torch.from_numpy(PEOPLE[..., 2])),
+    "rtmlib, scores in a column": (PEOPLE[..., :2], PEOPLE[..., 2:]),
+    "mmpose, arrays": [{"keypoints": p[:, :2], "keypoint_scores": p[:, 2]} for p in PEOPLE.astype(np.float32)],
+    "mmpose, tensors": [{"keypoints": p[:, :2], "keypoint_scores": p[:, 2]} for p in torch.from_numpy(PEOPLE)],
+    "mmpose, lists": [{"keypoints": p[:, :2].tolist(), "keypoint_scores": p[:, 2].tolist()} for p in PEOPLE],
+}
+
+
+def kinds(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value), [kinds(v) for v in value]
+    if isinstance(value, dict):
+        return {k: kinds(v) for k, v in value.items()}
+    return type(value), getattr(value, "dtype", None), getattr(value, "shape", None)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_people_come_back_as_they_came(form: str) -> None:
+    found = adapt(FORMS[form], COCO, IMAGE)
+    np.testing.assert_allclose(found.keypoints[0][..., :2], PEOPLE[..., :2], rtol=1e-6)
+    moved = [k + np.array([1.0, 2.0, 0.0]) for k in found.keypoints]
+    new = found.rebuild(moved)
+    assert kinds(new) == kinds(FORMS[form])
+    np.testing.assert_allclose(adapt(new, COCO, IMAGE).keypoints[0], moved[0], rtol=1e-6)
+
+
+def test_people_of_different_sizes_are_told() -> None:
+    with pytest.raises(InputError, match="different numbers of keypoints"):
+        adapt([PEOPLE[0], PEOPLE[1, :5]], COCO, IMAGE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures.thread
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,6 +18,18 @@ def test_order_and_errors() -> None:
     ((_, future),) = ahead(lambda n: 1 / n, [0], workers=1)
     with pytest.raises(ZeroDivisionError):
         future.result()
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_what_came_before_a_fault_comes_out_first(workers: int) -> None:
+    def source() -> Iterator[int]:
+        yield from range(3)
+        raise OSError("the camera is gone")
+
+    found: list[int] = []
+    with pytest.raises(OSError, match="camera"):
+        found.extend(future.result() for _, future in ahead(lambda n: n * n, source(), workers))
+    assert found == [0, 1, 4]
 
 
 def test_abandoned_work_waits_for_no_lock() -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from factories import make_weights, random_poses
-from posefix import COCO, MPII, InputError, Options, RefinedPoses, Refiner, SkeletonError
+from posefix import COCO, MPII, ImageError, InputError, Options, RefinedPoses, Refiner, SkeletonError
 from posefix.cli.demo_pose import load_demo
 from posefix.inference import stream
 from posefix.weights.calibration import Calibration
@@ -161,6 +161,20 @@ def test_a_stream_is_refined_in_order_and_lazily(
         assert refined.shape == pose.shape
         if len(pose):
             np.testing.assert_allclose(refined, refiner.refine(image, pose, prior_weight=weight), atol=2e-3)
+
+
+@pytest.mark.parametrize("place", [0, 2, 5])
+@pytest.mark.parametrize("measured", [4, 256])
+def test_what_came_before_a_fault_comes_out_of_a_stream_first(
+    refiner: Refiner, monkeypatch: pytest.MonkeyPatch, place: int, measured: int
+) -> None:
+    monkeypatch.setattr(stream, "MEASURED", measured)
+    pairs = stream_of(8, 2)
+    pairs[place] = ("absent.jpg", random_poses(RNG(1), 1))
+    found: list[Any] = []
+    with pytest.raises(ImageError, match="absent"):
+        found.extend(refiner.refine_stream(pairs))
+    assert [len(f) for f in found] == [len(poses) for _, poses in pairs[:place]]
 
 
 def test_a_generator_of_images_is_told_of_the_stream(refiner: Refiner, image: Any, poses: Floats) -> None:

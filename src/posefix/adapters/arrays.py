@@ -13,8 +13,8 @@ from posefix.keypoints.skeleton import Skeleton
 
 
 def recognise(output: Any) -> bool:
-    """An array or tensor, or lists of lists of [x, y] or [x, y, score]."""
-    if is_array(output):
+    """An array or tensor, lists of lists of [x, y] or [x, y, score], or a list of (K, 2 or 3) arrays, a person each."""
+    if is_array(output) or _is_people(output):
         return True
     levels = output
     for _ in range(3):
@@ -24,12 +24,22 @@ def recognise(output: Any) -> bool:
     return isinstance(levels, (int, float, np.number))
 
 
+def _is_people(output: Any) -> bool:
+    return (
+        isinstance(output, (list, tuple))
+        and len(output) > 0
+        and all(is_array(p) and p.ndim == 2 and p.shape[1] in (2, 3) for p in output)
+    )
+
+
 def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
     """Pixels, scores in the third column; NaN, score ≤ 0 and, without scores, (0, 0) are missing.
 
     Raises:
         InputError: another shape.
     """
+    if _is_people(output):
+        return _from_people(output, images, skeleton)
     try:
         own = output if is_array(output) else np.array(output, np.float64)
     except ValueError as error:
@@ -61,3 +71,18 @@ def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
 
 def _frames(values: Doubles) -> list[Doubles]:
     return list(values) if values.ndim == 4 else [values]
+
+
+def _from_people(people: Any, images: Images, skeleton: Skeleton) -> Extracted:
+    """One image's people, each an array or tensor of its own."""
+    counts = sorted({len(p) for p in people})
+    if len(counts) > 1:
+        raise InputError(f"keypoints: people have different numbers of keypoints ({', '.join(map(str, counts))})")
+    own = [to_numpy(p) for p in people]
+    found = extract(np.array(own), images, skeleton)
+
+    def rebuild(refined: list[Floats]) -> Any:
+        new = zip(people, own, refined[0], strict=True)
+        return type(people)(put_back(p, old, after[:, : old.shape[1]]) for p, old, after in new)
+
+    return Extracted(found.keypoints, rebuild)

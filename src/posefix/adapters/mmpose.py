@@ -13,6 +13,7 @@ from posefix.adapters.base import (
     Images,
     check_2d,
     is_a,
+    is_array,
     put_back,
     put_back_numbers,
     to_numpy,
@@ -61,15 +62,19 @@ def extract(output: Any, images: Images, skeleton: Skeleton) -> Extracted:
 
 
 def _from_dicts(people: list[dict[str, Any]]) -> Extracted:
-    points = check_2d(to_numpy([p["keypoints"] for p in people]), "mmpose keypoints")
-    before = with_scores(points, to_numpy([p["keypoint_scores"] for p in people]))
+    points = check_2d(np.array([to_numpy(p["keypoints"]) for p in people]), "mmpose keypoints")
+    before = with_scores(points, np.array([to_numpy(p["keypoint_scores"]) for p in people]))
 
     def rebuild(refined: list[Floats]) -> Any:
         new = [copy.copy(p) for p in people]
         for person, old, after in zip(new, before, refined[0], strict=True):
-            flat = put_back_numbers(np.ravel(person["keypoints"]).tolist(), old[:, :2], after[:, :2])
-            person["keypoints"] = [flat[i : i + 2] for i in range(0, len(flat), 2)]
-            person["keypoint_scores"] = put_back_numbers(person["keypoint_scores"], old[:, 2], after[:, 2])
+            if is_array(person["keypoints"]):
+                person["keypoints"] = put_back(person["keypoints"], old[:, :2], after[:, :2])
+            else:
+                flat = put_back_numbers(np.ravel(person["keypoints"]).tolist(), old[:, :2], after[:, :2])
+                person["keypoints"] = [flat[i : i + 2] for i in range(0, len(flat), 2)]
+            put = put_back if is_array(person["keypoint_scores"]) else put_back_numbers
+            person["keypoint_scores"] = put(person["keypoint_scores"], old[:, 2], after[:, 2])
         return new
 
     return Extracted([before], rebuild, boxes=[np.array([_box(p) for p in people]).reshape(-1, 4)])

@@ -34,6 +34,7 @@ from posefix.adapters import (
 )
 from posefix.adapters.base import Doubles, Extracted, Floats, Images, is_array
 from posefix.exceptions import InputError, PosefixError
+from posefix.io.json import spelled_id
 from posefix.keypoints.layouts import columns
 from posefix.keypoints.skeleton import Skeleton
 from posefix.messages import shown
@@ -93,7 +94,9 @@ def adapt(output: Any, skeleton: Skeleton, image: Any = None, adapter: Extract |
     if not found.keypoints:
         images = []
     elif isinstance(given, Mapping):
-        missing = [i for i in found.ids or () if i not in given]
+        key_of = {spelled_id(key): key for key in given} | {key: key for key in given}  # 139 and "139" are one
+        keys = [key_of.get(i, key_of.get(spelled_id(i))) for i in found.ids or ()]
+        missing = [i for i, key in zip(found.ids or (), keys, strict=True) if key not in given]
         if found.ids is None or missing:
             what = f"no image for image {shown(missing[0])}" if missing else "images by id, and this output has no ids"
             raise InputError(f"image: expected one image per image of the output, got {what}")
@@ -104,7 +107,7 @@ def adapt(output: Any, skeleton: Skeleton, image: Any = None, adapter: Extract |
                 f"image: id {shown(twice)} is that of several images of the output (of several videos or folders?); "
                 "refine one video or folder at a time, or pass a list of images"
             )
-        images = [given[i] for i in found.ids]
+        images = [given[key] for key in keys]
     elif given is not None:
         if len(given) != len(found.keypoints):
             raise InputError(
@@ -134,7 +137,10 @@ def _images(image: Any, output: Any) -> Images:
     if not (isinstance(image, Iterable) and hasattr(image, "__next__")):  # images themselves have no __next__
         return [image]
     if not isinstance(output, (list, tuple)):
-        raise InputError("image: expected images for one output, got a generator of frames; pass next(frames)")
+        raise InputError(
+            "image: expected images for one output, got a generator of frames; pass next(frames), or "
+            "refine_stream(zip(frames, outputs))"
+        )
     return list(itertools.islice(image, len(output)))  # a camera never ends: no more frames than there are outputs
 
 

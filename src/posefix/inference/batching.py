@@ -58,7 +58,7 @@ def ahead(
 
     Args:
         make: thread-safe; what it raises comes out of the future.
-        items: consumed as they are needed.
+        items: consumed as they are needed; what it raises is raised after the items before it.
         workers: threads, at least 1.
 
     Yields:
@@ -66,14 +66,24 @@ def ahead(
     """
     workers = max(workers, 1)
     waiting: deque[tuple[_Item, Future[_Made]]] = deque()
+    source, fault = iter(items), None
     with pool_of_generator(workers) as pool:
         try:
-            for item in items:
+            while True:
+                try:
+                    item = next(source)
+                except StopIteration:
+                    break
+                except Exception as error:  # what came before it comes out first
+                    fault = error
+                    break
                 waiting.append((item, pool.submit(make, item)))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft()
             while waiting:
                 yield waiting.popleft()
+            if fault is not None:
+                raise fault
         finally:
             for _, future in waiting:
                 future.cancel()

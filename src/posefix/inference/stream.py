@@ -70,7 +70,16 @@ def stream(
         order = "rgb" if image is None else color
         return found, list(prepare_output(refiner, found, use_boxes=use_boxes, color=order, skeleton=skeleton))
 
-    ready = (done.result() for _, done in ahead(prepare, pairs, workers))
+    faults: list[Exception] = []
+
+    def prepared_pairs() -> Iterator[tuple[Extracted, list[Prepared]]]:
+        try:
+            for _, done in ahead(prepare, pairs, workers):
+                yield done.result()
+        except Exception as error:  # what came before it comes out first
+            faults.append(error)
+
+    ready = prepared_pairs()
     if options.prior_weight is None and refiner.measures_reliability:
         first: list[tuple[Extracted, list[Prepared]]] = []
         for item in ready:
@@ -104,3 +113,5 @@ def stream(
         found, count = in_work.popleft()
         yield put_together(found, results[:count])
         results = results[count:]
+    if faults:
+        raise faults[0]
