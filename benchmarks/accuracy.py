@@ -26,7 +26,7 @@ from posefix.inference.options import Options
 from posefix.inference.refiner import Refiner
 from posefix.inference.report import Report
 from posefix.inference.rescoring import DUPLICATE_OKS, duplicates
-from posefix.inference.results import refine_entries
+from posefix.inference.results import refine_results
 from posefix.io.coco import Annotations, Entry, Results, read_annotations, read_results
 from posefix.keypoints.oks import ANNOTATORS_ERROR, keypoint_similarity
 from posefix.keypoints.skeleton import COCO
@@ -79,7 +79,7 @@ class Bench:
         """Refined entries and what happened."""
         extra = {k: options.pop(k) for k in ("ranking", "soft_nms", "use_boxes") if k in options}
         chosen = Options(**options)
-        return refine_entries(self.refiner, entries, self.images, annotations=self.annotations, options=chosen, **extra)
+        return refine_results(self.refiner, entries, self.images, annotations=self.annotations, options=chosen, **extra)
 
     def change(self, entries: list[Entry], refined: list[Entry]) -> Row:
         """AP of the refined entries and its change."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from posefix import Refiner
 from posefix.adapters.files import read_any
-from posefix.inference.results import refine_entries
+from posefix.inference.results import refine_results
 from posefix.io.json import write_json
 from posefix.io.orientation import ExifRule
 
@@ -57,7 +57,7 @@ def main() -> None:
 
     opened = read_any(results, refiner.skeleton, images=images)
     exif = ExifRule(upright=opened.upright)
-    refined, report = refine_entries(refiner, opened.entries, images, skeleton=opened.skeleton, exif=exif)
+    refined, report = refine_results(refiner, opened.entries, images, skeleton=opened.skeleton, exif=exif)
     opened.write(out, refined)
     print(report.summary())
     print(f"written to {out} as {opened.format}")

@@ -34,7 +34,7 @@ from posefix.evaluation.coco_ap import evaluate
 from posefix.exceptions import PosefixError
 from posefix.inference.options import make_options
 from posefix.inference.refiner import Refiner
-from posefix.inference.results import refine_entries
+from posefix.inference.results import refine_results
 from posefix.io.coco import annotations_of, check_entries, read_annotations, read_results
 from posefix.io.images import load_image
 from posefix.io.json_stream import iterate_entries
@@ -256,7 +256,7 @@ class Doors:
         entries = check_entries(spoiled(corpus()["results"], rng))
         before = json.dumps(entries)
         named = annotations_of(spoiled(corpus()["annotations"], rng)) if rng.random() < 0.3 else None
-        after, report = refine_entries(tiny_refiner(), entries, self.folder, annotations=named, use_boxes=True)
+        after, report = refine_results(tiny_refiner(), entries, self.folder, annotations=named, use_boxes=True)
         report.summary().encode()
         assert json.dumps(entries) == before, "the input was changed"
         assert [e.get("image_id") for e in after] == [e.get("image_id") for e in entries]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -45,8 +46,26 @@ OLD = {
     "heatmap cells?|cells? of (the|a) heatmap": set(),
     "evidence|beside|(un)?sure|nobody|nobodies|everybody|anybody|somebody": set(),
     "mends?|retouch|befalls?|spoilt|hears?|speaks_plainly": set(),
+    "power of the (pose )?prior": set(),
     r"REFERENCE §|\bDESIGN\b|/work/": set(),
 }
+
+
+#: Words that are English in texts and private as names of functions, variables and fields.
+OLD_NAMES = {
+    *("look", "told", "evidence", "beside", "sure", "usual", "departure", "departures", "agreement", "company"),
+    *("retouch", "damage", "cover", "mended", "precise", "drop", "hears", "spoilt", "spoiled", "refine_entries"),
+}
+
+
+def test_no_function_or_variable_has_an_old_name() -> None:
+    found = []
+    for name, text in TEXTS.items():
+        for node in ast.walk(ast.parse(text)) if name.endswith(".py") else ():
+            for field in ("id", "arg", "attr", "name"):
+                if str(getattr(node, field, "")).strip("_") in OLD_NAMES:
+                    found.append(f"{name}:{getattr(node, 'lineno', '?')}: {getattr(node, field)}")
+    assert found == []
 
 
 @pytest.mark.parametrize("words", OLD)

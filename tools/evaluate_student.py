@@ -21,7 +21,7 @@ from torch import Tensor
 from posefix.evaluation.coco_ap import compare
 from posefix.inference.options import Options
 from posefix.inference.refiner import Refiner
-from posefix.inference.results import refine_entries
+from posefix.inference.results import refine_results
 from posefix.io.coco import read_annotations, read_results
 from posefix.keypoints.skeleton import COCO
 from posefix.network.image_model import ImageModel, ImageModelConfig
@@ -75,7 +75,7 @@ def main() -> None:
     for path in options.results:
         entries = read_results(path).entries
         refined = [
-            refine_entries(
+            refine_results(
                 refiner, entries, options.images, annotations=truth, options=how, ranking="estimator", soft_nms=False
             )[0]
             for refiner in refiners.values()

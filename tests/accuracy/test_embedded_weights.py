@@ -12,7 +12,7 @@ from factories import load_tool, shared_dir
 from posefix.evaluation.bootstrap import resampled_ap
 from posefix.evaluation.coco_ap import _run, compare, evaluate
 from posefix.inference.refiner import Refiner
-from posefix.inference.results import refine_entries
+from posefix.inference.results import refine_results
 from posefix.io.coco import image_name, read_annotations, read_results, write_results
 from posefix.io.images import load_image
 from posefix.keypoints.oks import keypoint_similarity
@@ -82,13 +82,13 @@ def test_the_weights_in_the_package_help_once(estimator: str, least: float) -> N
     truth = read_annotations(coco / "val.json", COCO)
     entries = read_results(coco / "results" / f"{estimator}.json").entries
     refiner = Refiner.from_pretrained(device="cpu")
-    refined, _ = refine_entries(refiner, entries, coco / "val", annotations=truth)
+    refined, _ = refine_results(refiner, entries, coco / "val", annotations=truth)
     before, after = evaluate(truth, entries), evaluate(truth, refined)
     assert after.ap >= before.ap + least
     assert after.ap50 >= before.ap50
     assert after.ap75 >= before.ap75
     assert after.ar >= before.ar
-    again, _ = refine_entries(refiner, refined, coco / "val", annotations=truth)
+    again, _ = refine_results(refiner, refined, coco / "val", annotations=truth)
     # docs/accuracy.md has it below 0.003; other processors round otherwise.
     assert abs(evaluate(truth, again).ap - after.ap) < 0.006
 

@@ -326,7 +326,7 @@ def test_what_the_file_does_not_hold_is_not_filled(rng: np.random.Generator, tmp
 )
 def test_what_is_refused(data: Any, message: str | None, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(data))
-    if message is None:  # refine_entries tells the people that are no such pose
+    if message is None:  # refine_results tells the people that are no such pose
         assert len(read_any(tmp_path / "a.json").entries) == 2
         return
     with pytest.raises(FileFormatError, match=message):

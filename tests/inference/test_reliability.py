@@ -21,7 +21,7 @@ from posefix.inference.decoding import count_outliers
 from posefix.inference.options import Options
 from posefix.inference.refiner import Refiner
 from posefix.inference.reliability import CLOSE_SHARE, LARGEST_WEIGHT, LIMITS, Reliability, measured_prior_weight
-from posefix.inference.results import MEASURED, MEASURED_PER_IMAGE, refine_entries
+from posefix.inference.results import MEASURED, MEASURED_PER_IMAGE, refine_results
 from posefix.inference.runner import Runner, View
 from posefix.keypoints.codec import HeatmapCodec
 from posefix.keypoints.mapping import share_keypoints
@@ -183,7 +183,7 @@ def test_a_results_file_is_trusted_as_one(refiner: Refiner, scenes: tuple[Any, A
         name = f"{image_id:012d}.png"
         entries += [{"image_id": image_id, "file_name": name, "keypoints": p.ravel().tolist()} for p in people]
     entries.append({"image_id": 9, "file_name": "gone.png", "keypoints": poses[0][0].ravel().tolist()})
-    refined, report = refine_entries(refiner, entries, tmp_path)
+    refined, report = refine_results(refiner, entries, tmp_path)
     best = [p[:MEASURED_PER_IMAGE] for p in poses]
     assert report.prior_weight == refiner.measure_reliability(images, best)
     assert report.confident >= report.outliers > 0
@@ -192,13 +192,13 @@ def test_a_results_file_is_trusted_as_one(refiner: Refiner, scenes: tuple[Any, A
         f"(reliability {report.prior_weight:.2f} of usual)"
     )
     assert line in report.summary()
-    again, given = refine_entries(refiner, entries, tmp_path, options=Options(prior_weight=report.prior_weight))
+    again, given = refine_results(refiner, entries, tmp_path, options=Options(prior_weight=report.prior_weight))
     assert (again, given.prior_weight) == (refined, report.prior_weight)
-    other, _ = refine_entries(refiner, entries, tmp_path, options=Options(prior_weight=1.0))
+    other, _ = refine_results(refiner, entries, tmp_path, options=Options(prior_weight=1.0))
     assert other != refined
     assert given.confident == 0
     assert "(1 suits a usual estimator)" in given.summary()
-    assert refine_entries(refiner, [], tmp_path)[1].prior_weight == 1
+    assert refine_results(refiner, [], tmp_path)[1].prior_weight == 1
 
 
 def test_measured_on_the_best_scored_of_many_images() -> None:
@@ -260,7 +260,7 @@ def test_weights_that_cannot_tell(scenes: tuple[Any, Any], tmp_path: Path) -> No
         np.testing.assert_array_equal(
             refiner.refine(images[1], poses[1]), refiner.refine(images[1], poses[1], prior_weight=1)
         )
-        assert refine_entries(refiner, [], tmp_path)[1].prior_weight is None
+        assert refine_results(refiner, [], tmp_path)[1].prior_weight is None
 
 
 def test_wrong_questions(refiner: Refiner, scenes: tuple[Any, Any]) -> None:

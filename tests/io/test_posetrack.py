@@ -286,7 +286,7 @@ def test_a_folder_of_sequences_is_refined_and_evaluated(truth: Path, found: Path
     for image in read_posetrack(truth).images:
         path = tmp_path / image["file_name"]
         path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (240, 640, 3)).astype(np.uint8))
+        cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (480, 640, 3)).astype(np.uint8))
     save_weights(tmp_path / "weights", make_weights())
     command = ["refine", str(found), "--skeleton", "posetrack18", "--images", str(tmp_path), "--device", "cpu"]
     command += ["--weights", str(tmp_path / "weights"), "--out", str(tmp_path / "refined")]

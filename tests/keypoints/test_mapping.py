@@ -15,7 +15,7 @@ from factories import FOUR, make_weights, random_poses
 from posefix.cli.main import main
 from posefix.exceptions import FileFormatError, SkeletonError
 from posefix.inference.refiner import Refiner
-from posefix.inference.results import refine_entries, refine_mapped
+from posefix.inference.results import refine_mapped, refine_results
 from posefix.keypoints.mapping import share_keypoints
 from posefix.keypoints.skeleton import COCO, CROWDPOSE, MPII, POSETRACK18, Skeleton
 from posefix.weights.calibration import Calibration
@@ -127,7 +127,7 @@ def test_results_of_another_set(refiner: Refiner, image: Any, tmp_path: Path) ->
     cv2.imwrite(str(tmp_path / "named.png"), image)
     entries = crowd_entries(3)
     entries[0]["keypoints"][3 * 12 : 3 * 12 + 3] = [1.23456789, 2, 0.0000001]  # the head's top, which COCO has not
-    refined, report = refine_entries(refiner, entries, tmp_path, skeleton=CROWDPOSE, ranking="confidence")
+    refined, report = refine_results(refiner, entries, tmp_path, skeleton=CROWDPOSE, ranking="confidence")
     assert report.complete
     assert report.keypoints == 3 * 12
     assert report.filled == 0
@@ -139,15 +139,15 @@ def test_results_of_another_set(refiner: Refiner, image: Any, tmp_path: Path) ->
     got = np.array([e["keypoints"] for e in refined]).reshape(-1, 14, 3)
     np.testing.assert_allclose(got, alone, atol=2e-3)
     with pytest.raises(FileFormatError, match="skeleton 'crowdpose'"):
-        refine_entries(refiner, [{**entries[0], "keypoints": [1.0] * 51}], tmp_path, skeleton=CROWDPOSE)
+        refine_results(refiner, [{**entries[0], "keypoints": [1.0] * 51}], tmp_path, skeleton=CROWDPOSE)
 
 
 def test_boxes_of_the_file_come_first(refiner: Refiner, image: Any, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "named.png"), image)
     entries = crowd_entries(2)
     entries[0]["bbox"] = [100, 100, 50, 80]
-    around, _ = refine_entries(refiner, entries, tmp_path, skeleton=CROWDPOSE)
-    inside, _ = refine_entries(refiner, entries, tmp_path, skeleton=CROWDPOSE, use_boxes=True)
+    around, _ = refine_results(refiner, entries, tmp_path, skeleton=CROWDPOSE)
+    inside, _ = refine_results(refiner, entries, tmp_path, skeleton=CROWDPOSE, use_boxes=True)
     assert around[0] != inside[0]
     assert around[1] == inside[1]
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--prior-weight",
     type=click.FloatRange(min=0),
-    help="Power of the pose prior for a usual estimator; default as it is.",
+    help="Weight of the pose prior for a usual estimator; default as it is.",
 )
 @click.option(
     "--reference-outlier-rate",

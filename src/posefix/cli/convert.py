@@ -40,7 +40,7 @@ def convert(snapshot: str, out: str, backbone: str | None, input_size: str | Non
     \b
     Examples:
       posefix convert snapshot_140.ckpt --out posefix-r152/
-      posefix refine results.json --images val2017/ --weights posefix-r152/ --flip --out refined.json
+      posefix refine results.json --images val2017/ --weights posefix-r152/ --flip-test --out refined.json
     """
     from posefix.weights.calibration import PAPER_CALIBRATION
     from posefix.weights.tensorflow import checkpoint_prefix

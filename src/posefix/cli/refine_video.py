@@ -115,7 +115,7 @@ def refine_video(
     \b
     Examples:
       posefix refine-video dance.mp4 results.json --out refined.json
-      posefix refine-video dance.mp4 results.json --out refined.json --video look.mp4 --plot wrists.png
+      posefix refine-video dance.mp4 results.json --out refined.json --video compared.mp4 --plot wrists.png
       posefix refine-video cam1.mp4 pose/cam1_json --out pose/cam1_refined
       posefix refine-video mouse.avi mouseDLC.h5 --out refined.h5
     """

@@ -132,7 +132,7 @@ def check_parity(weights: Weights, folder: str | Path, inputs: NetworkInput) -> 
     feed["prior_weight"] = np.ones(len(inputs), np.float32)
     points, confidence = _run_whole(folder, feed)
     torch_model = TorchModel(weights, "cpu", "float32")
-    expected = torch_model.decode([torch_model.look(inputs)], feed["prior_weight"], weights.calibration.decoder)
+    expected = torch_model.decode([torch_model.forward(inputs)], feed["prior_weight"], weights.calibration.decoder)
     distance = np.linalg.norm(points - expected.points, axis=-1)
     return Parity(
         keypoints=distance.size,

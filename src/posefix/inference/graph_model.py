@@ -119,7 +119,7 @@ class GraphModel:
     def enter_thread(self) -> None:
         """Nothing to do."""
 
-    def look(self, inputs: NetworkInput, *, count: bool = False) -> View:
+    def forward(self, inputs: NetworkInput, *, count: bool = False) -> View:
         """Through the network."""
         image_logits, *peaks = self._session("network").run({"crops": inputs.crops} | _pose(inputs))
         view = View(image_logits, peaks[0] if peaks else None, inputs.without_crops())

@@ -29,7 +29,7 @@ class Options:
         fill_missing: give missing keypoints the network's output where the image supports it: well inside it and
             with at least the weights' ``fill_threshold`` of confidence; else they stay missing.
         batch_size: people per pass through the network.
-        prior_weight: weight of the input pose against the image; multiplies the power of the pose prior. Below 1 for
+        prior_weight: weight of the input pose against the image; multiplies the weight of the pose prior. Below 1 for
             weak estimators, above 1 for strong ones. None measures the estimator's reliability: ``posefix refine``
             and ``refine_results`` on the whole results file, all else on the people of each image. Networks without
             a prior ignore it.

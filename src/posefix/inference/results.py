@@ -156,10 +156,6 @@ def refine_results(
     )
 
 
-#: Old name.
-refine_entries = refine_results
-
-
 def refine_mapped(
     refiner: Refiner,
     image: Any,

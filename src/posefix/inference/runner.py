@@ -57,7 +57,7 @@ class Model(Protocol):
     backend: str
     precision: str
 
-    def look(self, inputs: NetworkInput, *, count: bool = False) -> View:
+    def forward(self, inputs: NetworkInput, *, count: bool = False) -> View:
         """Arrays of B people through the network; ``count``, also count outliers."""
 
     def decode(self, views: Sequence[View], prior_weight: Floats, decoder: str) -> Prediction:
@@ -91,14 +91,14 @@ class Runner:
         """Begin with any number of people; without a ``prior_weight`` their outliers are counted."""
         step = 1 if self._streams else options.batch_size
         return [
-            self._run(partial(self._look, inputs, slice(i, i + step), options)) for i in range(0, len(inputs), step)
+            self._run(partial(self._forward, inputs, slice(i, i + step), options)) for i in range(0, len(inputs), step)
         ]
 
-    def _look(self, inputs: NetworkInput, rows: slice, options: Options) -> tuple[View, ...]:
+    def _forward(self, inputs: NetworkInput, rows: slice, options: Options) -> tuple[View, ...]:
         part = inputs.take(rows)  # here and not before: this may cut the crops
         seen = (part, part.mirrored(self._flip_indices)) if options.flip_test else (part,)
         count = options.prior_weight is None and self.measures_reliability
-        return tuple(self.model.look(one, count=count) for one in seen)
+        return tuple(self.model.forward(one, count=count) for one in seen)
 
     def counts(self, pieces: Sequence[Piece]) -> npt.NDArray[np.float64]:
         """(3, B) ``decoding.count_outliers`` of people who were started without a ``prior_weight``."""

@@ -72,7 +72,7 @@ class TorchModel:
         torch.set_num_threads(1)
 
     @torch.inference_mode()
-    def look(self, inputs: NetworkInput, *, count: bool = False) -> View:
+    def forward(self, inputs: NetworkInput, *, count: bool = False) -> View:
         """Through the network; the maps stay on the device."""
         given = inputs.to(self.device)
         with torch.autocast(self.device.type, enabled=False):  # the precision is this model's own choice

@@ -63,7 +63,7 @@ def graphs(weights: Weights, decoder: str | None = None) -> dict[str, Graph]:
     # Networks without such peaks neither give nor take them.
     peaks = ("peaks",) if weights.config.backbone == "mobilenet_v2" else ()
 
-    def look(crops: Tensor, points: Tensor, valid: Tensor, scores: Tensor) -> tuple[Tensor, ...]:
+    def forward(crops: Tensor, points: Tensor, valid: Tensor, scores: Tensor) -> tuple[Tensor, ...]:
         found = network.image_logits_and_peaks(seen(points, valid, scores, scores, crops))
         return tuple(part for part in found if part is not None)
 
@@ -79,13 +79,13 @@ def graphs(weights: Weights, decoder: str | None = None) -> dict[str, Graph]:
 
     def model(crops: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         points, valid, std, scores, _ = rest
-        found = look(crops, points, valid, scores)
+        found = forward(crops, points, valid, scores)
         return (*decode(*found, *rest), *outliers(found[0], points, valid, std), found[0])
 
     whole = ("crops", *_POSE, "prior_weight"), (*_PREDICTION, *_COUNTS, "image_logits")
     return {
         "model": Graph(*whole, model, network),
-        "network": Graph(("crops", "crop_points", "valid", "scores"), ("image_logits", *peaks), look, network),
+        "network": Graph(("crops", "crop_points", "valid", "scores"), ("image_logits", *peaks), forward, network),
         "outliers": Graph(("image_logits", "crop_points", "valid", "std"), _COUNTS, outliers, network),
         "decode": Graph(("image_logits", *peaks, *_POSE, "prior_weight"), _PREDICTION, decode, network),
         "decode_flip": Graph(

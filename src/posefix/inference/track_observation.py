@@ -61,7 +61,7 @@ class Observer:
         """Where heatmap pixels lie in a crop."""
         return self.network.config.codec
 
-    def look(self, inputs: NetworkInput, batch_size: int) -> Iterator[ForwardOutput]:
+    def forward(self, inputs: NetworkInput, batch_size: int) -> Iterator[ForwardOutput]:
         """Any number of people through the network, put together ``batch_size`` at a time."""
         pieces = self.runner.start(inputs, Options(batch_size=batch_size, prior_weight=1.0))
         size = 1 if self.runner.threads else batch_size
@@ -150,7 +150,7 @@ def observe(
     affine = np.concatenate([p.affine for p in frames])
     back = invert_affine(affine)
     scale = np.sqrt(back[:, 0, 0] * back[:, 1, 1])[:, None]  # image px per crop px
-    outputs = list(observer.look(inputs, batch_size))
+    outputs = list(observer.forward(inputs, batch_size))
 
     if repair_sides and groups:
         points, std, odds = np.zeros((*shape, 2)), np.ones(shape), np.zeros(shape)
@@ -171,7 +171,7 @@ def observe(
             # The network must see the pose as it should have been, or its answer leans to the exchanged one.
             inputs = _exchange_inputs(inputs, exchanged[f, n], observer)
             guessed = exchange_sides(guessed[..., None], exchanged, skeleton)[..., 0]
-            again = list(observer.look(inputs.take(changed), batch_size))
+            again = list(observer.forward(inputs.take(changed), batch_size))
             outputs = _replace_rows(outputs, changed, again)
 
     weight, memory = _weigh(observer, outputs, prior_weight, memory)
@@ -236,7 +236,7 @@ def _compared(
         both = valid & valid[:, torch.from_numpy(observer.skeleton.flip_indices).to(valid.device)]
         return np.asarray((torch.log(torch.cat(own) + _LEAST) * both).cpu().numpy(), np.float64)
 
-    again = list(observer.look(other, batch_size))
+    again = list(observer.forward(other, batch_size))
     return np.asarray(fit(outputs)[rows][:, members] - fit(again)[:, members])
 
 

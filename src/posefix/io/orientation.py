@@ -63,18 +63,18 @@ class ExifRule:
         tag = orientation_of(path)
         height, width = stored.shape[:2]
         upright_wh = (height, width) if tag >= 5 else (width, height)
-        apply, told = self.upright if self.mode == "auto" else self.mode == "apply", False
+        apply, by_size = self.upright if self.mode == "auto" else self.mode == "apply", False
         if self.mode == "auto" and (width, height) != upright_wh and recorded_wh in ((width, height), upright_wh):
-            apply, told = recorded_wh == upright_wh, True
+            apply, by_size = recorded_wh == upright_wh, True
         image = turn(stored, tag) if apply else stored
         found = upright_wh if apply else (width, height)
         remark = None
         done = f"EXIF orientation {tag} {'applied' if apply else 'ignored'}"
-        if told and apply != self.upright:
+        if by_size and apply != self.upright:
             remark = f"{done}, as the recorded size says; results of this format usually have it otherwise"
         elif None not in recorded_wh and recorded_wh != found:
             remark = f"is {found[0]} × {found[1]}, recorded as {recorded_wh[0]} × {recorded_wh[1]}; nothing is rescaled"
-        elif self.mode == "auto" and tag > 1 and not told:
+        elif self.mode == "auto" and tag > 1 and not by_size:
             remark = decided_by_habit(tag, apply)
         return image, remark
 

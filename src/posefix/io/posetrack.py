@@ -142,8 +142,10 @@ class PoseTrack:
     def is_labelled(self) -> bool:
         """Whether these are annotations: people without scores, whose third values are visibilities 0, 1 or 2."""
         flat = [p["keypoints"][2::3] for p in self.people]
-        told = any(p.get("scores") for p in self.people) or any(v not in (0, 1, 2) for values in flat for v in values)
-        return bool(flat) and not told
+        has_scores = any(p.get("scores") for p in self.people) or any(
+            v not in (0, 1, 2) for values in flat for v in values
+        )
+        return bool(flat) and not has_scores
 
     def annotations(self) -> Annotations:
         """The labelled people as arrays, for ``evaluate``, ``diagnose_results`` and the like."""

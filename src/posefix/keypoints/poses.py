@@ -200,5 +200,5 @@ def relative_scores(scores: Floats, valid: Bools) -> npt.NDArray[np.float64]:
     usable = valid & np.isfinite(scores)
     given = np.where(usable, np.maximum(scores, 0.0).astype(np.float64), 0.0)
     best = given.max(-1, keepdims=True, initial=0.0)
-    told = ~np.isin(given, (0.0, 1.0, 2.0)).all(-1, keepdims=True)
-    return np.where(usable & told, given / np.where(told, best, 1.0), 1.0)
+    informative = ~np.isin(given, (0.0, 1.0, 2.0)).all(-1, keepdims=True)
+    return np.where(usable & informative, given / np.where(informative, best, 1.0), 1.0)

@@ -54,7 +54,7 @@ class RefinementNetwork(nn.Module):
 
         Args:
             inputs: tensors of B people; crops may also be float RGB in 0…255.
-            prior_weight: power of the pose prior.
+            prior_weight: weight of the pose prior.
 
         Returns:
             (B, K, H/4, W/4) logits; the soft-max over heatmap pixels is the distribution of the keypoint's place.

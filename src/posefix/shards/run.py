@@ -122,7 +122,7 @@ def open_run(
         "fingerprint": plan.fingerprint,
         "part_size": part_size,
         "parts": plan.parts,
-        "settings": _told(settings),
+        "settings": _numeric(settings),
     }
     there = RUN in storage.names()
     content = dict(wanted)
@@ -148,7 +148,7 @@ def open_run(
     return Run(storage, source, chosen, reliability, plan, about)
 
 
-def _told(settings: BatchSettings) -> dict[str, Any]:
+def _numeric(settings: BatchSettings) -> dict[str, Any]:
     """Settings on which the numbers depend; where images lie, threads and devices do not belong to them."""
     left_out = ("images", "weights", "revision", "skeleton", "device", "backend", "threads", "workers")
     return {k: v for k, v in asdict(settings).items() if k not in left_out}

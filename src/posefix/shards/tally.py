@@ -74,13 +74,13 @@ class Tally:
             lines.append(line)
         if self.filled:
             lines.append(f"{self.filled} missing keypoints filled")
-        told = {
+        texts = {
             "unread": "people of images that could not be read (poses unchanged)",
             "no_pose": "entries that are no such pose (unchanged)",
             "no_box": "people without a keypoint in the image (unchanged)",
             "failed": "people whose refinement failed (unchanged)",
         }
-        lines += [f"{self.status[s]} {text}" for s, text in told.items() if self.status.get(s)]
+        lines += [f"{self.status[s]} {text}" for s, text in texts.items() if self.status.get(s)]
         lines += [f"  {error}" for error in self.errors]
         return "\n".join(lines)
 

@@ -83,12 +83,12 @@ def fit_fusion(
     if network.image_model is None:
         raise InputError("calibrate: sharpness and own weight belong to an image model, and these weights have none")
 
-    def look(poses: Doubles, people: npt.NDArray[np.intp]) -> _Seen:
+    def forward(poses: Doubles, people: npt.NDArray[np.intp]) -> _Seen:
         every = np.linspace(0, len(people) - 1, min(MOST, len(people))).round().astype(int)
-        return _look(network, cut(refiner, annotations, Path(images), poses[every], people[every]))
+        return _forward(network, cut(refiner, annotations, Path(images), poses[every], people[every]))
 
     estimated = [matched(annotations, file, weights.skeleton) for file in results]
-    seen = [look(poses, people) for poses, people in estimated if len(people)]
+    seen = [forward(poses, people) for poses, people in estimated if len(people)]
     if not seen:
         raise InputError(
             "calibrate: none of the results fits a labelled person; sharpness needs labels, for how well an "
@@ -110,7 +110,7 @@ def fit_fusion(
     chosen = grid[_choose(reached, groups, present)]
     rates = [_outlier_rate(network, c, seen) for c in (config, chosen)]
     labelled = np.flatnonzero(matchable(annotations, weights.skeleton))
-    confident, _, close = _counts(network, chosen, look(annotations.ground_truth[labelled], labelled))
+    confident, _, close = _counts(network, chosen, forward(annotations.ground_truth[labelled], labelled))
     return Fusion(
         chosen.sharpness,
         chosen.own_weight,
@@ -133,7 +133,7 @@ def _choose(reached: Doubles, groups: npt.NDArray[np.int64], present: int) -> in
 
 
 @torch.inference_mode()
-def _look(network: RefinementNetwork, people: People) -> _Seen:
+def _forward(network: RefinementNetwork, people: People) -> _Seen:
     own, maps = [], []
     for start in range(0, len(people.inputs), 32):
         part = people.inputs.take(slice(start, start + 32)).to(network.mean.device)
@@ -161,7 +161,7 @@ def _counts(network: RefinementNetwork, config: ImageModelConfig, seen: _Seen) -
 
 
 def _power(refiner: Refiner, config: ImageModelConfig, seen: _Seen) -> float:
-    """Power of the prior for an estimator, measured on all its people."""
+    """Weight of the pose prior for an estimator, measured on all its people."""
     calibration = refiner.weights.calibration
     if not can_measure_reliability(refiner.config, calibration):
         return calibration.prior_weight

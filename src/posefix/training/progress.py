@@ -33,7 +33,7 @@ class Progress:
         self._total, self._start, self._done, self._samples = total, start, start, samples
         self._bar = tqdm(total=total, initial=start, unit="step", disable=None if shown else True)
         self._lines = shown and not sys.stderr.isatty()
-        self._began = self._told = time.monotonic()
+        self._began = self._logged = time.monotonic()
         self._next = start + _FIRST
 
     def step(self) -> None:
@@ -43,8 +43,8 @@ class Progress:
         if not self._lines:
             return
         now = time.monotonic()
-        if self._done == self._next or now - self._told >= _EVERY:
-            self._told = now
+        if self._done == self._next or now - self._logged >= _EVERY:
+            self._logged = now
             speed = (self._done - self._start) / max(now - self._began, 1e-9)
             left = (self._total - self._done) / speed
             logger.info(

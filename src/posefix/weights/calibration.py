@@ -27,7 +27,7 @@ class Calibration:
         policy: ``"safe"`` leaves an input keypoint where it is unless the image clearly contradicts it;
             ``"always"`` takes the network's output, as the paper does.
         temperature: (K,) divides the logits where confidence is read from them; empty is 1 throughout.
-        prior_weight: power of the pose prior where the user's ``prior_weight`` is 1; fitted on held-out images.
+        prior_weight: weight of the pose prior where the user's ``prior_weight`` is 1; fitted on held-out images.
         reference_outlier_rate: share of outliers among the keypoints of which the image is confident, at which
             ``prior_weight`` is right. The weight of other estimators falls with their share; 0 gives
             all the same weight.

@@ -343,8 +343,8 @@ def _image_model_of(data: dict[str, Any], folder: Path | None) -> ImageModelFile
     if "image_model" not in data:
         return None
     config = ImageModelConfig.from_dict(data["image_model"])
-    if folder is None or not re.fullmatch(r"\w[\w.-]*", config.file):
-        raise WeightsError(f"weights: image_model.file must be a name in the weights' folder, got {shown(config.file)}")
+    if folder is None or not config.file:
+        raise WeightsError(f"image model: file must be a name in the weights folder, got {shown(config.file)}")
     return ImageModelFile(config, folder / config.file)
 
 

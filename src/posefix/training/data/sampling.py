@@ -169,9 +169,9 @@ def _input_poses(
         points = np.where(real[..., None], found, points)
         valid = valid | real
         # The score of one estimator is another's to some power; a synthetic error has none of its own.
-        told = relative_scores(chosen[..., 2], usable)
+        scores_given = relative_scores(chosen[..., 2], usable)
         power = 2.0 ** rng.uniform(-1, 1, (len(rows), 1)) * (rng.random((len(rows), 1)) < augmentation.score_prob)
-        scores = np.where(real, told**power, 1.0)
+        scores = np.where(real, scores_given**power, 1.0)
     lossy = rng.random(len(rows)) < augmentation.keypoint_dropout
     valid = valid & ~(lossy[:, None] & (rng.random(valid.shape) < _DROPPED_KEYPOINTS))
     return np.where(valid[..., None], points, 0.0), valid, np.where(valid, scores, 1.0)
