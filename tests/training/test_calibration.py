@@ -70,8 +70,8 @@ def two_places(margin: float, people: int = 800, right: float = 0.8) -> Observat
 @pytest.mark.parametrize("planted", [0.0, 0.02, 0.1])
 def test_margin_is_found_again(planted: float) -> None:
     found = fit_margin(two_places(planted), HeatmapCodec(4, 1.5), FOUR.sigmas, (1.0,) * 4)
-    step = MARGINS[np.searchsorted(MARGINS, planted) + 1] - planted
-    assert planted - 1e-9 <= found <= planted + step
+    # Above the planted one, the gain falls by a twentieth within a twentieth of the rest of the range.
+    assert planted <= found <= planted + (0.25 - planted) / 20
 
 
 def test_moves_that_do_not_help_are_not_made() -> None:
@@ -82,7 +82,7 @@ def test_moves_that_do_not_help_are_not_made() -> None:
     labelled.ground_truth[400:] = False
     labelled.targets[400:] = seen.targets[400:]
     found = fit_margin(labelled, HeatmapCodec(4, 1.5), FOUR.sigmas, (1.0,) * 4)
-    assert 0.02 <= found <= 0.04
+    assert 0.02 <= found <= 0.03
 
 
 @pytest.mark.parametrize("true_heat", [0.75, 1.0, 1.6])

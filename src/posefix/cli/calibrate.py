@@ -59,7 +59,7 @@ def calibrate(
     Needs labelled people that were not trained on, and estimators' results for them. Temperatures are fitted, so that
     the confidence says how close a keypoint is; the share of outliers of every results file is printed. Where the
     weights have an image model, its sharpness and the weight of the own network are fitted too. The margin is the
-    largest that is as good as the best one: the smaller, the more keypoints move, right or wrong.
+    largest that keeps 95 % of what the best one gains: the smaller, the more keypoints move, right or wrong.
 
     \b
     Examples:
