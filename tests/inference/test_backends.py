@@ -144,14 +144,14 @@ def test_auto_takes_what_is_installed(monkeypatch: pytest.MonkeyPatch, caplog: p
     monkeypatch.delenv("POSEFIX_BACKEND")
     installed = {"openvino", "onnxruntime"}
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: name if name in installed else None)
-    assert backends._fastest("auto", "auto") == "openvino"
-    assert backends._fastest("cuda:1", "auto") == "torch"
+    assert backends._fastest("auto", "auto") == ("openvino", "onnx", "torch")
+    assert backends._fastest("cuda:1", "auto") == ("torch",)
+    assert backends._fastest("cpu", "bfloat16") == ("openvino", "torch")
     installed.remove("openvino")
-    assert backends._fastest("cpu", "auto") == "onnx"
-    assert backends._fastest("cpu", "bfloat16") == "torch"
+    assert backends._fastest("cpu", "auto") == ("onnx", "torch")
     installed.clear()
-    assert backends._fastest("cpu", "auto") == "torch"
-    monkeypatch.setattr(backends, "_fastest", lambda *_: "onnx")
+    assert backends._fastest("cpu", "auto") == ("torch",)
+    monkeypatch.setattr(backends, "_fastest", lambda *_: ("openvino", "onnx", "torch"))
 
     def broken(*_: Any) -> Any:
         raise WeightsError("cannot be traced")
@@ -228,7 +228,7 @@ def test_a_part_that_computes_something_else_is_not_used(
 
     monkeypatch.setattr(runtime, "load", loaded)
     monkeypatch.setenv("POSEFIX_BACKEND", "auto")
-    monkeypatch.setattr(backends, "_fastest", lambda *_: backend)
+    monkeypatch.setattr(backends, "_fastest", lambda *_: (backend, "torch"))
     images, poses = scene()
     with pytest.raises(WeightsError, match=f"{backend} computes other numbers than torch did"):
         Refiner(sharp(), backend=backend).refine(images[0], poses[0], flip_test=True)

@@ -10,7 +10,7 @@ import pytest
 from factories import make_weights, random_poses
 from posefix import FileFormatError, InputError, Refiner, refine_results
 from posefix.geometry import boxes_xywh_to_xyxy, boxes_xyxy_to_xywh
-from posefix.inference import crops, engine
+from posefix.inference import crops, engine, stream
 from posefix.inference.crops import CropCutter, Prediction, Prepared, paste_back
 from posefix.keypoints.skeleton import COCO
 from posefix.weights.calibration import Calibration
@@ -60,7 +60,7 @@ def test_nothing_is_filled_near_the_border(side: str) -> None:
 @pytest.fixture
 def few_at_once(monkeypatch: pytest.MonkeyPatch) -> int:
     """``CROWD``, lowered to what a test refines in a second."""
-    for module in (crops, engine):
+    for module in (crops, engine, stream):
         monkeypatch.setattr(module, "CROWD", 6)
     return 6
 
@@ -86,7 +86,10 @@ def test_a_crowd_gets_what_each_of_them_gets(few_at_once: int) -> None:
     # Reliability is that of an even sample of the people.
     sample = np.linspace(0, len(poses) - 1, few_at_once).astype(int)
     weight = refiner.measure_reliability([image], [poses[sample]])
-    np.testing.assert_array_equal(refiner.refine(image, poses), refiner.refine(image, poses, prior_weight=weight))
+    expected = refiner.refine(image, poses, prior_weight=weight)
+    np.testing.assert_array_equal(refiner.refine(image, poses), expected)
+    assert refiner.measure_reliability([image], [poses]) == weight
+    np.testing.assert_array_equal(next(refiner.refine_stream([(image, poses)])), expected)
 
 
 def test_memory_does_not_grow_with_the_crowd(few_at_once: int) -> None:

@@ -17,6 +17,7 @@ from posefix.cli.main import main
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
 from posefix.inference import export
 from posefix.inference.export import check_parity, export_model
+from posefix.inference.graph_model import OnnxRuntime, OpenVino
 from posefix.inference.refiner import Refiner
 from posefix.weights.calibration import Calibration
 from posefix.weights.weights import Weights, save_weights
@@ -127,3 +128,20 @@ def test_mistakes_are_named(weights: Weights, tmp_path: Path) -> None:
     (tmp_path / "out" / "decode.onnx").unlink()
     with pytest.raises(WeightsError, match=r"decode\.onnx or decode\.xml cannot be read"):
         Refiner.from_pretrained(tmp_path / "out")
+
+
+def test_auto_takes_the_runtime_that_computes_right(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in MODULES.values():
+        pytest.importorskip(module)
+    export_model(weights, tmp_path)
+
+    def wrong(*_: object, **__: object) -> None:
+        raise WeightsError("computes other numbers")
+
+    monkeypatch.setattr(OpenVino, "load", wrong)
+    assert Refiner.from_pretrained(tmp_path).model.backend == "onnx"
+    monkeypatch.setattr(OnnxRuntime, "load", wrong)
+    with pytest.raises(WeightsError, match="computes other numbers"):
+        Refiner.from_pretrained(tmp_path)

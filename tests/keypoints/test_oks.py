@@ -202,9 +202,11 @@ def test_nms_extremes(rng: np.random.Generator) -> None:
     assert len(oks_nms(points, scores, area, SIGMAS)) == 5
 
 
-def test_duplicate_oks_by_plain_loops(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("apart", [0, 300])
+def test_duplicate_oks_by_plain_loops(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, apart: float) -> None:
+    monkeypatch.setattr("posefix.keypoints.oks._PAIRS", 700)
     people = 70  # more than are computed at once
-    points = rng.normal(size=(people, 17, 2)) * 20
+    points = rng.normal(size=(people, 17, 2)) * 20 + apart * rng.normal(size=(people, 1, 2))
     valid, scores, area = rng.random((people, 17)) < 0.7, rng.integers(0, 4, people) / 4, rng.uniform(1e3, 1e4, people)
     expected = np.zeros(people)
     for i in range(people):
@@ -214,7 +216,7 @@ def test_duplicate_oks_by_plain_loops(rng: np.random.Generator) -> None:
                 both, either = valid[i] & valid[j], valid[i] | valid[j]
                 expected[i] = max(expected[i], ks[both].sum() / either.sum())
     assert len(set(scores)) < people
-    np.testing.assert_allclose(duplicate_oks(points, valid, scores, area, SIGMAS), expected)
+    np.testing.assert_allclose(duplicate_oks(points, valid, scores, area, SIGMAS), expected, atol=1e-9)
 
 
 def test_duplicate_oks_is_what_nms_goes_by(rng: np.random.Generator) -> None:

@@ -40,47 +40,55 @@ def load_model(weights: Weights, *, backend: str, device: Any, precision: str, t
         if backend not in ("auto", "torch"):
             raise InputError(f"backend: weights with an image model run in torch, got {shown(backend)}; use 'auto'")
         backend = "torch"
-    if weights.exported is not None:
-        backend = _exported_backend(weights.exported, backend)
     asked = backend if backend != "auto" else os.environ.get("POSEFIX_BACKEND", "auto")
-    chosen = asked if asked != "auto" else _fastest(device, precision)
-    if chosen == "torch":
+    if weights.exported is not None:
+        names = _that_run(weights.exported, backend)
+    else:
+        names = (asked,) if asked != "auto" else _fastest(device, precision)
+    *first, last = names
+    for name in first:
+        try:
+            return _load(weights, name, device, precision, threads)
+        except PosefixError:
+            logger.warning("backend %r does not run this network, the next one is tried", name, exc_info=True)
+    return _load(weights, last, device, precision, threads)
+
+
+def _load(weights: Weights, backend: str, device: Any, precision: str, threads: int) -> Model:
+    if backend == "torch":
         require_torch("backend 'torch'")
         from posefix.inference.torch_model import TorchModel
 
         return TorchModel(weights, device, precision)
     if str(device) not in ("auto", "cpu"):
-        raise InputError(f"device: backend {chosen!r} runs on 'cpu', got {shown(str(device))}; use backend='torch'")
-    try:
-        return _graph_model(weights, chosen, precision, threads)
-    except PosefixError:
-        if asked != "auto" or weights.exported is not None:
-            raise
-        logger.warning("backend %r does not run this network, torch does", chosen, exc_info=True)
-        return load_model(weights, backend="torch", device=device, precision=precision, threads=threads)
+        raise InputError(f"device: backend {backend!r} runs on 'cpu', got {shown(str(device))}; use backend='torch'")
+    return _graph_model(weights, backend, precision, threads)
 
 
-def _exported_backend(folder: Path, backend: str) -> str:
-    """What runs an exported model where nothing, or something that cannot, was asked for."""
+def _that_run(folder: Path, backend: str) -> tuple[str, ...]:
+    """What runs an exported model, the first one first."""
     openvino = (folder / "network.xml").is_file()
     if backend == "torch" or (openvino and backend == "onnx"):
         can = "openvino" if openvino else "onnx' or 'openvino"
         raise InputError(f"backend: {folder} is an exported model, expected '{can}', got {shown(backend)}")
     if backend != "auto":
-        return backend
-    return "openvino" if openvino or importlib.util.find_spec("openvino") else "onnx"
+        return (backend,)
+    if openvino:
+        return ("openvino",)
+    return tuple(name for name, module in _ORDER if importlib.util.find_spec(module)) or ("onnx",)
 
 
-def _fastest(device: Any, precision: str) -> str:
+def _fastest(device: Any, precision: str) -> tuple[str, ...]:
+    """What may run a network, the first one first."""
     if str(device) not in ("auto", "cpu"):
-        return "torch"
+        return ("torch",)
     if str(device) == "auto" and importlib.util.find_spec("torch"):
         from posefix.network.devices import pick_device
 
         if pick_device("auto").type != "cpu":
-            return "torch"
-    installed = [name for name, module in _ORDER if importlib.util.find_spec(module)]
-    return next((name for name in installed if (name, precision) != ("onnx", "bfloat16")), "torch")
+            return ("torch",)
+    installed = (name for name, module in _ORDER if importlib.util.find_spec(module))
+    return (*(name for name in installed if (name, precision) != ("onnx", "bfloat16")), "torch")
 
 
 def _graph_model(weights: Weights, backend: str, precision: str, threads: int) -> GraphModel:

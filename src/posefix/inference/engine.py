@@ -321,22 +321,17 @@ class Engine:
             (refined,) = self.refine_prepared([image], options)
             return refined, Reliability(1.0 if options.prior_weight is None else options.prior_weight)
         if len(image.rows) > CROWD:
-            found = self._measure_crowd(image, options)
+            found = self.measure_prepared([image], options)
             return self._refine_crowd(image, replace(options, prior_weight=found.prior_weight)), found
         pieces, found = self.forward([image], options)
         (refined,) = self.decode([image], pieces, replace(options, prior_weight=found.prior_weight))
         return refined, found
 
-    def _measure_crowd(self, image: Prepared, options: Options) -> Reliability:
-        """The reliability of ``CROWD`` people of an image, evenly spread."""
-        sample = np.linspace(0, len(image.rows) - 1, CROWD).astype(np.int64)
-        return self.runner.reliability(self.runner.counts(self.runner.start(image.inputs.take(sample), options)))
-
     def _refine_crowd(self, image: Prepared, options: Options) -> Refined:
         """One image of many people, ``CROWD`` of them at a time."""
         count = len(image.rows)
         if options.prior_weight is None and self.measures_reliability:
-            options = replace(options, prior_weight=self._measure_crowd(image, options).prior_weight)
+            options = replace(options, prior_weight=self.measure_prepared([image], options).prior_weight)
         done = []
         for start in range(0, count, CROWD):
             inputs = image.inputs.take(slice(start, start + CROWD))
@@ -374,14 +369,18 @@ class Engine:
         return self.runner.measures_reliability
 
     def measure_prepared(self, prepared: Iterable[Prepared], options: Options) -> Reliability:
-        """The reliability of the estimator of images from ``prepare``, in the memory of ``CROWD`` people."""
+        """The reliability of the estimator of images from ``prepare``, in the memory of ``CROWD`` people.
+
+        Of an image of more people it is measured on so many of them, evenly spread.
+        """
         options = replace(options, prior_weight=None)
         counts = np.zeros((3, 0))
         for group in _groups(prepared, CROWD):
             inputs = NetworkInput.join([p.inputs for p in group])
-            for start in range(0, len(inputs), CROWD):
-                pieces = self.runner.start(inputs.take(slice(start, start + CROWD)), options)
-                counts = np.concatenate([counts, self.runner.counts(pieces)], axis=1)
+            if len(inputs) > CROWD:
+                inputs = inputs.take(np.linspace(0, len(inputs) - 1, CROWD).astype(np.int64))
+            pieces = self.runner.start(inputs, options)
+            counts = np.concatenate([counts, self.runner.counts(pieces)], axis=1)
         return self.runner.reliability(counts)
 
     def forward(self, prepared: Sequence[Prepared], options: Options) -> tuple[list[Piece], Reliability]:

@@ -11,7 +11,7 @@ from posefix.adapters.base import Extracted, Floats
 from posefix.adapters.registry import Extract, adapt
 from posefix.exceptions import InputError
 from posefix.inference.batching import ahead, check_workers
-from posefix.inference.crops import Prepared, Refined
+from posefix.inference.crops import CROWD, Prepared, Refined
 from posefix.inference.engine import Engine
 from posefix.inference.options import Options
 from posefix.keypoints.skeleton import Skeleton
@@ -88,10 +88,15 @@ def stream(
             if people >= MEASURED or len(first) >= HELD_BACK:
                 break
         parts = [p for _, prepared in first for p in prepared]
-        outputs, reliability = refiner.forward(parts, options)
-        options = replace(options, prior_weight=reliability.prior_weight)
-        refined = iter(refiner.decode(parts, outputs, options))
-        del parts, outputs
+        if any(len(p.rows) > CROWD for p in parts):  # too many to keep what the network says of them
+            options = replace(options, prior_weight=refiner.measure_prepared(parts, options).prior_weight)
+            refined = refiner.refine_images(parts, options)
+        else:
+            outputs, reliability = refiner.forward(parts, options)
+            options = replace(options, prior_weight=reliability.prior_weight)
+            refined = iter(refiner.decode(parts, outputs, options))
+            del outputs
+        del parts
         for found, prepared in first:
             yield put_together(found, [next(refined) for _ in prepared])
         del first

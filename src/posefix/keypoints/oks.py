@@ -15,6 +15,8 @@ Floats = npt.NDArray[np.floating]
 AREA_PER_BOX = 0.53
 #: Pairs of people whose OKS is computed at once, however many there are: some 40 MB.
 _PAIRS = 2**15
+#: Length scales of keypoint similarity at which it is 1e-9.
+_FAR = 6.44
 #: How far from its place an annotator puts a keypoint, per axis in length scales of keypoint similarity; measured as
 #: the error that estimators share where they are right (benchmarks/accuracy.py --only stronger).
 ANNOTATORS_ERROR = 0.2
@@ -122,7 +124,7 @@ def duplicate_oks(
     """How much each person repeats a better-scored one: their greatest OKS.
 
     The area of a pair is the mean of both areas, as in ``oks_nms``. A keypoint that only one of the two has counts
-    as dissimilar.
+    as dissimilar, and so do people who are so far apart that no keypoint reaches a similarity of 1e-9.
 
     Args:
         points: (N, K, 2) px of the people of one image.
@@ -138,12 +140,18 @@ def duplicate_oks(
     valid = np.asarray(valid, bool) & (np.asarray(sigmas) > 0)
     rank = np.empty(len(points), np.int64)
     rank[np.argsort(-np.asarray(scores, np.float64), kind="stable")] = np.arange(len(points))
+    counts = (valid & np.isfinite(points).all(-1))[..., None]
+    reach = _FAR * keypoint_std(area, np.max(sigmas, initial=0.0))
+    low = np.where(counts, points, np.inf).min(1, initial=np.inf) - reach
+    high = np.where(counts, points, -np.inf).max(1, initial=-np.inf) + reach
     found = np.zeros(len(points))
     block = max(_PAIRS // max(len(points), 1), 1)
     for first in range(0, len(points), block):
         own = slice(first, first + block)
-        both, either = valid[own, None] & valid, valid[own, None] | valid
-        similarity = keypoint_similarity(points[own, None], points, (area[own, None] + area) / 2, sigmas)
-        pairs = (similarity * both).sum(-1) / np.maximum(either.sum(-1), 1)
-        found[own] = np.where(rank[own, None] > rank, pairs, 0.0).max(-1, initial=0.0)
+        meet = (rank[own, None] > rank) & ((low[own, None] <= high) & (low <= high[own, None])).all(-1)
+        one, other = np.nonzero(meet)
+        one += first
+        both, either = valid[one] & valid[other], valid[one] | valid[other]
+        similarity = keypoint_similarity(points[one], points[other], (area[one] + area[other]) / 2, sigmas)
+        np.maximum.at(found, one, (similarity * both).sum(-1) / np.maximum(either.sum(-1), 1))
     return found
