@@ -1,5 +1,7 @@
 """Small changes of the code, each of which must make a test fail: ``python tests/mutants.py`` (about ten minutes).
 
+With arguments, only those in files whose names have one of them: ``python tests/mutants.py typed rescoring``.
+
 Every change is made in a copy of the package, so nothing here is touched. A change that no test notices is printed, and
 one whose line is no longer there too: write the change anew then.
 """
@@ -106,19 +108,20 @@ def survives(mutant: Mutant, folder: Path) -> bool:
 
 def main() -> int:
     gone, survivors = [], []
+    chosen = [m for m in MUTANTS if not sys.argv[1:] or any(part in m.file for part in sys.argv[1:])]
     with tempfile.TemporaryDirectory(prefix="posefix-mutants-") as name:
         folder = Path(name)
         for part in ("src", "tests", "tools", "examples"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         for file in ("pyproject.toml", "README.md"):
             shutil.copy(ROOT / file, folder / file)
-        for mutant in MUTANTS:
+        for mutant in chosen:
             if mutant.old not in (folder / "src" / "posefix" / mutant.file).read_text(encoding="utf-8"):
                 gone.append(mutant)
             elif survives(mutant, folder):
                 survivors.append(mutant)
             print("s" if mutant in survivors else "?" if mutant in gone else ".", end="", flush=True)
-    print(f"\n{len(MUTANTS) - len(gone) - len(survivors)} of {len(MUTANTS)} changes noticed")
+    print(f"\n{len(chosen) - len(gone) - len(survivors)} of {len(chosen)} changes noticed")
     for kind, found in (("no longer there", gone), ("not noticed", survivors)):
         for mutant in found:
             print(f"{kind}: {mutant.file}: {mutant.old} → {mutant.new}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,7 +21,9 @@ from click.testing import CliRunner
 
 from factories import annotation_file, make_weights, results_of
 from posefix.cli.main import main
+from posefix.exceptions import PosefixError
 from posefix.training.checkpoint import load_checkpoint, save_checkpoint
+from posefix.training.example import write_example
 from posefix.weights.weights import save_weights
 
 pytestmark = pytest.mark.slow  # processes of their own
@@ -122,6 +126,29 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("needs the right to mount")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_ends_training_with_one_sentence(tmp_path: Path, small_disk: Path) -> None:
+    write_example(tmp_path / "kites")
+    config = tmp_path / "kites" / "kite.yaml"
+    text = re.sub(r"(?m)^out:.*$", f"out: {small_disk}/run", config.read_text())
+    config.write_text(text.replace("steps: 400", "steps: 2"))
+    done = CliRunner().invoke(main, ["train", str(config), "--device", "cpu"])
+    assert done.exit_code == 1, done.output
+    assert "No space left on device" in done.output.splitlines()[-1]
+    assert "Traceback" not in done.output
+    assert not list(small_disk.rglob("*.part*"))
+
+
+def test_the_last_checkpoint_stays_when_the_disk_is_full(small_disk: Path) -> None:
+    path, network = small_disk / "checkpoint.safetensors", torch.nn.Linear(30, 30)
+    save_checkpoint(path, network, network, torch.optim.AdamW(network.parameters()), {"step": 1})
+    (small_disk / "ballast").write_bytes(os.urandom(shutil.disk_usage(small_disk).free - 4096))
+    with pytest.raises(PosefixError, match="No space left on device"):
+        save_checkpoint(path, network, network, torch.optim.AdamW(network.parameters()), {"step": 2})
+    facts = load_checkpoint(path, network, network, torch.optim.AdamW(network.parameters()))
+    assert facts["step"] == 1
+    assert sorted(os.listdir(small_disk)) == ["ballast", "checkpoint.safetensors"]
 
 
 def test_a_full_disk_is_one_sentence_and_the_old_file_stays(place: Path, small_disk: Path) -> None:

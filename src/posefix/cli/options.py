@@ -269,9 +269,9 @@ allow_outside_option = click.option(
 
 
 def split_revision(where: str) -> tuple[str, str | None]:
-    """``USER/REPO@REVISION`` in two; a folder may have an @ in its name."""
+    """``USER/REPO@REVISION`` in two; a folder may have an @ in its name, and a URL before it a password."""
     name, at, revision = where.partition("@")
-    return (where, None) if Path(where).exists() or not at else (name, revision)
+    return (where, None) if not at or "://" in where or Path(where).exists() else (name, revision)
 
 
 def load_refiner(weights: str | None, device: str, backend: str = "auto", threads: int | None = None) -> Any:

@@ -274,7 +274,8 @@ def load_weights(
         )
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
         name, at, rest = str(source).partition("@")
-        hint = f"; pass a revision as from_pretrained({name!r}, revision={rest!r})" if at else ""
+        named = at and "://" not in name  # else a URL, and its password
+        hint = f"; pass a revision as from_pretrained({name!r}, revision={rest!r})" if named else ""
         raise WeightsError(
             f"weights: no such folder {str(source)!r}, and not a hub repository 'user/name' either{hint}"
         )
