@@ -29,6 +29,7 @@ import yaml
 from factories import FOUR, annotation_file, make_weights, random_poses, results_of
 from posefix.adapters.files import read_any
 from posefix.adapters.registry import adapt
+from posefix.adapters.track_files import read_track_file
 from posefix.batch import BatchRefiner, BatchSettings
 from posefix.evaluation.coco_ap import evaluate
 from posefix.exceptions import PosefixError
@@ -61,6 +62,7 @@ SLOW = {
     "batch_rows": 20,
     "image_file": 10,
     "any_format": 4,
+    "track_file": 4,
 }
 
 #: What may stand anywhere in a file.
@@ -157,6 +159,9 @@ def corpus() -> dict[str, Any]:
         ],
         "categories": [{"id": 1, "name": "person", "keypoints": list(POSETRACK18.keypoints)}],
     }
+    instances = [{"keypoints": p[:, :2].tolist(), "keypoint_scores": p[:, 2].tolist(), "track_id": 1}
+                 for p in random_poses(rng, 2, COCO)]  # fmt: skip
+    mmpose = {"meta_info": {}, "instance_info": [{"frame_id": t, "instances": [p]} for t, p in enumerate(instances, 1)]}
     yaml_config = {
         "sets": [{"annotations": "a.json", "images": "i", "weight": 1.0, "estimates": ["r.json"]}],
         "out": "runs/x",
@@ -172,7 +177,7 @@ def corpus() -> dict[str, Any]:
     }
     return {
         "annotations": annotations, "results": results, "alphapose": alphapose, "openpose": frame,
-        "posetrack": posetrack, "yaml": json.loads(json.dumps(yaml_config)),
+        "posetrack": posetrack, "mmpose": mmpose, "yaml": json.loads(json.dumps(yaml_config)),
     }  # fmt: skip
 
 
@@ -239,6 +244,11 @@ class Doors:
         kinds = ("results", "alphapose", "openpose", "posetrack")
         opened = read_any(self._json(kinds[rng.integers(len(kinds))], rng), COCO)
         opened.write(self.folder / "out.json", opened.entries)
+
+    def track_file(self, rng: Rng) -> None:
+        kinds = ("results", "alphapose", "posetrack", "mmpose")
+        opened = read_track_file(self._json(kinds[rng.integers(len(kinds))], rng), COCO)
+        opened.write(self.folder / "out.json", opened.tracks)
 
     def evaluation(self, rng: Rng) -> None:
         found, truth = corpus()["results"], corpus()["annotations"]

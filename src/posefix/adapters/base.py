@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from posefix.exceptions import InputError
+from posefix.exceptions import InputError, PosefixError
 from posefix.io.images import load_image
 from posefix.keypoints.poses import present, round_present
 from posefix.tensors import is_tensor, plain_tensor
@@ -41,6 +42,21 @@ class Extracted:
     boxes: list[Doubles | None] | None = None
     images: list[Any] | None = None
     ids: list[Any] | None = None
+
+
+#: What numpy, torch and plain Python raise at numbers, shapes and fields that are not as they should be.
+_FAULTS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+@contextlib.contextmanager
+def nearly(kind: str, where: str) -> Iterator[None]:
+    """An output that is nearly of a known kind is the user's mistake: one sentence that says which kind."""
+    try:
+        yield
+    except PosefixError:
+        raise
+    except _FAULTS as error:
+        raise InputError(f"{where}: not as {kind} should be: {type(error).__name__}: {error}") from error
 
 
 def is_a(value: Any, package: str, *names: str) -> bool:

@@ -6,11 +6,10 @@ A new adapter is one function (``extract``), one that recognises its output, and
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -32,8 +31,8 @@ from posefix.adapters import (
     transformers,
     ultralytics,
 )
-from posefix.adapters.base import Doubles, Extracted, Floats, Images, is_array
-from posefix.exceptions import InputError, PosefixError
+from posefix.adapters.base import Doubles, Extracted, Floats, Images, is_array, nearly
+from posefix.exceptions import InputError
 from posefix.io.json import spelled_id
 from posefix.keypoints.layouts import columns
 from posefix.keypoints.skeleton import Skeleton
@@ -148,7 +147,7 @@ def _extract(output: Any, images: Images, skeleton: Skeleton, adapter: Extract |
     if adapter is not None:
         return adapter(output, images, skeleton)
     for each in ADAPTERS:
-        with _named(each.name):
+        with nearly(each.name, "output"):
             if each.recognise(output):
                 return _checked(each.extract(output, images, skeleton), output, each.name)
     if isinstance(output, dict) and isinstance(output.get("predictions"), list):  # MMPoseInferencer's result
@@ -162,21 +161,6 @@ def _extract(output: Any, images: Images, skeleton: Skeleton, adapter: Extract |
     )
 
 
-#: What numpy, torch and plain Python raise at numbers, shapes and fields that are not as they should be.
-_FAULTS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
-
-
-@contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
-    """An output that is nearly of a known kind is the user's mistake: one sentence that says which kind."""
-    try:
-        yield
-    except PosefixError:
-        raise
-    except _FAULTS as error:
-        raise InputError(f"output: not as {name} should be: {type(error).__name__}: {error}") from error
-
-
 def _checked(found: Extracted, output: Any, name: str) -> Extracted:
     """Arrays of the promised shape; a frame without people comes back as it is, however its package writes that."""
     for poses in found.keypoints:
@@ -186,7 +170,7 @@ def _checked(found: Extracted, output: Any, name: str) -> Extracted:
         return replace(found, rebuild=lambda _: copy.copy(output), boxes=None)
 
     def rebuild(refined: list[Floats]) -> Any:
-        with _named(name):
+        with nearly(name, "output"):
             return found.rebuild(refined)
 
     return replace(found, rebuild=rebuild)

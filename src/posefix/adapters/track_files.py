@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posefix.adapters import mmpose
-from posefix.adapters.base import Doubles, Floats, put_back_numbers
+from posefix.adapters.base import Doubles, Floats, nearly, put_back_numbers
 from posefix.adapters.files import read_any
 from posefix.adapters.track_tables import read_analysis_h5, read_dlc_csv, read_dlc_h5, read_slp, read_trc
 from posefix.adapters.tracked import Tracked, arrange, track_id_of
@@ -90,7 +90,8 @@ def read_track_file(
         tracked = _TABLES[found](source, skeleton)
         return TrackFile(found, tracked.tracks, tracked.ids, lambda target, new: tracked.rebuild(new)(target))
     if found == "mmpose" or (not found and source.is_file() and _is_mmpose(read_json(source))):
-        return _read_mmpose(source, skeleton, first_frame)
+        with nearly("mmpose frames", os.fspath(path)):
+            return _read_mmpose(source, skeleton, first_frame)
     return _read_entries(source, skeleton, found or "auto", first_frame)
 
 
@@ -140,12 +141,12 @@ def _read_entries(path: Path, skeleton: Skeleton, format: str, first_frame: int 
 
 def _frame_number(value: Any, path: Path) -> int:
     """Number of a frame: itself, or the last number in the name of its file."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    numbers = re.findall(r"\d+", Path(str(value)).stem)
-    if not numbers:
+    number = value if isinstance(value, int) and not isinstance(value, bool) else None
+    if isinstance(value, str) and (found := re.findall(r"[0-9]+", Path(value).stem)):
+        number = int(found[-1][:18])
+    if number is None or abs(number) > 10**15:
         raise FileFormatError(f"{path}: expected a frame number in image_id or file_name, got {shown(value)}")
-    return int(numbers[-1])
+    return number
 
 
 def _numbered(numbers: Sequence[int], first_frame: int | None, path: Path) -> tuple[Any, str]:
@@ -181,7 +182,7 @@ def _read_mmpose(path: Path, skeleton: Skeleton, first_frame: int | None) -> Tra
         )
     frames = data["instance_info"] if isinstance(data, dict) else data
     names = _mmpose_names(data)
-    numbers = [int(f.get("frame_id", t + isinstance(data, dict))) for t, f in enumerate(frames)]
+    numbers = [_frame_number(f.get("frame_id", t + isinstance(data, dict)), path) for t, f in enumerate(frames)]
     start = int(isinstance(data, dict)) if first_frame is None else first_frame
     numbered, _ = _numbered(numbers, start, path)
     found = [mmpose.extract(f["instances"], None, skeleton) if f["instances"] else None for f in frames]
