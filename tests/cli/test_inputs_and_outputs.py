@@ -64,6 +64,7 @@ MISSING = [
     "convert-results r.json --annotations nope --out no/o.parquet",
     "merge-results nope --out no/o.parquet",
     "export --weights nope --out no/o",
+    "calibrate nope val.json r.json --images images",
     "calibrate weights nope r.json --images images",
     "calibrate weights val.json nope --images images",
     "calibrate weights val.json r.json --images nope",

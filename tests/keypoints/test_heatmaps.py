@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from posefix.keypoints.codec import HeatmapCodec
 from posefix.keypoints.heatmaps import (
     draw_gaussians,
     expected_position,
@@ -298,3 +299,12 @@ def test_nobody() -> None:
     assert best.shape == points.shape
     assert value.shape == std.shape
     assert mirror_maps(maps, torch.arange(K), 0.75).shape == maps.shape
+
+
+def test_the_codec_hands_the_decoder_on() -> None:
+    codec, logits = HeatmapCodec(4, 1.5), torch.randn(2, 3, 9, 7)
+    std = torch.full((2, 3), 6.0)
+    points, confidence = codec.decode(logits, std, "soft_argmax")
+    torch.testing.assert_close(points, soft_argmax(logits) * 4 + 1.5)
+    torch.testing.assert_close(confidence, codec.similarity(heatmap_probabilities(logits), points, std))
+    assert not torch.allclose(points, codec.decode(logits, std)[0])

@@ -247,3 +247,35 @@ def test_thousands_in_one_image_take_little_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 60e6
+
+
+def test_one_keypoint_counts_by_itself() -> None:
+    one = np.full((2, 1, 2), 50.0)
+    one[1, 0, 0] += 2.0
+    valid, area = np.ones((2, 1), bool), np.array([400.0, 400.0])
+    expected = keypoint_similarity(one[:1], one[1:], area[:1], SIGMAS[:1])[0, 0]
+    assert 0.1 < expected < 0.9
+    np.testing.assert_allclose(duplicate_oks(one, valid, [0.9, 0.8], area, SIGMAS[:1]), [0, expected])
+    np.testing.assert_allclose(oks(one[:1], one[1:], valid[1:], area[1:], SIGMAS[:1]), [[expected]])
+
+
+def test_numbers_of_any_type() -> None:
+    """Integers and halves are read as doubles; so are scores of one byte, which would wrap when they are negated."""
+    rng = np.random.default_rng(0)
+    whole = rng.integers(0, 60_000, (6, 17, 2))
+    valid, scores, area = np.ones((6, 17), bool), np.array([250, 0, 1, 200, 100, 128], np.uint8), np.full(6, 3e8)
+    expected = duplicate_oks(whole.astype(float), valid, scores.astype(float), area, SIGMAS)
+    assert (expected > 0).sum() == 5
+    found = duplicate_oks(whole.astype(np.uint16), valid.astype(int), scores, area.tolist(), SIGMAS)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(
+        keypoint_similarity(whole[:3].astype(np.uint16), whole[3:].astype(np.uint16), area[:3], SIGMAS),
+        keypoint_similarity(whole[:3].astype(float), whole[3:].astype(float), area[:3], SIGMAS),
+    )
+
+
+def test_nms_of_one_byte_scores(rng: np.random.Generator) -> None:
+    points = np.concatenate([rng.uniform(0, 100, (1, 17, 2))] * 3)
+    kept = oks_nms(points.astype(np.uint16), np.array([0, 255, 7], np.uint8), np.full(3, 900), SIGMAS, 0.9)
+    assert kept.tolist() == [1]
+    assert kept.dtype == np.int64

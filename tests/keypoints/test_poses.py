@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -235,3 +236,31 @@ def test_keypoints_by_names_that_are_not_one() -> None:
     with pytest.raises(SkeletonError, match="expected a pose of 33 keypoints, got 468"):
         columns(MEDIAPIPE, 468, COCO)
     assert columns((*COCO.keypoints, "tail", "tail"), 19, COCO).tolist() == list(range(17))
+
+
+def test_what_is_written_is_rounded_and_no_more() -> None:
+    values = np.array(
+        [[[12.3456, 7.8912, 0.45678], [0.0, 0.0, 0.0], [3.0, 4.0, -0.0], [0.004, 0.0, 0.5], [9, 9, 1e-9]]]
+    )
+    expected = [[[12.35, 7.89, 0.46], [0.0, 0.0, 0.0], [3.0, 4.0, 0.0], [0.01, 0.0, 0.5], [9, 9, 0.01]]]
+    found = round_present(values.astype(np.float32), 2)
+    np.testing.assert_array_equal(found, expected)
+    assert not np.signbit(found).any()
+    np.testing.assert_array_equal(round_present(np.array([[[0.0, -0.004, 0.5]]]), 2), [[[0.01, 0.0, 0.5]]])
+    assert np.isnan(round_present(np.array([[[1.0, 2.0, np.nan]]]), 2)[0, 0, 2])
+
+
+def test_which_coordinates_are_normalised() -> None:
+    def at(*points: tuple[float, float]) -> npt.NDArray[np.float64]:
+        return np.array([points])
+
+    five = ((0.1, 0.2), (0.2, 1.0), (0.0, 0.4), (0.4, 0.5), (1.0, 0.6))
+    assert normalised([at(*five)])  # five places, the border among them
+    assert not normalised([at(*five[:4], five[0])])  # four
+    assert normalised([at(*five[:3]), at(*five[3:])])  # of all together
+    assert not normalised([at(*five), at((1.5, 0.2))])
+    assert not normalised([at(*five), at((-0.1, 0.2))])
+    assert not normalised([at(*five), np.zeros(3)])  # nothing that can be judged
+    assert not normalised([at(*five), "x"])
+    scored_five = np.concatenate([at(*five), np.full((1, 5, 1), 90.0)], -1)
+    assert normalised([scored_five])  # scores of any unit

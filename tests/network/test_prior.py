@@ -96,3 +96,21 @@ def test_people_without_area_have_a_prior(prior: PosePrior) -> None:
     image_logits, points, valid, _ = pose()
     assert torch.isfinite(prior(image_logits, points, valid, torch.zeros(2, 5))).all()
     assert torch.isfinite(prior(image_logits, points.round(), valid, torch.zeros(2, 5))).all()
+
+
+def test_scores_above_the_best_are_the_best() -> None:
+    torch.manual_seed(0)
+    made = PosePrior(5, adaptive=True, scored=True)
+    assert made.listen is not None
+    torch.nn.init.normal_(made.listen[-1].weight)
+    best, above = torch.ones(2, 5), torch.full((2, 5), 1.7)
+    given = pose()
+    torch.testing.assert_close(made(*given, above), made(*given, best))
+    torch.testing.assert_close(made(*given, None), made(*given, best))
+
+
+def test_half_a_heatmap_pixel_is_a_spread(prior: PosePrior) -> None:
+    """Small people have narrow priors; only a spread of nothing is widened."""
+    image_logits, points, valid, std = pose()
+    narrow, wide = (prior(image_logits, points.round(), valid, std * s).amax((-1, -2)).mean() for s in (0.3, 0.8))
+    assert narrow > wide + 0.5

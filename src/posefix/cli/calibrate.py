@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posefix.cli.options import check_inputs, report_errors, say
+from posefix.cli.options import check_inputs, check_output, report_errors, say
 
 if TYPE_CHECKING:
     from posefix.io.coco import Annotations, Results
@@ -70,7 +70,8 @@ def calibrate(
     from posefix.io.coco import read_annotations, read_results
     from posefix.weights.weights import load_weights, save_weights
 
-    check_inputs(annotations, *results, images)
+    check_inputs(weights, annotations, *results, images)
+    check_output(weights, folder=True)
     loaded = load_weights(weights)
     truth = read_annotations(annotations, loaded.skeleton)
     files = [read_results(path) for path in results]

@@ -107,7 +107,7 @@ def oks_nms(
     """
     points = np.asarray(points, np.float64)
     area = np.asarray(area, np.float64)
-    order = np.argsort(-np.asarray(scores), kind="stable")
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
     kept: list[int] = []
     while len(order):
         best, rest = order[0], order[1:]
