@@ -284,9 +284,28 @@ class BatchRefiner:
 
         Returns:
             its ``prior_weight`` and what it was measured on; 1 where the weights cannot tell.
+
+        Raises:
+            ImageError: none of the sample's images can be read.
         """
         if not self.refiner.measures_reliability:
             return Reliability()
+        sample = self._prepared(table, MEASURED)
+        return self.refiner.forward(sample, replace(self.settings.options, flip_test=False))[1]
+
+    def check_images(self, table: Any) -> None:
+        """Tell that the images are not where they are looked for, before all people are marked as unread.
+
+        Args:
+            table: as for ``measure_reliability``.
+
+        Raises:
+            ImageError: none of the sample's images can be read.
+        """
+        self._prepared(table, 1)
+
+    def _prepared(self, table: Any, enough: int) -> list[Prepared]:
+        """The best-scored people of the first images, at least ``enough`` where there are as many."""
         poses, is_pose = pose_array(table.column("keypoints"), len(self._shared.source))
         names, image_of_row = image_of_rows(table)
         scores = np.nan_to_num(score_array(table))
@@ -296,11 +315,14 @@ class BatchRefiner:
             groups[names[image]] = rows[best]
         boxes = _boxes(table) if self.settings.use_boxes else np.full((len(poses), 4), np.nan)
         sample: list[Prepared] = []
-        for _, _, prepared in self._prepare(table, groups, poses, boxes, lambda rows, error: None):
+        faults: list[Exception] = []
+        for _, _, prepared in self._prepare(table, groups, poses, boxes, lambda rows, error: faults.append(error)):
             sample.append(prepared)
-            if sum(len(p.rows) for p in sample) >= MEASURED:
+            if sum(len(p.rows) for p in sample) >= enough:
                 break
-        return self.refiner.measure_prepared(sample, replace(self.settings.options, flip_test=False))
+        if faults and not sample:
+            raise ImageError(f"none of {len(faults)} images of a sample can be read; the first: {faults[0]}")
+        return sample
 
     def _prepare(
         self,

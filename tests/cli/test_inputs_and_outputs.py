@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(line: str) -> str:
-    result = CliRunner().invoke(main, line.split())
+    result = CliRunner().invoke(main, shlex.split(line))
     assert result.exit_code in (1, 2), result.output
     assert isinstance(result.exception, SystemExit), result.exception
     return result.output.strip().splitlines()[-1]
@@ -144,3 +145,17 @@ def test_what_is_read_is_not_replaced(line: str, inside: Path) -> None:
     before = {p: p.read_bytes() for p in inside.iterdir() if p.is_file()}
     assert "would replace a file that is read" in refused(line)
     assert {p: p.read_bytes() for p in inside.iterdir() if p.is_file()} == before
+
+
+EMPTY = [
+    f"{REFINE} ''",
+    "refine '' --images images --out o.json",
+    "refine r.json --images '' --out o.json",
+    "evaluate val.json ''",
+    "refine-video '' r.json --out o.json",
+]
+
+
+@pytest.mark.parametrize("line", EMPTY)
+def test_empty_names_are_told(line: str) -> None:
+    assert "got an empty one" in refused(line)

@@ -206,3 +206,16 @@ def test_a_large_json_file_goes_in_parts_unasked(folder: Path, tmp_path: Path, m
         without.setattr(refine_parts.importlib.util, "find_spec", lambda name: None)
         run(*command(tmp_path, tmp_path / "whole2.json"))
     assert (tmp_path / "whole2.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+def test_a_place_without_the_images_is_no_finished_run(folder: Path, tmp_path: Path) -> None:
+    """Else every part would be there, unrefined, and --resume would have nothing to do."""
+    (tmp_path / "empty").mkdir()
+    arguments = command(folder, tmp_path / "run", *SIZE, "--resume")
+    arguments[arguments.index("--images") + 1] = str(tmp_path / "empty")
+    assert "none of 24 images of a sample can be read; the first: image" in refused(*arguments)
+    assert not list((tmp_path / "run").glob("part*"))
+    arguments[arguments.index("--images") + 1] = "nowhere://bucket/images"
+    assert "nowhere" in refused(*arguments)
+    run(*command(folder, tmp_path / "run", *SIZE, "--resume"))
+    assert contents(tmp_path / "run") == contents(folder / "whole")

@@ -45,6 +45,12 @@ def test_a_video(frames: np.ndarray, tmp_path: Path) -> None:
     assert frame_rate(frames) is None
 
 
+def test_what_is_no_video_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "video.mp4").write_text("no video")
+    with pytest.raises(ImageError, match="is no video"):
+        read_frames(tmp_path / "video.mp4")
+
+
 def test_frames_are_read_one_by_one(frames: np.ndarray) -> None:
     read = 0
 

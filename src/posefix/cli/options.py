@@ -185,6 +185,8 @@ def check_output(
 
     if path == STANDARD:
         return
+    if not path:
+        raise InputError("expected the name of a file or folder to write, got an empty one")
     ending = Path(path).suffix.lower()
     promised = ending in _KINDS or (bool(endings) and ".json" not in endings)
     if promised and (not Path(path).is_dir() if folder else ending not in endings):
@@ -212,6 +214,8 @@ def check_inputs(*paths: str | None) -> None:
     from posefix.io.storage import is_uri
 
     for path in paths:
+        if path == "":
+            raise InputError("expected the name of a file or folder to read, got an empty one")
         if path and path != STANDARD and not is_uri(path) and not has_magic(path) and not os.path.exists(path):
             raise InputError(f"{path}: no such file or folder")
 

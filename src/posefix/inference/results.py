@@ -96,7 +96,7 @@ def refine_results(
     if ranking not in RANKINGS:
         raise InputError(f"ranking: expected one of {', '.join(RANKINGS)}, got {shown(ranking)}")
     check_workers(workers)
-    if not Path(images).is_dir():
+    if not os.fspath(images) or not Path(images).is_dir():
         raise InputError(f"images: no such folder {str(images)!r}")
     shared = share_keypoints(skeleton or refiner.skeleton, refiner.skeleton)
     people = _read(entries, annotations, shared, use_boxes=use_boxes)

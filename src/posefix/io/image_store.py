@@ -29,7 +29,8 @@ class ImageStore:
             In a folder, a name may lead through a shard: ``train-0001.tar/000139.jpg``.
 
     Raises:
-        InputError: no such folder, or no tar file of that name.
+        InputError: no such folder, no tar file of that name, or a URI that nothing opens.
+        MissingDependencyError: a package for such a URI is not installed.
     """
 
     where: str | None
@@ -37,7 +38,10 @@ class ImageStore:
     _lock: Any = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.where is None or is_uri(self.where):
+        if self.where is None:
+            return
+        if is_uri(self.where):
+            filesystem(self.where)  # what cannot be opened at all is no fault of single images
             return
         if self._is_shards:
             if not self._shards():

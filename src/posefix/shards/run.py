@@ -103,6 +103,7 @@ def open_run(
     Raises:
         InputError: the folder holds a run of another input or with other settings.
         FileFormatError: no such input, or a damaged ``run.json``.
+        ImageError: none of the images can be read.
     """
     if part_size < 1:
         raise InputError(f"part_size: expected at least 1, got {part_size}")
@@ -128,8 +129,10 @@ def open_run(
     content = dict(wanted)
     if not there:
         found = Reliability(prior_weight=1.0 if settings.prior_weight is None else settings.prior_weight)
+        sample = _sample(files, plan)
+        worker.check_images(sample)
         if settings.prior_weight is None:
-            found = worker.measure_reliability(_sample(files, plan))
+            found = worker.measure_reliability(sample)
         content |= {"reliability": asdict(found)}
         raw = storage.write_first(RUN, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
     else:

@@ -44,7 +44,7 @@ def read_frames(source: Any, *, color: str = "rgb") -> Iterator[Image]:
             return (load_image(name) for name in names)
         if not path.is_file():
             raise ImageError(f"frames: no such file {os.fspath(source)!r}")
-        return _video_frames(path)
+        return _video_frames(_opened(path))
     if isinstance(source, np.ndarray) and source.ndim != 4:
         raise InputError(f"frames: expected (T, H, W, 3), got {source.shape}")
     if not isinstance(source, Iterable):
@@ -57,11 +57,15 @@ def _natural(path: Path) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", path.name)]
 
 
-def _video_frames(path: Path) -> Iterator[Image]:
+def _opened(path: Path) -> cv2.VideoCapture:
     capture = cv2.VideoCapture(str(path))
+    if not capture.isOpened():
+        raise ImageError(f"frames: {str(path)!r} is no video that OpenCV reads; convert it, e.g. with ffmpeg")
+    return capture
+
+
+def _video_frames(capture: cv2.VideoCapture) -> Iterator[Image]:
     try:
-        if not capture.isOpened():
-            raise ImageError(f"frames: {str(path)!r} is no video that OpenCV reads; convert it, e.g. with ffmpeg")
         while True:
             read, frame = capture.read()
             if not read:
