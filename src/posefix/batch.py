@@ -290,8 +290,7 @@ class BatchRefiner:
         """
         if not self.refiner.measures_reliability:
             return Reliability()
-        sample = self._prepared(table, MEASURED)
-        return self.refiner.forward(sample, replace(self.settings.options, flip_test=False))[1]
+        return self.refiner.forward(self._prepared(table, MEASURED), replace(self.settings.options, flip_test=False))[1]
 
     def check_images(self, table: Any) -> None:
         """Tell that the images are not where they are looked for, before all people are marked as unread.

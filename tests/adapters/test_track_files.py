@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
 from collections.abc import Callable
@@ -106,6 +107,23 @@ def test_lists_come_back_as_they_went_in(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(read_track_file(target).tracks, moved)
     same = read_track_file(target, format=opened.format)
     assert same.ids == opened.ids
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+@pytest.mark.parametrize("packing", ["t.json.gz", "t.jsonl"])
+def test_packed_lists(name: str, packing: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / "in.json")
+    data = json.loads((tmp_path / "in.json").read_text())
+    if packing.endswith("gz"):
+        (tmp_path / packing).write_bytes(gzip.compress(json.dumps(data).encode()))
+    elif isinstance(data, list):
+        (tmp_path / packing).write_text("".join(json.dumps(row) + "\n" for row in data))
+    else:
+        pytest.skip("an object has no lines")
+    opened = read_track_file(tmp_path / packing)
+    np.testing.assert_allclose(opened.tracks, tracks())
+    opened.write(tmp_path / f"out.{packing}", opened.tracks)
+    np.testing.assert_allclose(read_track_file(tmp_path / f"out.{packing}").tracks, tracks())
 
 
 def openpose_folder(folder: Path, names: tuple[str, ...], first: int = 0) -> None:

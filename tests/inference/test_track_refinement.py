@@ -104,6 +104,17 @@ def test_short_gaps_are_filled_and_marked(refiner: Refiner, still: Any) -> None:
     assert np.isnan(refined[15:25, 1]).all()
 
 
+def test_people_outside_the_image_stay_without_a_word(
+    refiner: Refiner, still: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracks = people(8)
+    tracks[3:, 1, :, 0] += 5000
+    refined = refiner.refine_video([still] * 8, tracks)
+    np.testing.assert_array_equal(refined[3:, 1], tracks[3:, 1])
+    assert (refined[3:, 0] != tracks[3:, 0]).any()
+    assert caplog.text == ""
+
+
 def test_keypoints_that_are_never_there(refiner: Refiner, still: Any) -> None:
     tracks = people(12, 1)
     tracks[:, 0, 4] = 0

@@ -45,6 +45,28 @@ def test_a_video(frames: np.ndarray, tmp_path: Path) -> None:
     assert frame_rate(frames) is None
 
 
+@pytest.mark.parametrize("damaged", [{0}, {3}, {0, 1, 4}])
+def test_damaged_frames_of_a_folder_are_black(
+    damaged: set[int], frames: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for t in range(5):
+        cv2.imwrite(str(tmp_path / f"{t}.png"), frames[t][..., ::-1])
+        if t in damaged:
+            (tmp_path / f"{t}.png").write_bytes((tmp_path / f"{t}.png").read_bytes()[:60])
+    (tmp_path / "._0.png").write_bytes(b"of macOS")
+    read = list(read_frames(tmp_path))
+    for t in range(5):
+        np.testing.assert_array_equal(read[t], frames[t] * (t not in damaged))
+    assert len(caplog.records) == len(damaged)
+
+
+def test_a_folder_without_any_readable_frame(tmp_path: Path) -> None:
+    for t in range(3):
+        (tmp_path / f"{t}.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"0\.png"):
+        list(read_frames(tmp_path))
+
+
 def test_what_is_no_video_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "video.mp4").write_text("no video")
     with pytest.raises(ImageError, match="is no video"):

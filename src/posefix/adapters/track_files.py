@@ -20,7 +20,8 @@ from posefix.adapters.tracked import Tracked, arrange, track_id_of
 from posefix.choices import TRACK_FORMATS
 from posefix.exceptions import FileFormatError, InputError
 from posefix.io.coco import read_pose
-from posefix.io.json import PathLike, kind_of, read_json, write_json
+from posefix.io.json import PathLike, kind_of
+from posefix.io.packed import read_packed, write_packed
 from posefix.keypoints.layouts import columns
 from posefix.keypoints.skeleton import COCO, Skeleton
 from posefix.messages import shown
@@ -89,7 +90,7 @@ def read_track_file(
     if found in _TABLES:
         tracked = _TABLES[found](source, skeleton)
         return TrackFile(found, tracked.tracks, tracked.ids, lambda target, new: tracked.rebuild(new)(target))
-    if found == "mmpose" or (not found and source.is_file() and _is_mmpose(read_json(source))):
+    if found == "mmpose" or (not found and source.is_file() and _is_mmpose(read_packed(source)[0])):
         with nearly("mmpose frames", os.fspath(path)):
             return _read_mmpose(source, skeleton, first_frame)
     return _read_entries(source, skeleton, found or "auto", first_frame)
@@ -174,7 +175,7 @@ def _is_mmpose(data: Any) -> bool:
 
 def _read_mmpose(path: Path, skeleton: Skeleton, first_frame: int | None) -> TrackFile:
     """The inferencer's list (``frame_id`` from 0) and the demo's object (``instance_info``, ``frame_id`` from 1)."""
-    data = read_json(path)
+    data, lines = read_packed(path)
     if not _is_mmpose(data):
         raise FileFormatError(
             f"{path}: expected a list of frames with 'instances', or an object with 'instance_info', "
@@ -202,7 +203,7 @@ def _read_mmpose(path: Path, skeleton: Skeleton, first_frame: int | None) -> Tra
             people = [] if extracted is None else extracted.rebuild([after[start : start + count]])
             new.append({**frame, "instances": people})
             start += count
-        write_json(target, {**data, "instance_info": new} if isinstance(data, dict) else new)
+        write_packed(target, {**data, "instance_info": new} if isinstance(data, dict) else new, lines=lines)
 
     length = int(numbered.max(initial=-1)) + 1
     return TrackFile("mmpose", rows.spread(poses, length), rows.ids, write, rows.linked, rows.filled(length))

@@ -159,7 +159,13 @@ def pose_consistency_of(prepared: Prepared, prediction: Prediction) -> Floats:
 
 
 def prepare(
-    image: npt.NDArray[np.uint8], own: Poses, boxes_xyxy: Any, shared: SharedKeypoints, config: ModelConfig
+    image: npt.NDArray[np.uint8],
+    own: Poses,
+    boxes_xyxy: Any,
+    shared: SharedKeypoints,
+    config: ModelConfig,
+    *,
+    doubted: bool = True,
 ) -> Prepared:
     """Cut the crops of one image's people: everything before the network (thread-safe).
 
@@ -169,6 +175,7 @@ def prepare(
         boxes_xyxy: (N, 4) or None, see ``Refiner.refine``.
         shared: the keypoints' set and the network's, ``shared.target``.
         config: of the network.
+        doubted: whether boxes may be wrong; else they are taken as they are.
 
     Raises:
         InputError: boxes of another shape.
@@ -180,7 +187,7 @@ def prepare(
     else:
         around = shared.boxes(own.original, image_hw)
     frame = np.array([0.0, 0.0, image_hw[1], image_hw[0]]) - 0.5
-    boxes = _person_boxes(around, boxes_xyxy, frame)
+    boxes = _person_boxes(around, boxes_xyxy, frame) if doubted else np.asarray(boxes_xyxy, np.float64)
     rows = np.flatnonzero(boxes_meet(boxes, frame))
     input_hw = config.input_hw
     affine = crop_affine(crop_rectangles(boxes[rows], input_hw, config.crop_margin), input_hw)
@@ -200,8 +207,8 @@ def _person_boxes(
 ) -> npt.NDArray[np.float64]:
     """(N, 4) given boxes, else boxes around the valid keypoints; NaN for people with neither.
 
-    A box that has nothing of the person's keypoints or of the image is none. One that reaches farther than an image's
-    size beyond the image (4 corners, ``frame``) is cut to it, or the person would be too small in the crop.
+    A box that has nothing of the person's keypoints is none. One that reaches farther than an image's size beyond the
+    image (``frame``, its corners) is cut to it, or the person would be too small in the crop.
     """
     if boxes_xyxy is None:
         return around
@@ -228,10 +235,10 @@ def _person_boxes(
             "boxes_xyxy: expected [left, top, right, bottom] around the keypoints, got what fits them as [left, top, "
             "width, height]; boxes_xywh_to_xyxy turns these into that"
         )
-    there = boxes_meet(boxes, frame) & (boxes_meet(boxes, around) | ~np.isfinite(around).all(-1))
+    there = boxes_meet(boxes, around) | ~np.isfinite(around).all(-1)
     if (usable & ~there).any():
         who = ", ".join(map(str, np.flatnonzero(usable & ~there)[:10].tolist()))
-        logger.warning("boxes_xyxy: not where the keypoints or the image are, so not used: those of people %s", who)
+        logger.warning("boxes_xyxy: not where the keypoints are, so not used: those of people %s", who)
     low, high = np.tile(frame[:2], 2), np.tile(frame[2:], 2)
     far = np.asarray(((boxes < low - (high - low)) | (boxes > high + (high - low))).any(-1))
     boxes = np.where(far[:, None], np.clip(boxes, low, high), boxes)

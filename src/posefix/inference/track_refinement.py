@@ -103,7 +103,7 @@ def _observe_all(
     def cut(item: tuple[int, Any]) -> Prepared:
         t, image = item
         poses = read_poses(tracks.poses[t], observer.skeleton)
-        return prepare(image, poses, boxes(t, t + 1)[0], shared, observer.network.config)
+        return prepare(image, poses, boxes(t, t + 1)[0], shared, observer.network.config, doubted=False)
 
     shared = share_keypoints(observer.skeleton, observer.skeleton)
     prepared = (future.result() for _, future in ahead(cut, numbered(), options.workers))

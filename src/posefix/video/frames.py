@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -14,6 +16,8 @@ import numpy.typing as npt
 
 from posefix.exceptions import ImageError, InputError
 from posefix.io.images import load_image
+
+logger = logging.getLogger(__name__)
 
 Image = npt.NDArray[np.uint8]
 
@@ -32,16 +36,18 @@ def read_frames(source: Any, *, color: str = "rgb") -> Iterator[Image]:
         color: channel order of arrays.
 
     Raises:
-        ImageError: no such file or folder, or a frame that cannot be read.
+        ImageError: no such file or folder, no image of a folder that can be read (single ones are black, with a
+            warning), or a frame of an iterable that cannot be read.
         InputError: something else.
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         if path.is_dir():
-            names = sorted((p for p in path.iterdir() if p.suffix.lower() in _IMAGES), key=_natural)
+            shown = (p for p in path.iterdir() if not p.name.startswith("."))  # macOS puts "._" files there
+            names = sorted((p for p in shown if p.suffix.lower() in _IMAGES), key=_natural)
             if not names:
                 raise ImageError(f"frames: no images in the folder {os.fspath(source)!r}")
-            return (load_image(name) for name in names)
+            return _folder_frames(names)
         if not path.is_file():
             raise ImageError(f"frames: no such file {os.fspath(source)!r}")
         return _video_frames(_opened(path))
@@ -50,6 +56,29 @@ def read_frames(source: Any, *, color: str = "rgb") -> Iterator[Image]:
     if not isinstance(source, Iterable):
         raise InputError(f"frames: expected a path, an array or an iterable of images, got {type(source).__name__}")
     return (load_image(frame, color=color) for frame in source)
+
+
+def _folder_frames(names: list[Path]) -> Iterator[Image]:
+    """Images of a folder; one that cannot be read is black, so that the frames before and after are not lost."""
+    shape: tuple[int, ...] | None = None
+    for place, name in enumerate(names):
+        try:
+            frame = load_image(name)
+        except ImageError as error:
+            shape = shape or _first_shape(names[place + 1 :])
+            if shape is None:
+                raise
+            logger.warning("a frame that cannot be read is taken as black: %s", error)
+            frame = np.zeros(shape, np.uint8)
+        shape = frame.shape
+        yield frame
+
+
+def _first_shape(names: list[Path]) -> tuple[int, ...] | None:
+    for name in names:
+        with contextlib.suppress(ImageError):
+            return load_image(name).shape
+    return None
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:
