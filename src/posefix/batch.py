@@ -314,7 +314,7 @@ class BatchRefiner:
             groups[names[image]] = rows[best]
         boxes = _boxes(table) if self.settings.use_boxes else np.full((len(poses), 4), np.nan)
         sample: list[Prepared] = []
-        faults: list[Exception] = []
+        faults: list[Exception | str] = []
         for _, _, prepared in self._prepare(table, groups, poses, boxes, lambda rows, error: faults.append(error)):
             sample.append(prepared)
             if sum(len(p.rows) for p in sample) >= enough:
