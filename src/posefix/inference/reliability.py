@@ -43,8 +43,9 @@ CLOSE_DISTANCE = 0.3
 CLOSE_SHARE, CLOSE_PRIOR_COUNT = 0.78, 200.0
 #: Share of close keypoints, from that of labelled poses on, and how much it is like that of labelled poses.
 LIKENESS = ((-0.1, -0.04, 0.02, 0.08), (0.0, 1.0, 1.0, 0.0))
-#: Added to the exponent below the reference rate for poses like labelled ones.
-STEEPER = 2.0
+#: Poses like labelled ones get more weight from so many times fewer outliers on than at the reference rate, and it
+#: grows with this power.
+FEWER, STEEPER = 1.25, 4.5
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def can_measure_reliability(config: ModelConfig, calibration: Calibration) -> bo
 def measured_prior_weight(counts: npt.ArrayLike, calibration: Calibration) -> Floats:
     """Weight of the pose prior for an estimator: 1 at the reference rate of outliers, 0.35 at twice that rate.
 
-    Below the reference rate it grows faster where as many keypoints are close as of labelled poses. Where more are
+    Well below the reference rate it grows faster where as many keypoints are close as of labelled poses. Where more are
     close than estimators reach by themselves, it is divided by the third power of the share of those that can still be
     the estimator's own.
 
@@ -86,8 +87,7 @@ def measured_prior_weight(counts: npt.ArrayLike, calibration: Calibration) -> Fl
     better = reference_rate * (confident + PRIOR_COUNT) / (outliers + PRIOR_COUNT * reference_rate)
     apart = (confident - close + CLOSE_PRIOR_COUNT * (1 - CLOSE_SHARE)) / (confident + CLOSE_PRIOR_COUNT)
     like = np.interp(1 - apart - labelled_close_share, *LIKENESS) if labelled_close_share else np.zeros_like(apart)
-    exponent = EXPONENT + STEEPER * like * (better > 1)
     largest = LIMITS[1] + (LARGEST_WEIGHT - LIMITS[1]) * like
-    by_outliers = np.clip(better**exponent, LIMITS[0], largest)
+    by_outliers = np.clip(better**EXPONENT * np.maximum(better / FEWER, 1.0) ** (STEEPER * like), LIMITS[0], largest)
     weight: Floats = np.minimum(by_outliers / np.minimum(apart / (1 - CLOSE_SHARE), 1.0) ** 3, LARGEST_WEIGHT)
     return weight
