@@ -35,7 +35,7 @@ class Stub:
     starting_threads = staticmethod(nullcontext)
     def enter_thread(self):
         pass
-    def look(self, inputs, *, count=False):
+    def forward(self, inputs, *, count=False):
         shape = (3, len(inputs))
         return View(None, None, inputs.without_crops(), np.full(shape, 5) * [[3], [1], [1]] if count else None)
     def decode(self, views, prior_weight, decoder):

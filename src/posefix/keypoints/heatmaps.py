@@ -43,6 +43,24 @@ def draw_gaussians(points: Tensor, valid: Tensor, map_hw: tuple[int, int], std: 
     return rows.unsqueeze(-1) * columns.unsqueeze(-2)
 
 
+def log_gaussians(points: Tensor, map_hw: tuple[int, int], std: Tensor) -> Tensor:
+    """Logarithm of one Gaussian of height 1 per keypoint.
+
+    Args:
+        points: (B, K, 2) in pixels of the map, finite.
+        map_hw: size (h, w).
+        std: (B, K) pixels of the map.
+
+    Returns:
+        (B, K, h, w).
+    """
+    rows, columns = (
+        ((torch.arange(size, device=points.device, dtype=points.dtype) - position) / std.unsqueeze(-1)).square()
+        for size, position in zip(map_hw, (points[..., 1:], points[..., :1]), strict=True)
+    )
+    return -0.5 * (rows.unsqueeze(-1) + columns.unsqueeze(-2))
+
+
 def one_hot_targets(heatmap_points: Tensor, valid: Tensor, map_hw: tuple[int, int]) -> Tensor:
     """Bilinear one-hot maps: each target spreads over at most 4 heatmap pixels and sums to 1 (PoseFix §3.4).
 

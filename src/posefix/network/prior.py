@@ -6,8 +6,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from posefix.keypoints.heatmaps import draw_gaussians, expected_similarity, heatmap_probabilities
+from posefix.keypoints.heatmaps import expected_similarity, heatmap_probabilities, log_gaussians
 
 #: Widths, in units of the similarity's, at which image logits and input pose are compared.
 _SCALES = (0.5, 1.0, 2.0, 4.0)
@@ -15,6 +16,8 @@ _SCALES = (0.5, 1.0, 2.0, 4.0)
 _LIMIT = 3.0
 #: Scores below this share of the person's best make no further difference to the prior.
 _LEAST_SCORE = 0.03
+#: Logarithm of nothing.
+_NOTHING = -1e4
 
 
 class PosePrior(nn.Module):
@@ -68,10 +71,14 @@ class PosePrior(nn.Module):
             share_logit, log_spread = share_logit + change[..., 0], log_spread + change[..., 1]
         # A person without area has no spread, and must not divide by it.
         spread = (std * torch.exp(log_spread)).clamp_min(1e-3)
-        density = draw_gaussians(heatmap_points, valid, (height, width), spread)
-        share = (torch.sigmoid(share_logit) * valid)[..., None, None]
-        density = density / (2 * math.pi * spread**2)[..., None, None]
-        return torch.log(share * density + (1 - share) / (height * width))
+        flat = torch.full_like(spread, -math.log(height * width))
+        floor = torch.where(valid, F.logsigmoid(-share_logit) + flat, flat)
+        peak = F.logsigmoid(share_logit) - torch.log(2 * math.pi * spread**2)
+        peak = torch.where(valid, peak, torch.full_like(peak, _NOTHING))
+        # The logarithm of a sum of two, as one soft-plus: compiled graphs have no fast logarithm.
+        points = torch.where(valid.unsqueeze(-1), heatmap_points, torch.zeros_like(heatmap_points))
+        above = (peak - floor)[..., None, None] + log_gaussians(points, (height, width), spread)
+        return floor[..., None, None] + F.softplus(above)
 
 
 def _match_features(image_logits: Tensor, heatmap_points: Tensor, valid: Tensor, std: Tensor) -> list[Tensor]:
