@@ -34,17 +34,23 @@ class Leaning(nn.Module):
     Args:
         refiner: whose configuration it has.
         lean: share of the distribution that is where the given pose says.
+        facing: whether it takes the sides of the legs from the given arms.
     """
 
-    def __init__(self, refiner: Refiner, lean: float) -> None:
+    def __init__(self, refiner: Refiner, lean: float, facing: bool = False) -> None:
         super().__init__()
         self.config, self.mean, self.lean, self.passes = refiner.network.config, torch.zeros(1), lean, 0
+        self.facing = facing
 
     def image_logits_and_peaks(self, inputs: NetworkInput) -> tuple[Tensor, None]:
         self.passes += len(inputs)
         points, mirror = inputs.crop_points, inputs.crop_points[:, COCO.flip_indices]
         greater = torch.where(points[..., :1] > mirror[..., :1], points, mirror)
         shown = torch.where(torch.from_numpy(LEFT)[:, None], greater, points + mirror - greater)
+        if self.facing:
+            arms, legs = side_groups(COCO)[:2]
+            turned = ((points - shown)[:, arms].abs().amax((1, 2)) > 1)[:, None, None]
+            shown[:, legs] = torch.where(turned, shown[:, COCO.flip_indices[legs]], shown[:, legs])
         height, width = (side // 4 for side in self.config.input_hw)
         maps = [self.config.codec.encode(p, inputs.valid, (height, width)) for p in (points, shown)]
         return torch.log(self.lean * maps[0] + (1 - self.lean) * maps[1] + 1e-6), None
@@ -93,6 +99,13 @@ def test_a_whole_track_with_exchanged_sides_is_found(refiner: Refiner, group: in
     given = exchange_sides(standing(12), wanted[:, None], COCO)
     exchanged = found(refiner, Leaning(refiner, lean=0.6), given, online)
     np.testing.assert_array_equal(exchanged[2:], wanted[2:])
+
+
+def test_legs_are_judged_with_the_corrected_arms(refiner: Refiner) -> None:
+    wanted = np.zeros((12, len(side_groups(COCO))), bool)
+    wanted[:, 0] = True
+    given = exchange_sides(standing(12), wanted[:, None], COCO)
+    np.testing.assert_array_equal(found(refiner, Leaning(refiner, 0.6, facing=True), given), wanted)
 
 
 def test_a_right_track_stays_and_costs_one_pass(refiner: Refiner) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import posefix.inference.track_observation as observation
 import posefix.inference.track_refinement as module
 from factories import make_weights
 from posefix.exceptions import InputError
@@ -122,6 +123,22 @@ def test_keypoints_that_are_never_there(refiner: Refiner, still: Any) -> None:
     assert (filled[:, 0, 4, 2] > 0).all()
     kept = refiner.refine_video([still] * 12, tracks, fill_missing=False)
     np.testing.assert_array_equal(kept[:, 0, 4], tracks[:, 0, 4])
+
+
+@pytest.mark.parametrize("reason", ["confidence", "border"])
+def test_what_the_image_does_not_support_stays_missing(
+    refiner: Refiner, still: Any, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """As in a single image: too little confidence, or too near to the border."""
+    tracks = people(12, 1)
+    tracks[:, 0, 4] = 0
+    if reason == "border":
+        monkeypatch.setattr(observation, "well_inside", lambda points, std, image_hw: np.zeros((*std.shape[:2], 1)))
+    else:
+        refiner = Refiner(make_weights(Calibration(policy="safe", fill_threshold=0.99)), device="cpu")
+    refined = refiner.refine_video([still] * 12, tracks)
+    np.testing.assert_array_equal(refined[:, 0, 4], tracks[:, 0, 4])
+    assert (np.delete(refined[:, 0], 4, 1)[..., 2] != 0.8).all()
 
 
 @pytest.mark.slow

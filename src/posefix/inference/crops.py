@@ -259,6 +259,18 @@ def _finite_only(prepared: Prepared, prediction: Prediction) -> tuple[Prepared, 
     )
 
 
+def well_inside(points: Floats, std: Floats, image_hw: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Whether places are so far from the image's border that the image can show a keypoint there.
+
+    Args:
+        points: (..., 2) image pixels.
+        std: (...) image pixels, length scale of keypoint similarity.
+        image_hw: (2,) or (..., 2).
+    """
+    size_wh = np.asarray(image_hw)[..., ::-1]
+    return np.asarray(np.minimum(points + 0.5, size_wh - 0.5 - points).min(-1) >= _BORDER * std)
+
+
 def paste_back(
     prepared: Prepared,
     prediction: Prediction,
@@ -292,8 +304,7 @@ def paste_back(
     confidence = np.clip(confidence, LEAST_CONFIDENCE, 1.0)
     filled = np.zeros(poses.valid.shape, bool)
     if fill_missing:
-        border = _BORDER * prepared.inputs.std / prepared.affine[:, :1, 0]
-        inside = np.minimum(points + 0.5, np.array(prepared.image_hw[::-1]) - 0.5 - points).min(-1) >= border
+        inside = well_inside(points, prepared.inputs.std / prepared.affine[:, :1, 0], prepared.image_hw)
         filled[rows] = ~valid & poses.known & inside & (confidence >= fill_threshold)
     known = np.zeros(poses.valid.shape)
     known[rows] = np.where(valid | filled[rows], confidence, 0.0)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from posefix.geometry import invert_affine, transform_points
-from posefix.inference.crops import Prepared
+from posefix.inference.crops import Prepared, well_inside
+from posefix.inference.decoding import presence
 from posefix.inference.forward import ForwardOutput, outlier_counts
 from posefix.inference.options import Options
 from posefix.inference.reliability import can_measure_reliability, measured_prior_weight
@@ -38,6 +39,8 @@ _SIDE_SCALE, _LEAST = 0.5, 1e-3
 #: Mean log odds of a group of keypoints below which both poses, as it is and exchanged, are compared; the most that a
 #: frame counts.
 _DOUBT, _SURE = 6.0, 8.0
+#: How often sides are decided at most.
+_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class Observer:
             logits = torch.cat([torch.as_tensor(v.image_logits) for v in views])
             seen = inputs.take(slice(start, start + batch_size)).without_crops().to(logits.device)
             log_prior = self.network.log_prior(logits, seen)
-            yield ForwardOutput(logits, None, log_prior, seen.crop_points, seen.valid, seen.std)
+            peaks = None if views[0].peaks is None else torch.cat([torch.as_tensor(v.peaks) for v in views])
+            yield ForwardOutput(logits, peaks, log_prior, seen.crop_points, seen.valid, seen.std)
 
 
 @dataclass(frozen=True)
@@ -139,9 +143,9 @@ def observe(
         repair_sides: whether exchanged left and right are put right.
     """
     skeleton, codec = observer.skeleton, observer.codec
-    groups = len(side_groups(skeleton))
+    groups = side_groups(skeleton)
     shape: tuple[int, int, int] = (guessed.shape[0], guessed.shape[1], guessed.shape[2])
-    exchanged = np.zeros((*shape[:2], groups), bool)
+    exchanged = np.zeros((*shape[:2], len(groups)), bool)
     f = np.concatenate([np.full(len(p.rows), i) for i, p in enumerate(frames)]).astype(np.int64)
     n = np.concatenate([p.rows for p in frames]).astype(np.int64)
     if not len(f):
@@ -152,31 +156,37 @@ def observe(
     scale = np.sqrt(back[:, 0, 0] * back[:, 1, 1])[:, None]  # image px per crop px
     outputs = list(observer.forward(inputs, batch_size))
 
-    if repair_sides and groups:
-        points, std, odds = np.zeros((*shape, 2)), np.ones(shape), np.zeros(shape)
-        valid = np.zeros(shape, bool)
+    if repair_sides and len(groups):
+        came, rows, odds = inputs, np.arange(len(f)), np.zeros(shape)
+        points, std, valid = np.zeros((*shape, 2)), np.ones(shape), np.zeros(shape, bool)
         points[f, n], std[f, n] = transform_points(back, inputs.crop_points), inputs.std * scale
         valid[f, n] = inputs.valid
         valid &= ~guessed
-        odds[f, n] = np.concatenate([_side_odds(o, observer) for o in outputs])
-        for g, group in enumerate(side_groups(skeleton)):
-            doubted = _doubted(odds, valid, group)[n]
-            if doubted.any():
-                rows = np.flatnonzero(doubted)
-                odds[f[rows, None], n[rows, None], group] = _compared(observer, inputs, outputs, rows, g, batch_size)
-        exchanged, sides = decide_sides(points, valid, std, np.where(valid, odds, 0.0), skeleton, memory.sides)
-        memory = replace(memory, sides=sides)
-        changed = np.flatnonzero(exchanged[f, n].any(-1))
-        if len(changed):
+        # What the network says of a group leans to the others: of people whom that corrects, it is asked anew.
+        for _ in range(_ROUNDS):
+            odds[f[rows], n[rows]] = np.concatenate([_side_odds(o, observer) for o in outputs])[rows]
+            as_given = np.ones(shape)
+            for g, group in enumerate(groups):
+                doubted = rows[_doubted(odds, valid, group)[n[rows]]]
+                if len(doubted):
+                    compared = _compared(observer, inputs, outputs, doubted, g, batch_size)
+                    odds[f[doubted, None], n[doubted, None], group] = compared
+                as_given[..., group] = np.where(exchanged[..., g, None], -1.0, 1.0)
+            before, log_odds = exchanged, np.where(valid, as_given * odds, 0.0)
+            exchanged, sides = decide_sides(points, valid, std, log_odds, skeleton, memory.sides)
+            changed = np.flatnonzero((exchanged != before)[f, n].any(-1))
+            if not len(changed):
+                break
             # The network must see the pose as it should have been, or its answer leans to the exchanged one.
-            inputs = _exchange_inputs(inputs, exchanged[f, n], observer)
-            guessed = exchange_sides(guessed[..., None], exchanged, skeleton)[..., 0]
-            again = list(observer.forward(inputs.take(changed), batch_size))
-            outputs = _replace_rows(outputs, changed, again)
+            inputs = _exchange_inputs(came, exchanged[f, n], observer)
+            outputs = _replace_rows(outputs, changed, list(observer.forward(inputs.take(changed), batch_size)))
+            rows = np.flatnonzero(np.isin(n, n[changed]))
+        memory = replace(memory, sides=sides)
+        guessed = exchange_sides(guessed[..., None], exchanged, skeleton)[..., 0]
 
     weight, memory = _weigh(observer, outputs, prior_weight, memory)
     found = [_places_of(observer, o, weight) for o in outputs]
-    points, mass, variance, own = (np.concatenate(x).astype(np.float64) for x in zip(*found, strict=True))
+    points, mass, variance, own, shown = (np.concatenate(x).astype(np.float64) for x in zip(*found, strict=True))
     people = len(points)
     image_points = transform_points(back, codec.to_crop(points).reshape(people, -1, 2)).reshape(points.shape)
     variance *= np.square(codec.stride * scale)[..., None]
@@ -187,6 +197,10 @@ def observe(
         given = transform_points(back, inputs.crop_points)
         keep &= np.linalg.norm(given - image_points[:, :, 0], axis=-1) < inputs.std * scale
         image_points[:, :, 0] = np.where(keep[..., None], given, image_points[:, :, 0])
+    # Where nothing was given, a place counts as far as the image supports it.
+    image_hw = np.array([p.image_hw for p in frames])[f][:, None, None]
+    supported = shown[..., None] * well_inside(image_points, (inputs.std * scale)[..., None], image_hw)
+    mass = np.where(inputs.valid[..., None], mass, mass * supported)
     places = _empty(shape)
     places.points[f, n], places.mass[f, n], places.variance[f, n] = image_points, mass, variance
     places.std[f, n] = inputs.std * scale
@@ -277,8 +291,8 @@ def _weigh(
     return calibration.prior_weight * (1.0 if given is None else given), memory
 
 
-def _places_of(observer: Observer, output: ForwardOutput, weight: float) -> tuple[Floats, Floats, Floats, Floats]:
-    """Places (B, K, M, 2) in heatmap pixels, their calibrated similarity and variance, and the input's similarity."""
+def _places_of(observer: Observer, output: ForwardOutput, weight: float) -> tuple[Floats, ...]:
+    """Places (B, K, M, 2) in heatmap pixels, their calibrated similarity, variance; input similarity; presence."""
     calibration, codec = observer.calibration, observer.codec
     temperature = torch.tensor(calibration.temperature or (1.0,), device=output.std.device)
     logits = output.logits(torch.full((len(output),), weight, device=output.std.device))
@@ -288,4 +302,5 @@ def _places_of(observer: Observer, output: ForwardOutput, weight: float) -> tupl
     similarity = [codec.similarity(calibrated, codec.to_crop(points[:, :, m]), output.std) for m in range(PLACES)]
     mass = torch.stack(similarity, -1) * (found > 0)
     own = codec.similarity(calibrated, output.crop_points, output.std) * output.valid
-    return tuple(x.cpu().numpy() for x in (points, mass, variance, own))  # type: ignore[return-value]
+    shown = presence(output.peaks, own, calibration)
+    return tuple(x.cpu().numpy() for x in (points, mass, variance, own, shown))

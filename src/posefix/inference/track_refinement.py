@@ -86,7 +86,8 @@ def _observe_all(
     size = 1 if options.online else max(_BLOCK // max(people, 1), 1)
     memory = Memory()
     there = present(tracks.poses)
-    later = _later(options) if options.online else REACH
+    # Online, the frames of the delay serve the path: that gains more than steadier boxes.
+    later = 0 if options.online else REACH
 
     def boxes(start: int, stop: int) -> Doubles:
         low, high = max(start - 2 * REACH, 0), min(stop + later, total)
@@ -126,11 +127,6 @@ def _observe_all(
             f"frames: expected {total}, one for each frame of the tracks, got {start}; if a file counts frames from "
             "another number than 0 or 1, give it as first_frame (--first-frame)"
         )
-
-
-def _later(options: VideoOptions) -> int:
-    """Online, the frames of the delay whose given poses place a crop; the others count for the path."""
-    return min(options.delay // 2, REACH)
 
 
 def _offline(
@@ -194,7 +190,7 @@ def _online(
             new = measure_jerk(places)
             # Changes of what is believed about a motion must not show in it.
             jerk = new if jerk is None or read <= _MEMORY // 2 else np.exp((np.log(jerk) + np.log(new)) / 2)
-        if read - done > options.delay - _later(options):
+        if read - done > options.delay:
             yield finish(done, 1, find_paths(places, jerk, rounds=2))
             done += 1
     if done < read:
@@ -212,7 +208,8 @@ def _finish(
 
     valid, guessed = own_side(tracks.valid[rows]), own_side(tracks.guessed[rows])
     found = np.isfinite(observed.places.std) & np.isfinite(paths.points).all(-1) & tracks.known
-    replaced = found & (valid | guessed | options.fill_missing)
+    supported = options.fill_missing & (paths.confidence >= observer.calibration.fill_threshold)
+    replaced = found & (valid | guessed | supported)
     given = exchange_sides(tracks.given[rows], observed.exchanged, observer.skeleton)
     points = paths.points
     if observer.calibration.policy == "safe" and not options.online:

@@ -24,8 +24,9 @@ GROUPS = {
     "legs": ("hip", "knee", "ankle", "heel", "big_toe", "small_toe"),
     "face": ("eye", "ear"),
 }
-#: Log odds of a frame against an exchange: sides are right far more often than not.
-_BIAS = 0.5
+#: Log odds of a frame against an exchange: sides are right far more often than not, and where the image speaks against
+#: them for a whole track, it is often itself wrong.
+_BIAS = 1.0
 #: Largest log odds of one frame, and how much of them counts: successive frames err alike.
 _LARGEST, _SHARE = 8.0, 0.5
 #: Usual movement between two frames in length scales of keypoint similarity, without the person's own.

@@ -23,8 +23,8 @@ class VideoOptions:
         delay: frames by which results come late when online.
         max_gap: longest stretch of frames in which a missing keypoint is filled; longer ones stay as they are.
         repair_sides: put left and right right where an estimator exchanged them.
-        fill_missing: give keypoints that are missing for longer than ``max_gap`` the network's output, in frames in
-            which others of the person are there.
+        fill_missing: give keypoints that are missing for longer than ``max_gap`` the network's output where the image
+            supports it, as in ``Options``, in frames in which others of the person are there.
         prior_weight: weight of the input poses, as in ``Options``; None measures it on the video.
         batch_size: people per pass through the network.
         workers: threads that cut crops while the network computes.
