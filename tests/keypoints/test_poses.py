@@ -264,3 +264,74 @@ def test_which_coordinates_are_normalised() -> None:
     assert not normalised([at(*five), "x"])
     scored_five = np.concatenate([at(*five), np.full((1, 5, 1), 90.0)], -1)
     assert normalised([scored_five])  # scores of any unit
+
+
+def test_each_persons_scores_are_over_their_own_best() -> None:
+    scores = np.array(
+        [
+            [0.2, 0.4, 0.1],
+            [5.0, 10.0, 0.0],  # another scale
+            [0.0, 1.0, 2.0],  # visibilities say nothing
+            [1.0, 1.0, 2.0],
+            [0.0, 3.0, 1.0],  # 3 is none
+            [0.5, np.nan, -1.0],
+        ]
+    )
+    valid = np.ones(scores.shape, bool)
+    valid[0, 1] = False  # not there: its score does not count
+    expected = [[1, 1, 0.5], [0.5, 1, 0], [1, 1, 1], [1, 1, 1], [0, 1, 1 / 3], [1, 1, 0]]
+    found = relative_scores(scores, valid)
+    np.testing.assert_allclose(found, expected)
+    assert found.dtype == relative_scores(scores.astype(np.float16), valid).dtype == np.float64
+    np.testing.assert_array_equal(relative_scores(np.zeros((2, 0)), np.zeros((2, 0), bool)), np.zeros((2, 0)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "read_as"),
+    [("f8", "f8"), (">f8", "f8"), ("f4", "f4"), ("f2", "f4"), ("u1", "f4"), ("i8", "f4"), ("?", None)],
+)
+def test_number_types(kind: str, read_as: str | None) -> None:
+    values = np.ones((2, 17, 3)).astype(kind)
+    if read_as is None:
+        with pytest.raises(InputError, match=r"^keypoints: expected numbers"):
+            read_poses(values, COCO)
+    else:
+        poses = read_poses(values, COCO)
+        assert poses.original.dtype == np.dtype(read_as)
+        assert poses.points.dtype == np.float64
+        assert poses.original is not values
+
+
+def test_no_people_have_as_many_numbers_as_were_given() -> None:
+    for given, expected in (((0, 17, 2), 2), ((0, 17, 3), 3), ((0,), 3), ((0, 0, 2), 2), ((0, 51), 3)):
+        original = read_poses(np.zeros(given), COCO).original
+        assert original.shape == (0, 17, expected)
+        assert original.dtype == (np.float32 if given[1:] not in ((17, 2), (17, 3)) else original.dtype)
+
+
+def test_messages_of_other_shapes_end_where_nothing_helps() -> None:
+    for shape, end in (
+        ((17, 2), "; for one person pass keypoints[None]"),
+        ((2, 50), "got (2, 50)"),
+        ((3,), "got (3,)"),
+    ):
+        with pytest.raises(InputError) as caught:
+            read_poses(np.ones(shape), COCO)
+        assert str(caught.value).endswith(end)
+    with pytest.raises(InputError, match=r"pass skeleton= \(coco, \w+, \w+, \w+ or a Skeleton\)$"):
+        read_poses(np.ones((1, 16, 2)), COCO)
+
+
+def test_framing_goes_by_each_person_and_by_both_sides() -> None:
+    """An image of 640 × 480: a tenth of it is 64 and 48 px, beyond its last pixel."""
+    values = np.zeros((3, 17, 3))
+    values[:, 0] = (300, 200, 1.0)
+    values[0, 1:5] = [(-60, 200, 0.01), (-70, 200, 0.01), (300, -40, 0.01), (300, -50, 0.01)]
+    values[1, 1:5] = [(639 + 64, 9, 0.01), (639 + 64.5, 9, 0.01), (9, 479 + 48, 0.01), (9, 479 + 48.5, 0.01)]
+    values[2, :3] = [(9, -481, 1.0), (2000, 9, 1.0), (639 + 640, 9, 1.0)]  # all of it is elsewhere
+    counts = framing(read_poses(values, COCO), (480, 640))
+    np.testing.assert_array_equal(counts[0, :6], [True, True, False, True, False, False])
+    np.testing.assert_array_equal(counts[1, :6], [True, True, False, True, False, False])
+    np.testing.assert_array_equal(counts[2, :4], [True, True, True, False])
+    values[2, 0] = (9, 9, 1.0)
+    np.testing.assert_array_equal(framing(read_poses(values, COCO), (480, 640))[2, :4], [True, False, False, False])
