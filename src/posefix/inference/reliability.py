@@ -45,7 +45,7 @@ CLOSE_SHARE, CLOSE_PRIOR_COUNT = 0.78, 200.0
 LIKENESS = ((-0.1, -0.04, 0.02, 0.08), (0.0, 1.0, 1.0, 0.0))
 #: Poses like labelled ones get more weight from so many times fewer outliers on than at the reference rate, and it
 #: grows with this power.
-FEWER, STEEPER = 1.25, 4.5
+FEWER, STEEPER = 1.2, 4.5
 
 
 @dataclass(frozen=True)
