@@ -40,7 +40,7 @@ from posefix.io.coco import image_name, rounded_keypoints
 from posefix.io.image_store import ImageStore
 from posefix.io.images import load_image
 from posefix.io.orientation import decided_by_habit, orientation_of
-from posefix.io.parquet import entries_to_table, is_int64, people_schema, pose_array, pose_column, table_to_entries
+from posefix.io.parquet import entries_to_table, is_int64, people_schema, pose_column, poses_of, table_to_entries
 from posefix.io.storage import require_pyarrow
 from posefix.keypoints.mapping import share_keypoints
 from posefix.keypoints.poses import present
@@ -199,10 +199,8 @@ class BatchRefiner:
     def refine_table(self, table: Any) -> Any:
         """Refine a pyarrow ``Table``, as ``__call__``."""
         pa = require_pyarrow()
-        if "keypoints" not in table.column_names:
-            raise FileFormatError(f"rows: expected a column 'keypoints', got {', '.join(table.column_names)}")
         shared, settings = self._shared, self.settings
-        poses, is_pose = pose_array(table.column("keypoints"), len(shared.source))
+        poses, is_pose = poses_of(table, len(shared.source))
         names, image_of_row = image_of_rows(table)
         status = np.where(is_pose, "no_box", "no_pose").astype(object)
         error = np.full(len(poses), None, object)
@@ -293,28 +291,28 @@ class BatchRefiner:
         return self.refiner.forward(self._prepared(table, MEASURED), replace(self.settings.options, flip_test=False))[1]
 
     def check_images(self, table: Any) -> None:
-        """Tell that the images are not where they are looked for, before all people are marked as unread.
-
-        Args:
-            table: as for ``measure_reliability``.
+        """Tell that a sample's images are not where they are looked for, before all people are marked as unread.
 
         Raises:
-            ImageError: none of the sample's images can be read.
+            ImageError, FileFormatError: none of the sample's images can be read, or none of its rows is a pose.
         """
         self._prepared(table, 1)
 
     def _prepared(self, table: Any, enough: int) -> list[Prepared]:
-        """The best-scored people of the first images, at least ``enough`` where there are as many."""
-        poses, is_pose = pose_array(table.column("keypoints"), len(self._shared.source))
+        """The best-scored people of the first images, ``enough`` of them if there are."""
+        poses, is_pose = poses_of(table, len(self._shared.source))
+        if len(is_pose) and not is_pose.any():
+            got = len(table.column("keypoints")[0].as_py() or ())
+            raise FileFormatError(
+                f"keypoints: expected poses of skeleton {self._shared.source.name!r}, got {got} numbers"
+            )
         names, image_of_row = image_of_rows(table)
         scores = np.nan_to_num(score_array(table))
         groups = {}
         for image, rows in _grouped(image_of_row, is_pose):
-            best = np.argsort(-scores[rows], kind="stable")[:MEASURED_PER_IMAGE]
-            groups[names[image]] = rows[best]
+            groups[names[image]] = rows[np.argsort(-scores[rows], kind="stable")[:MEASURED_PER_IMAGE]]
         boxes = _boxes(table) if self.settings.use_boxes else np.full((len(poses), 4), np.nan)
-        sample: list[Prepared] = []
-        faults: list[Exception | str] = []
+        sample, faults = list[Prepared](), list[Exception | str]()
         for _, _, prepared in self._prepare(table, groups, poses, boxes, lambda rows, error: faults.append(error)):
             sample.append(prepared)
             if sum(len(p.rows) for p in sample) >= enough:

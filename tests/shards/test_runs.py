@@ -219,3 +219,17 @@ def test_a_place_without_the_images_is_no_finished_run(folder: Path, tmp_path: P
     assert "nowhere" in refused(*arguments)
     run(*command(folder, tmp_path / "run", *SIZE, "--resume"))
     assert contents(tmp_path / "run") == contents(folder / "whole")
+
+
+def test_rows_that_are_no_poses_are_no_finished_run(folder: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    row = {"file_name": "001.jpg", "score": 0.5}
+    cases = {"long": [row | {"keypoints": [1.0] * 399}], "null": [row | {"keypoints": None}] * 2, "none": [row]}
+    words = {"long": "got 399 numbers", "null": "expected a column of lists", "none": "a column 'keypoints'"}
+    for name, rows in cases.items():
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
+        arguments = command(folder, tmp_path / name, "--resume")
+        arguments[1] = str(tmp_path / f"{name}.parquet")
+        assert words[name] in refused(*arguments)
+        assert not list((tmp_path / name).glob("part*"))

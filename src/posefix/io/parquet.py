@@ -173,6 +173,17 @@ def entries_to_tables(
         first += len(part)
 
 
+def poses_of(table: Any, count: int) -> tuple[Doubles, npt.NDArray[np.bool_]]:
+    """``pose_array`` of a table's people.
+
+    Raises:
+        FileFormatError: the table has no column ``keypoints``, or it does not hold lists of numbers.
+    """
+    if "keypoints" not in table.column_names:
+        raise FileFormatError(f"rows: expected a column 'keypoints', got {', '.join(table.column_names)[:80]}")
+    return pose_array(table.column("keypoints"), count)
+
+
 def pose_array(column: Any, count: int) -> tuple[Doubles, npt.NDArray[np.bool_]]:
     """A column of lists → poses.
 
