@@ -38,6 +38,8 @@ def test_tensors_without_usable_values(tensor: torch.Tensor, words: str) -> None
 
 
 def test_arrays_of_any_kind() -> None:
+    with pytest.raises(InputError, match="expected numbers"):
+        real_array(np.ma.masked_array(np.zeros((2, 4), "M8[s]")), "x")
     masked = np.ma.masked_array([[1, 2], [3, 4]], mask=[[0, 1], [0, 0]])
     np.testing.assert_array_equal(real_array(masked, "x"), [[1, np.nan], [3, 4]])  # not the 2 behind the mask
     np.testing.assert_array_equal(real_array([VALUES[0], VALUES[1].requires_grad_()], "x"), VALUES)

@@ -76,7 +76,7 @@ def _readable(values: Any, what: str) -> Any:
     if is_tensor(values):
         values = plain_tensor(values, what)
         return values.float() if str(values.dtype) == "torch.bfloat16" else values
-    if isinstance(values, np.ma.MaskedArray):
+    if isinstance(values, np.ma.MaskedArray) and values.dtype.kind in "biuf":
         return np.ma.filled(values.astype(np.result_type(values.dtype, np.float32)), np.nan)
     return values
 

@@ -12,6 +12,7 @@ from posefix.keypoints.heatmaps import (
     expected_position,
     expected_similarity,
     expected_similarity_argmax,
+    expected_similarity_modes,
     heatmap_probabilities,
     mirror_maps,
     one_hot_targets,
@@ -308,3 +309,41 @@ def test_the_codec_hands_the_decoder_on() -> None:
     torch.testing.assert_close(points, soft_argmax(logits) * 4 + 1.5)
     torch.testing.assert_close(confidence, codec.similarity(heatmap_probabilities(logits), points, std))
     assert not torch.allclose(points, codec.decode(logits, std)[0])
+
+
+def test_the_codec_knows_where_pixels_lie() -> None:
+    codec = HeatmapCodec(8, 3.5)
+    assert (codec.to_crop(2.0), codec.to_heatmap(19.5), codec.mirror_shift) == (19.5, 2.0, 0.0)
+    assert HeatmapCodec(4, 0.0).mirror_shift == 0.75
+    probabilities = heatmap_probabilities(torch.randn(2, 3, 9, 7) * 3)
+    std = torch.full((2, 3), 12.0)
+    points, confidence = codec.decode_probabilities(probabilities, std)
+    expected, similarity = expected_similarity_argmax(probabilities, std / 8)
+    torch.testing.assert_close(points, expected * 8 + 3.5)
+    torch.testing.assert_close(confidence, similarity)
+    torch.testing.assert_close(codec.similarity(probabilities, points, std), similarity)
+
+
+def test_temperature_divides() -> None:
+    logits = torch.randn(1, 2, 3, 4)
+    found = heatmap_probabilities(logits, torch.tensor([2.0, 0.5]))
+    torch.testing.assert_close(found[0, 0], torch.softmax(logits[0, 0].flatten() / 2, 0).view(3, 4))
+    torch.testing.assert_close(found[0, 1], torch.softmax(logits[0, 1].flatten() * 2, 0).view(3, 4))
+    torch.testing.assert_close(heatmap_probabilities(logits, 2.0)[0, 0], found[0, 0])
+
+
+def test_each_mode_has_its_place_height_and_spread() -> None:
+    """Two round Gaussians far apart, in a map that is no square."""
+    grid_x, grid_y = torch.meshgrid(torch.arange(40.0), torch.arange(24.0), indexing="xy")
+    parts = []
+    for (x, y), spread, mass in (((10.0, 8.0), 1.5, 0.6), ((30.0, 15.0), 2.5, 0.4)):
+        bump = torch.exp(-((grid_x - x) ** 2 + (grid_y - y) ** 2) / (2 * spread**2))
+        parts.append(mass * bump / bump.sum())
+    heat = sum(parts).expand(2, 3, 24, 40)  # type: ignore[union-attr]
+    points, heights, variances = expected_similarity_modes(heat, torch.full((2, 3), 2.0), 3)
+    torch.testing.assert_close(
+        points[..., :2, :], torch.tensor([[10.0, 8.0], [30.0, 15.0]]).expand(2, 3, 2, 2), atol=0.02, rtol=0
+    )
+    expected = torch.tensor([0.6 / (1 + 1.5**2 / 4), 0.4 / (1 + 2.5**2 / 4)]).expand(2, 3, 2)
+    torch.testing.assert_close(heights[..., :2], expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(variances[..., :2], torch.tensor([1.5**2, 2.5**2]).expand(2, 3, 2), atol=0, rtol=0.05)

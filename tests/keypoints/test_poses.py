@@ -22,7 +22,17 @@ from posefix.exceptions import InputError, SkeletonError
 from posefix.inference.rescoring import duplicates
 from posefix.io.coco import replace_keypoints
 from posefix.keypoints.layouts import BODY_25, MEDIAPIPE, columns
-from posefix.keypoints.poses import framing, normalised, present, read_poses, relative_scores, round_present, scored
+from posefix.keypoints.poses import (
+    framing,
+    labelled,
+    normalised,
+    present,
+    read_poses,
+    relative_scores,
+    round_present,
+    scored,
+    scored_by_poseval,
+)
 from posefix.keypoints.skeleton import COCO, POSETRACK18
 
 #: (x, y, score) and whether it is there.
@@ -335,3 +345,10 @@ def test_framing_goes_by_each_person_and_by_both_sides() -> None:
     np.testing.assert_array_equal(counts[2, :4], [True, True, True, False])
     values[2, 0] = (9, 9, 1.0)
     np.testing.assert_array_equal(framing(read_poses(values, COCO), (480, 640))[2, :4], [True, False, False, False])
+
+
+def test_variants_of_the_evaluations() -> None:
+    values = np.array([[0, 0, 0], [0, 0, 2], [5, 0, 0], [0, 5, 1], [5, 6, 0.4], [-1, 0, 0]], float)
+    np.testing.assert_array_equal(labelled(values), [False, True, False, True, True, False])
+    np.testing.assert_array_equal(scored(values), [False, False, True, True, True, True])
+    np.testing.assert_array_equal(scored_by_poseval(values), [False, True, True, True, True, True])
