@@ -138,6 +138,16 @@ def test_annotation_ids_do_not_matter(data: dict[str, Any], results: list[dict[s
     assert evaluate(data, results) == metrics
 
 
+def test_results_of_few_of_the_images_are_told(
+    data: dict[str, Any], results: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluate(data, results)
+    assert caplog.text == ""
+    first = results[0]["image_id"]
+    evaluate(data, [e for e in results if e["image_id"] == first])
+    assert "results: has people in 1 of the 10 images with labelled people" in caplog.text
+
+
 def test_order_of_people_does_not_matter(data: dict[str, Any], results: list[dict[str, Any]]) -> None:
     for index, person in enumerate(results):
         person["score"] = 0.01 * index  # without ties

@@ -6,6 +6,7 @@ Detections are ranked and matched by COCOeval itself; the bootstrap over images 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +32,9 @@ from posefix.io.coco import (
 )
 from posefix.io.json import PathLike
 from posefix.keypoints.skeleton import COCO, Skeleton
-from posefix.messages import shown
+from posefix.messages import printable, shown
+
+logger = logging.getLogger(__name__)
 
 AnnotationSource = Annotations | Mapping[str, Any] | PathLike
 ResultSource = Results | Sequence[Entry] | PathLike
@@ -219,6 +222,15 @@ def _run(truth: Annotations, results: ResultSource, skeleton: Skeleton) -> COCOe
         raise FileFormatError(
             f"{name}: expected the annotations' category_id {' or '.join(map(str, categories))}, "
             f"got {shown(detections[0]['category_id'])}"
+        )
+    shown_in = {number[i] for i in truth.image_ids[truth.num_keypoints > 0].tolist()}
+    there = len(shown_in & {d["image_id"] for d in detections})
+    if 0 < there < len(shown_in) / 2:
+        logger.warning(
+            "%s: has people in %d of the %d images with labelled people; in the others all count as missed",
+            printable(name),
+            there,
+            len(shown_in),
         )
     dataset = {"images": [{"id": i} for i in number.values()], "categories": [{"id": c} for c in categories]}
     with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence):
