@@ -198,6 +198,7 @@ def test_framing_leaves_out_strays_only() -> None:
     values[0, : len(rows)] = rows
     counts = framing(read_poses(values, COCO), (480, 640))
     np.testing.assert_array_equal(counts[0, : len(rows)], [True, True, True, False, True, False])
+    assert not read_poses(np.where(values > 400, np.nan, values), COCO).points[0, 2].any()  # not valid: 0
     alone = np.zeros((1, 17, 3))
     alone[0, 0] = (300, 5000, 0.5)  # nothing else there
     assert framing(read_poses(alone, COCO), (480, 640))[0, 0]
@@ -310,6 +311,8 @@ def test_number_types(kind: str, read_as: str | None) -> None:
         assert poses.original.dtype == np.dtype(read_as)
         assert poses.points.dtype == np.float64
         assert poses.original is not values
+        missing = read_poses(np.concatenate([values, np.zeros((1, 17, 3), kind)]), COCO)
+        assert not missing.points[2].any()
 
 
 def test_no_people_have_as_many_numbers_as_were_given() -> None:
