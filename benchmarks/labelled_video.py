@@ -2,12 +2,16 @@
 
     python benchmarks/labelled_video.py VIDEO LABELS POSES --online
 
-LABELS and POSES are any track files that ``posefix refine-video`` reads, e.g. a PoseTrack 2018 annotation file and
-COCO results with ``track_id``. Not every frame needs labels, as in PoseTrack. Each labelled person is compared with the
+LABELS is a file of annotations, of PoseTrack 2018 or in its or COCO's form with ``track_id``, or, as POSES, any track
+file that ``posefix refine-video`` reads. Frames of annotations are counted by the numbers in their images' names. Not
+every frame needs labels, as in PoseTrack. Each labelled person is compared with the
 track that is most like them; people without a track count as missing.
 """
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import click
 import numpy as np
@@ -17,7 +21,9 @@ from scipy.optimize import linear_sum_assignment
 
 from posefix import Refiner
 from posefix.adapters.track_files import read_track_file
+from posefix.exceptions import FileFormatError
 from posefix.geometry import box_area, boxes_around_points
+from posefix.io.posetrack import read_posetrack
 from posefix.keypoints.oks import AREA_PER_BOX, keypoint_std
 from posefix.keypoints.poses import present
 from posefix.keypoints.skeleton import COCO
@@ -33,6 +39,25 @@ _PCK = (0.05, 0.1)
 def only_present(tracks: Floats) -> Floats:
     """(T, N, K, 2) points, NaN where there is none."""
     return np.where(present(tracks)[..., None], tracks[..., :2], np.nan)
+
+
+def read_labels(path: str, first_frame: int | None) -> Floats:
+    """(T, N, 17, 2) px of the labelled people, NaN where nothing is labelled."""
+    try:
+        annotations = read_posetrack(path, None)
+    except FileFormatError:
+        annotations = None
+    if annotations is None or not annotations.is_labelled:
+        return only_present(read_track_file(path, COCO, first_frame=first_frame).tracks.astype(np.float64))
+    numbers = {i["id"]: int(re.findall(r"\d+", Path(i["file_name"]).stem)[-1]) for i in annotations.images}
+    first = min(numbers.values())
+    columns = [annotations.names.index(k) if k in annotations.names else -1 for k in COCO.keypoints]
+    track = {name: n for n, name in enumerate(sorted({p["track_id"] for p in annotations.people}))}
+    labels = np.full((max(numbers.values()) - first + 1, len(track), len(COCO), 3), np.nan)
+    for person in annotations.people:
+        known = np.append(np.reshape(person["keypoints"], (-1, 3)).astype(np.float64), [[0.0, 0.0, 0.0]], axis=0)
+        labels[numbers[person["image_id"]] - first, track[person["track_id"]]] = known[columns]
+    return only_present(labels)
 
 
 def match_tracks(truth: Floats, points: Floats, size: Floats) -> npt.NDArray[np.int64]:
@@ -99,11 +124,11 @@ HEADER = (
 @click.argument("video", type=click.Path(exists=True))
 @click.argument("labels", type=click.Path(exists=True))
 @click.argument("poses", type=click.Path(exists=True))
-@click.option("--first-frame", type=int, help="Number that the files give the video's first frame.")
+@click.option("--first-frame", type=int, help="Number that track files give the video's first frame.")
 @click.option("--online", is_flag=True, help="Also refine online.")
 def main(video: str, labels: str, poses: str, first_frame: int | None, online: bool) -> None:
     """Print the table for POSES of VIDEO against LABELS."""
-    truth = only_present(read_track_file(labels, COCO, first_frame=first_frame).tracks.astype(np.float64))
+    truth = read_labels(labels, first_frame)
     given = read_track_file(poses, COCO, first_frame=first_frame).tracks.astype(np.float64)
     frames = max(len(truth), len(given))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from posefix.keypoints.skeleton import COCO
+from posefix.keypoints.skeleton import COCO, POSETRACK18
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -195,6 +196,33 @@ def test_the_table_counts_what_is_labelled(labelled_video: ModuleType) -> None:
     line = labelled_video.summary("moved", truth, tracks, size, std)
     found = 100 * (1 - 8 / (8 * 17 - 1))
     assert line == f"| moved | 15.00 / 15.00 / 15.00 | 1.500 | 0.0 / {found:.1f} % | 0.00 / 0.00 |"
+
+
+def test_posetrack_annotations_are_labels(labelled_video: ModuleType, tmp_path: Path) -> None:
+    """Frames from 1, of which every second has labels; the head's top and bottom are no keypoints of COCO."""
+    images = [{"id": 10002650000 + t, "file_name": f"images/000265_mpii/{t:06d}.jpg"} for t in range(1, 6)]
+    labelled = np.concatenate([pose()[:, :2] + 5.0, np.ones((17, 1))], 1)
+    labelled[9] = 0.0
+    annotations = [
+        {
+            "image_id": 10002650000 + t,
+            "track_id": n + 3,
+            "keypoints": np.add(labelled, [100 * n, t, 0]).ravel().tolist(),
+        }
+        for t in (1, 3, 5)
+        for n in range(2)
+    ]
+    people = [{"id": 1, "name": "person", "keypoints": list(POSETRACK18.keypoints)}]
+    path = tmp_path / "000265_mpii_test.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": people}))
+    truth = labelled_video.read_labels(str(path), None)
+    assert truth.shape == (5, 2, 17, 2)
+    assert np.isnan(truth[[1, 3]]).all()
+    there = np.isfinite(truth[0, 0]).all(-1)
+    assert not there[COCO.index("left_wrist")]
+    assert there[COCO.index("right_ankle")]
+    np.testing.assert_allclose(truth[2, 1, COCO.index("nose")], labelled[0, :2] + [100, 3])
+    np.testing.assert_allclose(truth[0, 0, 16], labelled[POSETRACK18.index("right_ankle"), :2] + [0, 1])
 
 
 def test_filters_leave_gaps_as_they_are(labelled_video: ModuleType) -> None:
