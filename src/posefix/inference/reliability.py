@@ -42,7 +42,7 @@ CLOSE_DISTANCE = 0.3
 #: Largest share of close keypoints that estimators reach by themselves, and how many are counted beforehand.
 CLOSE_SHARE, CLOSE_PRIOR_COUNT = 0.78, 200.0
 #: Share of close keypoints, from that of labelled poses on, and how much it is like that of labelled poses.
-LIKENESS = ((-0.1, -0.04, 0.02, 0.08), (0.0, 1.0, 1.0, 0.0))
+LIKENESS = ((-0.12, -0.06, 0.02, 0.08), (0.0, 1.0, 1.0, 0.0))
 #: Poses like labelled ones get more weight from so many times fewer outliers on than at the reference rate, and it
 #: grows with this power.
 FEWER, STEEPER = 1.2, 4.5

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from posefix.network.image_model import ImageModel
 
 #: Both networks together: measured with PP-TinyPose on images of COCO val2017, see docs/research-log.md.
-FUSED_PRIOR_WEIGHT, FUSED_OUTLIER_RATE, FUSED_CLOSE_SHARE = 1.2, 0.055, 0.52
+FUSED_PRIOR_WEIGHT, FUSED_OUTLIER_RATE, FUSED_CLOSE_SHARE = 1.2, 0.055, 0.54
 #: Temperature by part, and that of all other parts.
 FUSED_TEMPERATURES = {"nose": 1.35, "eye": 1.0, "ear": 1.6, "knee": 2.5, "ankle": 2.5}
 FUSED_TEMPERATURE = 2.0
