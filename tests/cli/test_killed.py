@@ -21,6 +21,7 @@ from click.testing import CliRunner
 
 from factories import annotation_file, make_weights, results_of
 from posefix.cli.main import main
+from posefix.drawing.tracks import write_video
 from posefix.exceptions import PosefixError
 from posefix.training.checkpoint import load_checkpoint, save_checkpoint
 from posefix.training.example import write_example
@@ -149,6 +150,14 @@ def test_the_last_checkpoint_stays_when_the_disk_is_full(small_disk: Path) -> No
     facts = load_checkpoint(path, network, network, torch.optim.AdamW(network.parameters()))
     assert facts["step"] == 1
     assert sorted(os.listdir(small_disk)) == ["ballast", "checkpoint.safetensors"]
+
+
+def test_a_video_on_a_full_disk(small_disk: Path) -> None:
+    (small_disk / "a.mp4").write_bytes(b"old")
+    frames = np.random.default_rng(0).integers(0, 255, (30, 240, 320, 3)).astype(np.uint8)
+    with pytest.raises(PosefixError, match="is the disk full"):
+        write_video(small_disk / "a.mp4", frames, 25.0)
+    assert [(p.name, p.read_bytes()) for p in small_disk.iterdir()] == [("a.mp4", b"old")]
 
 
 def test_a_full_disk_is_one_sentence_and_the_old_file_stays(place: Path, small_disk: Path) -> None:

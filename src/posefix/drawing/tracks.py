@@ -91,7 +91,7 @@ def write_video(path: PathLike, frames: Iterable[Image], rate: float) -> int:
         how many frames.
 
     Raises:
-        ImageError: OpenCV cannot write it.
+        ImageError: OpenCV cannot write it, or not all of it.
         InputError: there is no frame.
     """
     writer, size, count = None, (0, 0), 0
@@ -112,6 +112,12 @@ def write_video(path: PathLike, frames: Iterable[Image], rate: float) -> int:
         finally:
             if writer is not None:
                 writer.release()
+        # OpenCV does not say that a frame could not be written.
+        capture = cv2.VideoCapture(str(part))
+        there = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        capture.release()
+        if there < count:
+            raise ImageError(f"{path}: only {max(there, 0)} of {count} frames could be written; is the disk full?")
     return count
 
 
