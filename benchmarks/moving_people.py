@@ -289,7 +289,10 @@ def main(annotations: Path, images: Path, frames: int, every: int, sides: bool) 
         np.stack(refiner.refine_batch(s.frames, list(s.estimates[:, None]), color="bgr", prior_weight=weight))[:, 0]
         for s in scenes
     ]
-    joint = [refiner.refine_video(s.frames, s.estimates[:, None], color="bgr")[:, 0] for s in scenes]
+    joint, online = (
+        [refiner.refine_video(s.frames, s.estimates[:, None], color="bgr", online=way)[:, 0] for s in scenes]
+        for way in (False, True)
+    )
     click.echo(
         f"{len(scenes)} people, {frames} frames each\n\n"
         "| | error: median / mean / p90 | > 1 | error of the fastest twentieth "
@@ -301,6 +304,7 @@ def main(annotations: Path, images: Path, frames: int, every: int, sides: bool) 
         "posefix frame by frame": single,
         "posefix, then median 5 + SavGol (7, 2)": [median_savgol(t[None])[0] for t in single],
         "refine_video": joint,
+        "refine_video online": online,
     }
     for name, tracks in filtered.items():
         click.echo(summary(name, scenes, tracks))
