@@ -198,11 +198,21 @@ def read_results(path: Path, cameras: int, person: int) -> Floats:
     return tracks
 
 
-def _frame_by_frame(refiner: Refiner, video: Path, track: Floats) -> Floats:
-    """One camera's (T, 17, 3), each frame by itself; the estimator's reliability is measured on the whole recording."""
-    frames = list(read_frames(video))[: len(track)]
-    weight = refiner.measure_reliability(frames[::4], list(track[::4, None]))
-    return np.stack(refiner.refine_batch(frames, list(track[:, None]), prior_weight=weight))[:, 0]
+def read_everyone(path: Path, cameras: int, person: int) -> Floats:
+    """(C, T, N, 17, 3) of all people, this one first: who covers whom shows only where all are refined together."""
+    others = {e["person_id"] for e in json.loads(path.read_text(encoding="utf-8"))} - {person}
+    tracks = [read_results(path, cameras, p) for p in (person, *sorted(others))]
+    everyone = np.full((cameras, max(t.shape[1] for t in tracks), len(tracks), len(COCO), 3), np.nan)
+    for n, track in enumerate(tracks):
+        everyone[:, : track.shape[1], n] = track
+    return everyone
+
+
+def _frame_by_frame(refiner: Refiner, video: Path, tracks: Floats) -> Floats:
+    """One camera's (T, N, 17, 3), each frame by itself; reliability is measured on the whole recording."""
+    frames = list(read_frames(video))[: len(tracks)]
+    weight = refiner.measure_reliability(frames[::4], list(tracks[::4]))
+    return np.stack(refiner.refine_batch(frames, list(tracks), prior_weight=weight))
 
 
 HEADER = (
@@ -235,9 +245,9 @@ def main(folder: Path, results: tuple[str, ...], person: int, online: bool, twic
     refiner = Refiner.from_pretrained()
     tables: dict[str, Floats] = {}
     for name in names:
-        tracks = read_results(folder / name, len(cameras), person)
-        label = Path(name).stem
-        single = np.stack([_frame_by_frame(refiner, v, t) for v, t in zip(videos, tracks, strict=True)])
+        everyone = read_everyone(folder / name, len(cameras), person)
+        label, tracks = Path(name).stem, everyone[:, :, 0]
+        single = np.stack([_frame_by_frame(refiner, v, t) for v, t in zip(videos, everyone, strict=True)])[:, :, 0]
         tables |= {
             label: tracks,
             f"{label} + One-Euro (0.04, 0.7)": one_euro(tracks),
@@ -248,13 +258,17 @@ def main(folder: Path, results: tuple[str, ...], person: int, online: bool, twic
 
         def refined(before: Floats, **options: Any) -> Floats:
             views = zip(videos, before, strict=True)
-            return np.stack([refiner.refine_video(v, t[:, None], **options)[:, 0] for v, t in views])
+            return np.stack([refiner.refine_video(v, t, **options) for v, t in views])
 
-        tables[f"{label}, refine_video"] = first = refined(tracks)
+        first = refined(everyone)
+        tables[f"{label}, refine_video"] = first[:, :, 0]
         for delay in (8, 5, 0) if online else ():
-            tables[f"{label}, refine_video online, delay {delay}"] = refined(tracks, online=True, delay=delay)
+            tables[f"{label}, refine_video online, delay {delay}"] = refined(everyone, online=True, delay=delay)[
+                :, :, 0
+            ]
         if twice:
-            tables[f"{label}, refine_video twice"] = second = refined(first)
+            second = refined(first)
+            tables[f"{label}, refine_video twice"] = second[:, :, 0]
             moved = np.linalg.norm((second - first)[..., :2], axis=-1)
             moved = moved[np.isfinite(moved)]
             click.echo(
