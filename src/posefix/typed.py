@@ -50,8 +50,10 @@ def check_ranges(instance: Any, where: str, error: type[PosefixError], **ranges:
         value = getattr(instance, name)
         for number in value if isinstance(value, tuple) else (value,):
             if not low <= number <= high:
-                bounds = f"in {low:g}…{high:g}" if math.isfinite(high) else f"of at least {low:g}"
-                raise error(f"{where}{name}: expected a number {bounds}, got {shown(number)}")
+                kind = "an integer" if isinstance(number, int) else "a number"
+                least, most = (f"{bound:,}" if isinstance(bound, int) else f"{bound:g}" for bound in (low, high))
+                bounds = f"in {least}…{most}" if math.isfinite(high) else f"of at least {least}"
+                raise error(f"{where}{name}: expected {kind} {bounds}, got {shown(number)}")
 
 
 def checked(value: Any, hint: Any, name: str, error: type[PosefixError]) -> Any:

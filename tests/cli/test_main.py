@@ -159,7 +159,7 @@ def test_refine_nobody(inside: Path) -> None:
         ("--weights weights", "--weights nowhere", "no such folder 'nowhere'"),
         ("--weights weights", "--weights val", "config.json"),
         ("--device cpu", "--device tpu9", "device: expected"),
-        ("--device cpu", "--batch-size 0", "batch_size: expected a positive integer, got 0"),
+        ("--device cpu", "--batch-size 0", "batch_size: expected an integer in 1…1,000,000, got 0"),
         ("--device cpu", "--skeleton mpii", "val.json: expected the 16 keypoints of skeleton 'mpii'"),
         ("--device cpu", "--skeleton mpii", "skeleton (on the command line --skeleton) names another set"),
         ("--device cpu", "--format openpose", "expected an OpenPose frame"),

@@ -79,7 +79,7 @@ def test_same_numbers_as_torch(backend: str, network: str) -> None:
 
 @both
 def test_same_tracks_as_torch(backend: str) -> None:
-    rng = np.random.default_rng(6)
+    rng = np.random.default_rng(8)  # of ten seeds one has a tie between two places, of which either may win
     weights = sharp(uses_scores=True)
     frames = rng.integers(0, 256, (6, 48, 64, 3)).astype(np.uint8).repeat(5, 1).repeat(5, 2)
     tracks = np.stack([random_poses(rng, 2) for _ in range(6)])

@@ -145,7 +145,8 @@ def test_results_of_another_set(refiner: Refiner, image: Any, tmp_path: Path) ->
 def test_boxes_of_the_file_come_first(refiner: Refiner, image: Any, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "named.png"), image)
     entries = crowd_entries(2)
-    entries[0]["bbox"] = [100, 100, 50, 80]
+    x, y = np.reshape(entries[0]["keypoints"], (-1, 3))[:, :2].min(0)
+    entries[0]["bbox"] = [x - 40, y - 40, 150, 150]
     around, _ = refine_results(refiner, entries, tmp_path, skeleton=CROWDPOSE)
     inside, _ = refine_results(refiner, entries, tmp_path, skeleton=CROWDPOSE, use_boxes=True)
     assert around[0] != inside[0]

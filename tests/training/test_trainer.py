@@ -238,7 +238,7 @@ def test_frozen_blocks_stay_as_they_came(data: Path) -> None:
     assert same == {k for k in after if k.startswith(("trunk.stem.", "trunk.blocks.0.", "trunk.blocks.1."))}
     with pytest.raises(TrainingError, match=r"frozen_blocks in optimisation: trunk\.stem\.weight has no start"):
         trainer.build_network(make_config(data, frozen_blocks=2))
-    with pytest.raises(TrainingError, match="frozen_blocks: expected a number in"):
+    with pytest.raises(TrainingError, match="frozen_blocks: expected an integer in"):
         make_config(data, frozen_blocks=-1)
 
 
