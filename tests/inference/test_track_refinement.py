@@ -164,6 +164,20 @@ def test_online_depends_on_no_later_frame(refiner: Refiner, still: Any) -> None:
     assert np.abs(changed[9:] - whole[9:]).max() > 1
 
 
+@pytest.mark.parametrize("online", [False, True])
+def test_poses_after_the_last_frame_stay(
+    refiner: Refiner, still: Any, online: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracks = people(6)
+    refined = refiner.refine_video([still] * 4, tracks, online=online)
+    np.testing.assert_array_equal(refined[4:], tracks[4:])
+    alone = refiner.refine_video([still] * 4, tracks[:4], online=online)
+    np.testing.assert_allclose(refined[:4], alone, atol=0.5)  # the later poses also say where the person is
+    assert "the frames end after 4 of 6: poses after them stay as they were" in caplog.text
+    with pytest.raises(InputError, match="expected 6, one for each frame of the tracks, got 2"):
+        refiner.refine_video([still] * 2, tracks, online=online)
+
+
 def test_nobody_and_nothing(refiner: Refiner, still: Any) -> None:
     assert refiner.refine_video([], np.zeros((0, 2, 17, 3))).shape == (0, 2, 17, 3)
     assert refiner.refine_video([still] * 3, np.zeros((3, 0, 17, 3))).shape == (3, 0, 17, 3)
@@ -174,7 +188,7 @@ def test_nobody_and_nothing(refiner: Refiner, still: Any) -> None:
 
 def test_mistakes_are_told(refiner: Refiner, still: Any) -> None:
     with pytest.raises(InputError, match="expected 5, one for each frame"):
-        refiner.refine_video([still] * 3, people(5))
+        refiner.refine_video([still] * 2, people(5))
     with pytest.raises(InputError, match="unknown option 'smooth'"):
         refiner.refine_video([still] * 5, people(5), smooth=True)
     with pytest.raises(InputError, match="delay"):

@@ -328,7 +328,7 @@ class Refiner(Engine):
             in gaps of at most ``max_gap`` frames are filled, with half their confidence.
 
         Raises:
-            InputError: shapes or options that do not fit, or fewer frames than the tracks have.
+            InputError: shapes or options that do not fit, or frames for less than half of the tracks.
             ImageError: a frame cannot be read.
 
         Examples:

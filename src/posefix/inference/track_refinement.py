@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -18,10 +19,12 @@ from posefix.inference.crops import LEAST_CONFIDENCE, Prepared, prepare
 from posefix.inference.track_observation import Memory, Observed, Observer, observe
 from posefix.keypoints.mapping import share_keypoints
 from posefix.keypoints.poses import present, read_poses
-from posefix.video.left_right import exchange_sides
+from posefix.video.left_right import exchange_sides, side_groups
 from posefix.video.options import VideoOptions
 from posefix.video.smoothing import Paths, Places, divide_places, find_paths, keep_settled, measure_jerk
 from posefix.video.tracks import REACH, Tracks, steady_boxes
+
+logger = logging.getLogger(__name__)
 
 Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating]
@@ -69,13 +72,21 @@ def refine_tracks(
         options: how.
 
     Yields:
-        all frames in order, some at a time.
+        all frames in order, some at a time. Where frames are fewer than the tracks have, the rest stays as it was.
 
     Raises:
-        InputError: fewer frames than the tracks have.
+        InputError: frames for less than half of the tracks.
     """
+    done, total = 0, len(tracks.valid)
     seen = _observe_all(observer, frames, tracks, options)
-    yield from (_online if options.online else _offline)(tracks, seen, options, observer)
+    for part in (_online if options.online else _offline)(tracks, seen, options, observer):
+        yield part
+        done += len(part)
+    if done < total:
+        logger.warning("the frames end after %d of %d: poses after them stay as they were", done, total)
+        rest = tracks.valid[done:]
+        exchanged = np.zeros((*rest.shape[:2], len(side_groups(observer.skeleton))), bool)
+        yield RefinedFrames(done, np.array(tracks.given[done:]), np.zeros_like(rest), exchanged)
 
 
 def _observe_all(
@@ -122,7 +133,7 @@ def _observe_all(
         )
         yield observed
         start = stop
-    if start < total:
+    if start < total / 2:
         raise InputError(
             f"frames: expected {total}, one for each frame of the tracks, got {start}; if a file counts frames from "
             "another number than 0 or 1, give it as first_frame (--first-frame)"
