@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class Bench:
 
     def __init__(self, data: Path, weights: str | None, paired: int, more: Sequence[Path] = ()) -> None:
         self.refiner = Refiner.from_pretrained(weights)
+        self._weights = weights
         self.annotations: Annotations = read_annotations(data / "val.json", COCO)
         self.images = data / "val"
         self.files = {p.stem: read_results(p) for p in [*sorted((data / "results").glob("*.json")), *more]}
@@ -79,7 +81,13 @@ class Bench:
         """Refined entries and what happened."""
         extra = {k: options.pop(k) for k in ("ranking", "soft_nms", "use_boxes") if k in options}
         chosen = Options(**options)
-        return refine_results(self.refiner, entries, self.images, annotations=self.annotations, options=chosen, **extra)
+        refiner = self.refiner if chosen.decoder is None else self.any_decoder
+        return refine_results(refiner, entries, self.images, annotations=self.annotations, options=chosen, **extra)
+
+    @cached_property
+    def any_decoder(self) -> Refiner:
+        """Graphs of the other backends have one decoder."""
+        return Refiner.from_pretrained(self._weights, backend="torch")
 
     def change(self, entries: list[Entry], refined: list[Entry]) -> Row:
         """AP of the refined entries and its change."""

@@ -136,7 +136,7 @@ def test_the_choice_shows(backend: str) -> None:
 @both
 def test_a_decoder_that_was_not_exported_is_refused(backend: str) -> None:
     images, poses = scene()
-    with pytest.raises(InputError, match="use backend='torch'"):
+    with pytest.raises(InputError, match=r"decode by .expected_similarity., got .soft_argmax.; use from_pretrained"):
         Refiner(sharp(), backend=backend).refine(images[0], poses[0], decoder="soft_argmax")
 
 

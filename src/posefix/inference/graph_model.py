@@ -134,7 +134,8 @@ class GraphModel:
         """Points and confidence."""
         if decoder != self._decoder:
             raise InputError(
-                f"decoder: this network was exported with {self._decoder!r}, got {shown(decoder)}; use backend='torch'"
+                f"decoder: the graphs of backend {self.backend!r} decode by {self._decoder!r}, got {shown(decoder)}; "
+                "use from_pretrained(backend='torch')"
             )
         values: dict[str, Any] = {"prior_weight": np.asarray(prior_weight, np.float32)}
         for prefix, view in zip(("", "mirrored_"), views, strict=False):
