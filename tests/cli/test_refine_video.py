@@ -106,11 +106,19 @@ def test_a_plot_needs_matplotlib_before_the_work(folder: Path, tmp_path: Path, m
     assert not (tmp_path / "o.json").exists()
 
 
-def test_a_video_that_ends_early_is_told(folder: Path, tmp_path: Path) -> None:
+def test_a_video_that_ends_early_is_told(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = json.loads((folder / "in.json").read_text())
-    (tmp_path / "long.json").write_text(json.dumps([*rows, {**rows[-1], "image_id": T + 5}]))
-    command = ["refine-video", str(folder / "in.avi"), str(tmp_path / "long.json"), "--out", str(tmp_path / "o.json")]
+    long, out = tmp_path / "long.json", tmp_path / "o.json"
+    command = ["refine-video", str(folder / "in.avi"), str(long), "--out", str(out)]
+    late = {**rows[-1], "image_id": T + 1}
+    long.write_text(json.dumps([*rows, late]))
+    result = CliRunner().invoke(main, [*command, "--weights", str(folder / "weights")])
+    assert result.exit_code == 0, result.output
+    assert f"the frames end after {T} of {T + 2}" in caplog.text
+    assert json.loads(out.read_text())[-1] == late
+    out.unlink()
+    long.write_text(json.dumps([*rows, {**late, "image_id": 3 * T}]))
     result = CliRunner().invoke(main, [*command, "--weights", str(folder / "weights")])
     assert result.exit_code == 1
-    assert f"expected {T + 6}" in result.output
-    assert not (tmp_path / "o.json").exists()
+    assert f"expected {3 * T + 1}" in result.output
+    assert not out.exists()
