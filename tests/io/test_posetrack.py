@@ -172,6 +172,11 @@ def test_track_ids_that_poseval_refuses(track: Any, truth: Path, tmp_path: Path)
         (lambda d: [], FileFormatError, "one file per sequence"),
         (lambda d: d | {"images": d["images"][1:]}, FileFormatError, "image_id 10003420000 is not among"),
         (lambda d: d | {"images": d["images"] * 2}, FileFormatError, "'id' of its own"),
+        (
+            lambda d: d | {"images": [{"id": None}], "annotations": [{"keypoints": [1.0] * 51}]},
+            FileFormatError,
+            "image_id None is not among",
+        ),
         (lambda d: d | {"annotations": [{"image_id": 10003420000}]}, FileFormatError, "with 'keypoints'"),
         (lambda d: d | {"categories": [{"id": 1, "keypoints": ["nose"]}]}, SkeletonError, "skeleton 'posetrack18'"),
     ],

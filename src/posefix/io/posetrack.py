@@ -195,7 +195,7 @@ def _check(data: Mapping[str, Any], skeleton: Skeleton | None, source: str) -> N
     for index, person in enumerate(data["annotations"]):
         if not isinstance(person, Mapping) or not isinstance(person.get("keypoints"), list):
             raise FileFormatError(f"{source}: annotation {index}: expected an object with 'keypoints'")
-        if spelled_id(person.get("image_id")) not in frames:
+        if "image_id" not in person or spelled_id(person["image_id"]) not in frames:
             got = person.get("image_id")
             raise FileFormatError(f"{source}: annotation {index}: image_id {shown(got)} is not among the file's images")
 
