@@ -222,6 +222,13 @@ def test_turned_images_follow_the_setting(refiner: Refiner, tmp_path: Path) -> N
     assert keypoints["ignore"][0] != keypoints["ignore"][1]
     assert [row["status"] for row in refined["auto"]] == ["refined"] * 2
     assert "EXIF orientation 6 ignored" in refined["auto"][0]["error"]
+    for size, like, doubt in (((480, 640), "apply", "recorded size says"), ((640, 480), "ignore", None)):
+        recorded = [{**row, "image_width": size[0], "image_height": size[1]} for row in rows[:1]]
+        (new,) = BatchRefiner(settings_for(tmp_path), refiner=refiner)(recorded)
+        assert new["refined_keypoints"] == keypoints[like][0]
+        assert doubt is None if new.get("error") is None else doubt in new["error"]
+    half = [{**rows[1], "image_width": 1280, "image_height": 960}]
+    assert "recorded as 1280 × 960" in BatchRefiner(settings_for(tmp_path), refiner=refiner)(half)[0]["error"]
     assert [row.get("error") for row in (refined["auto"][1], *refined["apply"], *refined["ignore"])] == [None] * 5
     with pytest.raises(InputError, match="exif: expected one of"):
         settings_for(tmp_path, exif="up")

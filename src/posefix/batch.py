@@ -38,8 +38,7 @@ from posefix.inference.rescoring import rescore
 from posefix.inference.results import MEASURED, MEASURED_PER_IMAGE
 from posefix.io.coco import image_name, rounded_keypoints
 from posefix.io.image_store import ImageStore
-from posefix.io.images import load_image
-from posefix.io.orientation import decided_by_habit, orientation_of
+from posefix.io.orientation import ExifRule
 from posefix.io.parquet import entries_to_table, is_int64, people_schema, pose_column, poses_of, table_to_entries
 from posefix.io.storage import require_pyarrow
 from posefix.keypoints.mapping import share_keypoints
@@ -71,8 +70,8 @@ class BatchSettings:
         use_boxes: crop around ``bbox`` where a row has one.
         workers: threads that read images while the network computes.
         exif: ``"apply"`` turns images as their EXIF orientation says, as rows have it whose estimator read them with
-            ``cv2.imread``; ``"auto"`` and ``"ignore"`` do not, as in COCO. With ``"auto"``, ``error`` names images that
-            have one.
+            ``cv2.imread``; ``"ignore"`` does not, as in COCO. With ``"auto"`` the columns ``image_width`` and
+            ``image_height`` decide; without them it does not, and ``error`` names images that have an orientation.
     """
 
     images: str | None = None
@@ -331,15 +330,19 @@ class BatchRefiner:
     ) -> Iterator[tuple[str, npt.NDArray[np.int64], Prepared]]:
         """Images read and crops cut by threads, in order; what goes wrong with one image is its own affair."""
         content = table.column("image") if "image" in table.column_names else None
+        widths, heights = (
+            table.column(name).to_pylist() if name in table.column_names else [None] * table.num_rows
+            for name in ("image_width", "image_height")
+        )
+        exif = ExifRule(self.settings.exif)
 
         def prepare(item: tuple[str, npt.NDArray[np.int64]]) -> tuple[Prepared | Exception, str | None]:
             name, rows = item
             try:
                 own = content[int(rows[0])].as_py() if content is not None else None
                 source = own if own is not None else self._store.source(name)
-                image = load_image(source, ignore_orientation=self.settings.exif != "apply")
-                tag = orientation_of(source) if self.settings.exif == "auto" else 1
-                remark = f"image {name!r}: {decided_by_habit(tag, False)}" if tag > 1 else None
+                image, doubt = exif.load(source, (widths[rows[0]], heights[rows[0]]))
+                remark = f"image {name!r}: {doubt}" if doubt else None
                 return self.refiner.prepare(image, poses[rows], boxes[rows], shared=self._shared), remark
             except MemoryError:
                 raise

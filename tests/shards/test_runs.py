@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from large_runs import command, contents, write_input
 from posefix.cli import refine_parts
@@ -206,6 +208,29 @@ def test_a_large_json_file_goes_in_parts_unasked(folder: Path, tmp_path: Path, m
         without.setattr(refine_parts.importlib.util, "find_spec", lambda name: None)
         run(*command(tmp_path, tmp_path / "whole2.json"))
     assert (tmp_path / "whole2.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+def test_recorded_sizes_decide_in_parts_too(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which way up an image is read, where it has an EXIF orientation."""
+    shutil.copytree(folder / "images", tmp_path / "images")
+    for name in ("results.json", "weights"):
+        (tmp_path / name).symlink_to(folder / name)
+    with Image.open(tmp_path / "images" / "001.jpg") as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(tmp_path / "images" / "001.jpg", exif=exif)
+    sizes = [(480, 640)] + [(640, 480)] * 23
+    images = [
+        {"id": i, "file_name": f"{i:03d}.jpg", "width": w, "height": h} for i, (w, h) in enumerate(sizes, start=1)
+    ]
+    (tmp_path / "val.json").write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    named = ("--annotations", str(tmp_path / "val.json"))
+    run(*command(tmp_path, tmp_path / "whole.json"), *named)
+    run(*command(tmp_path, tmp_path / "stored.json", "--exif", "ignore"), *named)
+    monkeypatch.setattr(refine_parts, "LARGE", 1)
+    run(*command(tmp_path, tmp_path / "parts.json", *SIZE), *named)
+    assert (tmp_path / "parts.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert (tmp_path / "parts.json").read_bytes() != (tmp_path / "stored.json").read_bytes()
 
 
 def test_a_place_without_the_images_is_no_finished_run(folder: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,9 +11,6 @@ from posefix.cli.options import check_inputs, check_output, report_errors, say, 
 from posefix.exceptions import FileFormatError, InputError
 from posefix.keypoints.skeleton import COCO, SKELETONS, Skeleton
 from posefix.messages import shown
-
-if TYPE_CHECKING:
-    from posefix.io.coco import Annotations, Entry
 
 
 @click.command("convert-results", short_help="Convert results between JSON and Parquet.")
@@ -43,7 +40,7 @@ def convert_results(results: str, out: str, skeleton_name: str | None, annotatio
       posefix convert-results results.json --out people.parquet
       posefix convert-results refined.parquet --refined --out refined.json
     """
-    from posefix.io.coco import read_annotations
+    from posefix.io.coco import read_annotations, with_image
     from posefix.io.parquet_files import is_parquet, json_to_parquet, parquet_to_json
 
     check_inputs(results, annotations)
@@ -65,7 +62,7 @@ def convert_results(results: str, out: str, skeleton_name: str | None, annotatio
         about: dict[str, Any] = {}
         if skeleton is not None:
             about = {"skeleton": skeleton.name, "keypoints": list(skeleton.keypoints)}
-        change = partial(with_file_name, annotations=named) if named else None
+        change = partial(with_image, annotations=named) if named else None
         size = len(skeleton) if skeleton else None
         count = json_to_parquet(results, out, about=about, count=size, change=change)
     say(f"{out} written: {count} people")
@@ -86,10 +83,3 @@ def skeleton_of(results: str, given: Skeleton | None) -> Skeleton | None:
             raise FileFormatError(f"{results}: entry 0 has {count} keypoints, skeleton {given.name!r} {len(given)}")
         return given
     return COCO if count == len(COCO) else next((s for s in SKELETONS.values() if len(s) == count), None)
-
-
-def with_file_name(entry: Entry, annotations: Annotations) -> Entry:
-    """An entry that names its image as the annotations do."""
-    from posefix.io.coco import image_name
-
-    return {**entry, "file_name": image_name(entry, annotations)}

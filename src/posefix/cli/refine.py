@@ -266,7 +266,6 @@ def refine(
         check_output(report_path, HTML)
     refiner = load_refiner(weights, device, backend, threads)
     plain = not (draw or report_path) and file_format in ("auto", "coco") and skeleton_name in (None, *SKELETONS)
-    plain &= annotations is None or exif != "auto"  # parts do not know the recorded sizes, which may decide
     if plain and is_large(results, out, skeleton or refiner.skeleton):
         in_parts(refiner, replace(spread, resume=True))
         return

@@ -325,6 +325,17 @@ def image_name(entry: Entry, annotations: Annotations | None = None) -> str:
     return text if text.lower().endswith(_ENDINGS) else f"{text}.jpg"
 
 
+def with_image(entry: Entry, annotations: Annotations) -> Entry:
+    """An entry that says all that the annotations know of its image: ``file_name``, ``image_width``, ``image_height``.
+
+    Raises:
+        FileFormatError: an image that may be any of several.
+    """
+    info = annotations.find(entry["image_id"])
+    known = {"image_width": info.width, "image_height": info.height} if info is not None else {}
+    return {**entry, "file_name": image_name(entry, annotations), **{k: v for k, v in known.items() if v is not None}}
+
+
 def annotations_of(data: Any, skeleton: Skeleton | None = None, *, source: str = "annotations") -> Annotations:
     """The content of an annotation file → arrays; ``read_annotations`` for what is already in memory.
 

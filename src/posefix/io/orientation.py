@@ -44,12 +44,12 @@ class ExifRule:
         return self.load(path, (info.width, info.height) if info else (None, None))
 
     def load(
-        self, path: str | Path, recorded_wh: tuple[int | None, int | None] = (None, None)
+        self, path: str | Path | bytes, recorded_wh: tuple[int | None, int | None] = (None, None)
     ) -> tuple[Image, str | None]:
         """Open an image the way its people's coordinates are meant.
 
         Args:
-            path: of the file.
+            path: of the file, or its content.
             recorded_wh: width and height as recorded, None where that is not known.
 
         Returns:

@@ -7,6 +7,7 @@
 | ``file_name`` | string | of the image |
 | ``image_id`` | int64 or string | |
 | ``frame``, ``person_id``, ``track_id``, ``category_id`` | int64 | |
+| ``image_width``, ``image_height`` | int64 | as annotations record it; may decide which way up the image is |
 | ``keypoints`` | 3K doubles | [x, y, score] of each keypoint, pixels |
 | ``score`` | double | of the person |
 | ``bbox`` | 4 doubles | x, y, width, height |
@@ -46,7 +47,7 @@ METADATA_KEY = b"posefix"
 #: Rows of a row group: a part of a run reads only the groups it needs.
 ROW_GROUP = 4096
 
-_INTEGERS = ("frame", "person_id", "track_id", "category_id")
+_INTEGERS = ("frame", "person_id", "track_id", "category_id", "image_width", "image_height")
 _TEXTS = ("source", "file_name", "status", "error")
 _NUMBERS = ("score", "refined_score")
 _LISTS = ("keypoints", "bbox", "refined_keypoints")

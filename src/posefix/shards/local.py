@@ -13,7 +13,7 @@ import numpy as np
 
 from posefix.batch import BatchRefiner
 from posefix.exceptions import FileFormatError
-from posefix.io.coco import Annotations, Entry, image_name
+from posefix.io.coco import Annotations, with_image
 from posefix.io.parquet import about_of
 from posefix.io.parquet_files import PeopleFiles, json_to_parquet
 from posefix.io.storage import Storage, child
@@ -87,10 +87,6 @@ def table_of_json(source: str, storage: Storage, skeleton: Skeleton, annotations
     about |= {"bytes": info.st_size, "modified": info.st_mtime_ns, "named": annotations is not None}
     if os.path.exists(target) and about_of(PeopleFiles(target).schema) == about:
         return target
-    change = partial(_named, annotations=annotations) if annotations is not None else None
+    change = partial(with_image, annotations=annotations) if annotations is not None else None
     json_to_parquet(source, target, about=about, count=len(skeleton), change=change)
     return target
-
-
-def _named(entry: Entry, annotations: Annotations) -> Entry:
-    return {**entry, "file_name": image_name(entry, annotations)}
