@@ -69,9 +69,8 @@ class BatchSettings:
         soft_nms: lower the score of people who repeat a better-scored one of the image.
         use_boxes: crop around ``bbox`` where a row has one.
         workers: threads that read images while the network computes.
-        exif: ``"apply"`` turns images as their EXIF orientation says, as rows have it whose estimator read them with
-            ``cv2.imread``; ``"ignore"`` does not, as in COCO. With ``"auto"`` the columns ``image_width`` and
-            ``image_height`` decide; without them it does not, and ``error`` names images that have an orientation.
+        exif: ``"apply"`` turns images as their EXIF orientation says, as ``cv2.imread`` does, ``"ignore"`` does not, as
+            in COCO. With ``"auto"`` the columns ``image_width`` and ``image_height`` decide; ``error`` tells a guess.
     """
 
     images: str | None = None
