@@ -28,12 +28,12 @@ class Mutant(NamedTuple):
     tests: str = "tests/test_small_changes.py"
 
 
-CODEC, PREDICTOR, INPUTS = "keypoints/codec.py", "inference/decoding.py", "network/inputs.py"
+CODEC, DECODING, INPUTS = "keypoints/codec.py", "inference/decoding.py", "network/inputs.py"
 GOLDEN = "tests/network/test_golden.py"
 MUTANTS = (
     Mutant(CODEC, "(self.stride - 1 - 2 * self.offset) / self.stride", "(self.stride - 2 * self.offset) / self.stride"),
     Mutant(CODEC, "(self.stride - 1 - 2 * self.offset) / self.stride", "1.0"),
-    Mutant(PREDICTOR, "heat = temperature[flip_indices]", "heat = temperature"),
+    Mutant(DECODING, "heat = temperature[flip_indices]", "heat = temperature"),
     Mutant("geometry.py", "mirrored[..., 0] = width - 1 - mirrored", "mirrored[..., 0] = width - mirrored"),
     Mutant(INPUTS, "self.scores[:, flip_indices]", "self.scores"),
     Mutant(INPUTS, "self.std[:, flip_indices]", "self.std"),

@@ -109,17 +109,17 @@ def test_lists_come_back_as_they_went_in(name: str, tmp_path: Path) -> None:
     assert same.ids == opened.ids
 
 
-@pytest.mark.parametrize("name", list(WRITERS))
-@pytest.mark.parametrize("packing", ["t.json.gz", "t.jsonl"])
+@pytest.mark.parametrize(
+    ("name", "packing"),  # the demo's object has no lines
+    [*((name, "t.json.gz") for name in WRITERS), *((name, "t.jsonl") for name in WRITERS if name != "mmpose demo")],
+)
 def test_packed_lists(name: str, packing: str, tmp_path: Path) -> None:
     WRITERS[name](tmp_path / "in.json")
     data = json.loads((tmp_path / "in.json").read_text())
     if packing.endswith("gz"):
         (tmp_path / packing).write_bytes(gzip.compress(json.dumps(data).encode()))
-    elif isinstance(data, list):
-        (tmp_path / packing).write_text("".join(json.dumps(row) + "\n" for row in data))
     else:
-        pytest.skip("an object has no lines")
+        (tmp_path / packing).write_text("".join(json.dumps(row) + "\n" for row in data))
     opened = read_track_file(tmp_path / packing)
     np.testing.assert_allclose(opened.tracks, tracks())
     opened.write(tmp_path / f"out.{packing}", opened.tracks)
