@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from posefix.inference.options import Options
 from posefix.inference.refiner import Refiner
@@ -52,6 +53,15 @@ class Times:
         self.cpu.append((time.process_time() - cpu) / crops)
 
 
+def make_people(images: int) -> tuple[list[npt.NDArray[np.uint8]], list[npt.NDArray[np.float64]]]:
+    """Images of noise, and the poses of eight people in each."""
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, (400, 240), (images, PEOPLE, 1, 2))
+    points = corner + rng.uniform(0, (120, 200), (images, PEOPLE, 17, 2))
+    poses = np.concatenate([points, np.ones((*points.shape[:3], 1))], -1)
+    return [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(images)], list(poses)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -60,11 +70,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(options.images)]
-    corner = rng.uniform(0, (400, 240), (options.images, PEOPLE, 1, 2))
-    points = corner + rng.uniform(0, (120, 200), (options.images, PEOPLE, 17, 2))
-    poses = list(np.concatenate([points, np.ones((*points.shape[:3], 1))], -1))
+    images, poses = make_people(options.images)
     crops = options.images * PEOPLE
 
     refiners, start_up, alone, latency, whole = {}, {}, {}, {}, {}

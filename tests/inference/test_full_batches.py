@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 
 from factories import make_weights, random_poses
+from posefix.exceptions import InputError
 from posefix.inference.crops import Prepared, Refined
 from posefix.inference.full_batches import refine_in_full_batches
 from posefix.inference.options import Options
 from posefix.inference.refiner import Refiner
+from posefix.inference.runner import Runner
 
 
-@pytest.fixture(scope="module")
-def refiner() -> Refiner:
-    return Refiner(make_weights(input_hw=(64, 64)), device="cpu")
+@pytest.fixture(scope="module", params=["streams", "batches"])
+def refiner(request: pytest.FixtureRequest) -> Refiner:
+    made = Refiner(make_weights(input_hw=(64, 64)), device="cpu", precision="float32")
+    if request.param == "batches":  # as on a GPU
+        made.threads, made.runner = 0, Runner(made.model, made.weights, 0)
+    return made
 
 
 def images(refiner: Refiner, counts: list[int]) -> list[Prepared]:
@@ -71,3 +76,13 @@ def test_nobody(refiner: Refiner) -> None:
     assert list(refine_in_full_batches(refiner, [], Options())) == []
     (only,) = refine_in_full_batches(refiner, images(refiner, [0, 0])[:1], Options())
     assert only.keypoints.shape == (0, 17, 3)
+
+
+def test_a_batch_of_images_is_its_images(refiner: Refiner) -> None:
+    rng = np.random.default_rng(1)
+    pixels = [rng.integers(0, 256, (480, 640, 3)).astype(np.uint8) for _ in range(5)]
+    poses = [random_poses(rng, count) for count in (2, 0, 5, 1, 3)]
+    for ours, image, pose in zip(refiner.refine_batch(pixels, poses, batch_size=4), pixels, poses, strict=True):
+        np.testing.assert_allclose(ours, refiner.refine(image, pose), atol=1e-2)
+    with pytest.raises(InputError, match="keypoints"):
+        refiner.refine_batch(pixels, [*poses[:3], poses[3][..., :1], poses[4]])

@@ -13,6 +13,7 @@ import numpy as np
 
 from posefix.exceptions import InputError
 from posefix.inference.backends import load_model
+from posefix.inference.batching import ahead
 from posefix.inference.crops import CROWD, Prediction, Prepared, Refined, paste_back, prepare
 from posefix.inference.options import Options
 from posefix.inference.reliability import Reliability
@@ -81,7 +82,7 @@ class Engine:
         weights = weights if image_model is None else with_image_model(weights, image_model)
         self.weights = weights
         self.precision, self.backend = precision, backend
-        cores = check_threads(threads)
+        self._cores = cores = check_threads(threads)
         self.model: Model = load_model(weights, backend=backend, device=device, precision=precision, threads=cores)
         self._torch_model = self.model if self.model.backend == "torch" else None
         on_cpu = str(self.device).partition(":")[0] == "cpu"
@@ -130,7 +131,8 @@ class Engine:
             backend: ``"torch"``, ``"openvino"`` or ``"onnx"`` (ONNX Runtime), the latter two on a CPU. ``"auto"`` takes
                 on a CPU the first of OpenVINO, ONNX Runtime and torch that is installed, or what the environment
                 variable ``POSEFIX_BACKEND`` says; elsewhere torch.
-            threads: people that a CPU works on at the same time, each on one core; None is one per usable core.
+            threads: people that a CPU works on at the same time, each on one core; next to a GPU, images whose crops
+                ``refine_batch`` cuts at the same time. None is one per usable core.
             revision: branch, tag or commit on the hub; default the main branch.
             cache_dir: folder of downloads; default that of the Hugging Face client.
             token: for private repositories; default the stored one, False sends none.
@@ -272,7 +274,7 @@ class Engine:
         color: str,
         skeleton: Skeleton | str | None,
     ) -> Iterator[Prepared]:
-        """Several images and their people, each prepared when it is asked for; arguments as for ``refine_batch``."""
+        """Several images and their people, prepared as they are asked for; arguments as for ``refine_batch``."""
         if isinstance(images, np.ndarray | str | Path) or not hasattr(images, "__len__"):
             kind = {np.ndarray: "one array"}.get(type(images), "one path")
             got = kind if isinstance(images, np.ndarray | str | Path) else type(images).__name__
@@ -288,10 +290,15 @@ class Engine:
         if normalised(keypoints):
             raise InputError(f"keypoints: {NORMALISED}")
         shared = self.shared(skeleton)
-        return (
-            self.prepare(image, pose, box, color=color, shared=shared)
-            for image, pose, box in zip(images, keypoints, boxes, strict=True)
-        )
+
+        def make(of: tuple[Any, Any, Any]) -> Prepared:
+            return self.prepare(*of, color=color, shared=shared)
+
+        each = zip(images, keypoints, boxes, strict=True)
+        if self.threads or len(images) < 2:
+            return map(make, each)
+        # A GPU is faster than one core that cuts its crops.
+        return (done.result() for _, done in ahead(make, each, self._cores))
 
     def refine_images(self, prepared: Iterable[Prepared], options: Options) -> Iterator[Refined]:
         """Refine images from ``prepare`` as they come; one result per image, in order.

@@ -68,9 +68,10 @@ def _one_pass(refiner: Refiner, queue: deque[_Waiting], options: Options) -> Non
             taken.append((waiting, count))
             size += count
     inputs = NetworkInput.join([w.prepared.inputs.take(slice(w.done, w.done + n)) for w, n in taken])
-    full = np.resize(np.arange(size), options.batch_size)
-    pieces = refiner.runner.start(inputs.take(full), options)
-    prediction = refiner.runner.finish(pieces, options, np.zeros(len(full), np.int64))
+    if size < options.batch_size:
+        inputs = inputs.take(np.resize(np.arange(size), options.batch_size))
+    pieces = refiner.runner.start(inputs, options)
+    prediction = refiner.runner.finish(pieces, options, np.zeros(len(inputs), np.int64))
     start = 0
     for waiting, count in taken:
         waiting.predictions.append(prediction.take(slice(start, start + count)))

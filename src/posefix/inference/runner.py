@@ -17,10 +17,10 @@ from posefix.inference.options import Options
 from posefix.inference.reliability import Reliability, can_measure_reliability, measured_prior_weight
 from posefix.inference.streams import Streams
 from posefix.network.inputs import NetworkInput
+from posefix.tensors import real_array
 from posefix.weights.weights import Weights
 
 Floats = npt.NDArray[np.floating]
-Counts = npt.NDArray[np.int64]
 
 _Made = TypeVar("_Made")
 
@@ -33,13 +33,13 @@ class View:
         image_logits: (B, K, h, w) float32 before the prior; an array, or a tensor on the network's device.
         peaks: (B, K) see ``RefinementNetwork.image_logits_and_peaks``; None without.
         inputs: arrays of the input pose, without crops.
-        counts: (3, B) see ``decoding.count_outliers``; None where not asked for.
+        counts: (3, B) see ``decoding.count_outliers``, an array or a tensor likewise; None where not asked for.
     """
 
     image_logits: Any
     peaks: Any
     inputs: NetworkInput
-    counts: Counts | None = None
+    counts: Any = None
 
 
 #: Some people who went, or still go, through the network together: their view, a second one with the flip test.
@@ -102,7 +102,7 @@ class Runner:
 
     def counts(self, pieces: Sequence[Piece]) -> npt.NDArray[np.float64]:
         """(3, B) ``decoding.count_outliers`` of people who were started without a ``prior_weight``."""
-        counts = [[v.counts for v in p.result() if v.counts is not None] for p in pieces]
+        counts = [[real_array(v.counts, "counts") for v in p.result() if v.counts is not None] for p in pieces]
         found = [np.mean(each, axis=0) for each in counts if each]
         return np.concatenate(found, axis=1) if found else np.zeros((3, 0))
 

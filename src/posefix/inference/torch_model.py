@@ -79,9 +79,8 @@ class TorchModel:
             image_logits, peaks = self.network.image_logits_and_peaks(given)
             if self._may_fail and not bool(torch.isfinite(image_logits).all()):
                 image_logits, peaks = self._in_float32().image_logits_and_peaks(given)
-        counts = None
-        if count:
-            counts = decoding.count_outliers(image_logits, given, self.network.config.codec).cpu().numpy()
+        # They stay on the device too: a GPU shall not be waited for before it has its next people.
+        counts = decoding.count_outliers(image_logits, given, self.network.config.codec) if count else None
         return View(image_logits, peaks, inputs.without_crops(), counts)
 
     def _in_float32(self) -> RefinementNetwork:

@@ -53,6 +53,8 @@ class NetworkInput:
         import torch
 
         tensors = {name: torch.as_tensor(value) for name, value in self._present()}
+        if torch.device(device).type == "cuda":  # only from pinned memory does a copy not wait for the GPU
+            tensors = {name: value if value.is_cuda else value.pin_memory() for name, value in tensors.items()}
         return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
 
     def _present(self) -> list[tuple[str, Any]]:
