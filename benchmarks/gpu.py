@@ -40,21 +40,11 @@ Run = Callable[[], object]
 
 
 class Clock:
-    """Times work on one device, as long as there is time left.
-
-    Attributes:
-        device: where.
-        seconds: of one measurement.
-        end: when nothing more is begun.
-    """
+    """Times work on one device: for ``seconds`` each, and nothing more once the budget is spent."""
 
     def __init__(self, device: torch.device, seconds: float, budget: float) -> None:
         self.device, self.seconds, self.end = device, seconds, time.perf_counter() + budget
-
-    def sync(self) -> None:
-        """Wait for the device."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        self.sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
     def block(self, run: Run, count: int) -> float:
         """Seconds of one of ``count`` runs."""
@@ -181,12 +171,7 @@ def captured(run: Run) -> Run:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
-    return partial(replay, graph, run)
-
-
-def replay(graph: torch.cuda.CUDAGraph, _keeps: Run) -> None:
-    """Run a graph; ``_keeps`` are the tensors that it reads."""
-    graph.replay()
+    return lambda: (graph.replay(), run)  # which holds the tensors that the graph reads
 
 
 @torch.inference_mode()
@@ -199,15 +184,7 @@ def speed(clock: Clock, weights: Weights, variant: Variant, count: int) -> float
 def network_alone(
     clock: Clock, weights: Weights, floors: tuple[float, float], variants: Sequence[Variant], batches: Sequence[int]
 ) -> None:
-    """Crops per second of each variant and number of crops.
-
-    Args:
-        clock: of the device.
-        weights: of the network.
-        floors: seconds per crop at the matrix peak, and at the copy rate if a number had one byte.
-        variants: rows.
-        batches: columns; for the last, shares of both rates.
-    """
+    """Crops per second of each variant; ``floors`` are a crop's least seconds by arithmetic and by bytes moved."""
     columns = "".join(f"{b:>10} " for b in batches)
     print(f"\n{'network alone, crops/s':<27}{columns}{'matrix peak':>12}{'copy rate':>11}")
     for variant in variants:
@@ -249,13 +226,11 @@ def parts(refiner: Refiner, images: int) -> list[tuple[str, Run, int]]:
     def prepare() -> list[Prepared]:
         return [refiner.prepare(i, p) for i, p in zip(arrays, poses, strict=True)]
 
-    def join() -> NetworkInput:
-        return NetworkInput.join([p.inputs for p in prepared])
-
     def decode(*views: View) -> Prediction:
         return model.decode(views, np.ones(len(views[0].inputs)), "expected_similarity")
 
     prepared = prepare()
+    join = partial(NetworkInput.join, [p.inputs for p in prepared])
     inputs = join()
     people, one, given, view = len(inputs), inputs.take(slice(0, 1)), inputs.to(device), model.forward(inputs)
     found = decode(view)
