@@ -19,6 +19,8 @@ BACKENDS = ("auto", "torch", "openvino", "onnx")
 EXPORT_FORMATS = ("onnx", "openvino")
 #: Networks, see ``network.config``.
 BACKBONES = ("mobilenet_v2", "resnet50", "resnet101", "resnet152")
+#: Feature pyramids of MobileNetV2.
+PYRAMIDS = ("movenet", "wide")
 #: What an image model's output holds: heights of Gaussians, log-probabilities, or one vector per axis.
 OUTPUTS = ("heatmaps", "logits", "simcc")
 #: Where pixel p of n heatmap pixels over N crop pixels lies: p · (N − 1) / (n − 1), p · N / n, (p + ½) · N / n − ½.

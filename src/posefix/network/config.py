@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from posefix.choices import ALIGNMENTS, BACKBONES, OUTPUTS
+from posefix.choices import ALIGNMENTS, BACKBONES, OUTPUTS, PYRAMIDS
 from posefix.deprecation import rename_keys
 from posefix.exceptions import WeightsError
 from posefix.geometry import CROP_MARGIN
@@ -53,6 +53,8 @@ class ModelConfig:
         backbone: one of ``BACKBONES``.
         width: multiplies the channels of MobileNetV2's blocks.
         last_channels: of MobileNetV2's last block; 0 is its own number, 320 · width.
+        pyramid: what follows MobileNetV2's blocks: ``"movenet"``, its makers' pyramid of 24 channels, or ``"wide"``,
+            this library's, which also sees the place in the crop.
         input_hw: crop size (h, w), divisible by 32.
         num_keypoints: K.
         heatmap_std: Gaussian of the input heatmaps, in pixels of the crop; where the pose enters as ``"input"``.
@@ -75,6 +77,7 @@ class ModelConfig:
     backbone: str = "mobilenet_v2"
     width: float = 1.0
     last_channels: int = 0
+    pyramid: str = "movenet"
     input_hw: tuple[int, int] = (256, 192)
     num_keypoints: int = 17
     heatmap_std: float = 7.0
@@ -92,6 +95,8 @@ class ModelConfig:
         check_fields(self, "model.", WeightsError)
         if self.backbone not in BACKBONES:
             raise WeightsError(f"model: backbone must be one of {', '.join(BACKBONES)}, got {shown(self.backbone)}")
+        if self.pyramid not in PYRAMIDS:
+            raise WeightsError(f"model: pyramid must be one of {', '.join(PYRAMIDS)}, got {shown(self.pyramid)}")
         if any(s % 32 for s in self.input_hw):
             raise WeightsError(f"model: input_hw must be (height, width), both divisible by 32, got {self.input_hw}")
         # Beyond these nothing was ever trained: a slip of the keyboard, or a file that is to fill the memory.
@@ -113,14 +118,19 @@ class ModelConfig:
             )
         if self.pose_entry == "none" and not self.pose_prior:
             raise WeightsError("model: the pose must enter the network (pose_entry) or be its prior (pose_prior)")
-        if (self.pose_entry == "input") == (self.backbone == "mobilenet_v2"):
+        if (self.pose_entry == "input") == self.is_mobilenet:
             raise WeightsError(f"model: {self.backbone} does not take the pose at {self.pose_entry!r}")
-        if (self.width, self.last_channels) != (1.0, 0) and self.backbone != "mobilenet_v2":
-            raise WeightsError(f"model: width and last_channels are MobileNetV2's, {self.backbone} has none")
+        if (self.width, self.last_channels, self.pyramid) != (1.0, 0, "movenet") and not self.is_mobilenet:
+            raise WeightsError(f"model: width, last_channels and pyramid are MobileNetV2's, {self.backbone} has none")
         if self.uses_scores and not (self.pose_prior and self.adaptive_prior):
             raise WeightsError("model: uses_scores needs pose_prior and adaptive_prior, which read the scores")
         if not 0 <= self.heatmap_offset < STRIDE:
             raise WeightsError(f"model: expected heatmap_offset in [0, {STRIDE}), got {self.heatmap_offset}")
+
+    @property
+    def is_mobilenet(self) -> bool:
+        """Whether the trunk is a MobileNetV2, which sees the image alone."""
+        return self.backbone == "mobilenet_v2"
 
     @property
     def codec(self) -> HeatmapCodec:

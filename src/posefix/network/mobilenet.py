@@ -1,4 +1,4 @@
-"""MobileNetV2 with a feature pyramid to stride 4: the trunk of the embedded network.
+"""MobileNetV2 with one of two feature pyramids to stride 4: the trunk of the embedded network.
 
 Layers carry weight and bias and no batch norm: they start from weights with batch norm folded in (the layout
 of ``movenet_lightning.npz``), where folding halves the memory traffic of training, and inference needs none.
@@ -7,6 +7,7 @@ of ``movenet_lightning.npz``), where folding halves the memory traffic of traini
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -83,11 +84,11 @@ class Merge(nn.Module):
         return out
 
 
-class MobileNetFpn(nn.Module):
-    """MobileNetV2 and a three-level pyramid.
+class MobileNet(nn.Module):
+    """The blocks of MobileNetV2; those that inherit add a pyramid."""
 
-    Input (B, 3, H, W); output (B, 24, H/4, W/4).
-    """
+    #: Channels of the pyramid's output.
+    features: int
 
     def __init__(self, width: float = 1.0, last_channels: int = 0) -> None:
         """``width`` multiplies the blocks' channels, ``last_channels`` replaces those of the last block."""
@@ -102,23 +103,100 @@ class MobileNetFpn(nn.Module):
                 inputs = outputs
         if last_channels:
             blocks[-1] = InvertedResidual(channels(160, width), last_channels, 1, 6)
-            inputs = last_channels
         self.blocks = nn.ModuleList(blocks)
+
+    def stages(self, x: Tensor, after: tuple[int, ...]) -> list[Tensor]:
+        """Outputs of these blocks, which end with the last."""
+        x, taken = self.stem(x), []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in after:
+                taken.append(x)
+        return taken
+
+    def outputs(self, block: int) -> int:
+        """Channels after a block."""
+        return int(self.blocks[block].project.out_channels)  # type: ignore[union-attr, arg-type]
+
+
+class MobileNetFpn(MobileNet):
+    """MobileNetV2 and MoveNet's three-level pyramid.
+
+    Input (B, 3, H, W); output (B, 24, H/4, W/4).
+    """
+
+    features = FEATURES
+
+    def __init__(self, width: float = 1.0, last_channels: int = 0) -> None:
+        super().__init__(width, last_channels)
+        inputs = self.outputs(-1)
         fine, middle, coarse = (channels(c, width) for c in (24, 32, 64))
         self.lateral4, self.lateral8, self.lateral16 = Conv(fine, 24), Conv(middle, 32), Conv(coarse, 64)
         self.top = nn.Sequential(Conv(inputs, 1280, act="relu6"), Conv(1280, 64))
         self.merge16, self.merge8, self.merge4 = Merge(64, 32), Merge(32, 24), Merge(24, FEATURES)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, taps = self.stem(x), []
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in _TAPS:
-                taps.append(x)
-        x = self.merge16(self.top(x), self.lateral16(taps[2]))
-        x = self.merge8(x, self.lateral8(taps[1]))
-        out: Tensor = self.merge4(x, self.lateral4(taps[0]))
+        fine, middle, coarse, last = self.stages(x, (*_TAPS, len(self.blocks) - 1))
+        x = self.merge16(self.top(last), self.lateral16(coarse))
+        x = self.merge8(x, self.lateral8(middle))
+        out: Tensor = self.merge4(x, self.lateral4(fine))
         return out
+
+
+class Mix(nn.Module):
+    """Filter each channel over 5×5 places, mix through ``ratio`` times as many channels; with a shortcut."""
+
+    def __init__(self, inputs: int, ratio: int) -> None:
+        super().__init__()
+        self.depthwise = Conv(inputs, inputs, 5, groups=inputs)
+        self.expand = Conv(inputs, ratio * inputs, act="relu")
+        self.project = Conv(ratio * inputs, inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.project(self.expand(self.depthwise(x)))
+        return out
+
+
+class MobileNetWideFpn(MobileNet):
+    """MobileNetV2 and a pyramid of four levels with more channels, which also sees the place in the crop.
+
+    By the place it tells the person in the middle from neighbours. Input (B, 3, H, W); output (B, 48, H/4, W/4).
+    """
+
+    #: By level, fine to coarse (strides 4, 8, 16, 32): channels, number of mixes and their ratio.
+    _LEVELS = ((48, 1, 2), (80, 2, 2), (128, 3, 4), (192, 3, 4))
+    _AFTER = (2, 5, 12, 16)
+    features = _LEVELS[0][0]
+
+    def __init__(self, width: float = 1.0, last_channels: int = 0) -> None:
+        super().__init__(width, last_channels)
+        inputs = [self.outputs(i) for i in self._AFTER]
+        inputs[-1] += 3
+        sizes = [level[0] for level in self._LEVELS]
+        self.laterals = nn.ModuleList(Conv(i, c) for i, c in zip(inputs, sizes, strict=True))
+        self.downs = nn.ModuleList(Conv(sizes[i + 1], sizes[i]) for i in range(3))
+        self.mixes = nn.ModuleList(nn.Sequential(*(Mix(c, r) for _ in range(n))) for c, n, r in self._LEVELS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        *stages, last = self.stages(x, self._AFTER)
+        y: Tensor = self.mixes[3](self.laterals[3](torch.cat([last, _place(last)], dim=1)))
+        for level in (2, 1, 0):
+            up = F.interpolate(self.downs[level](y), scale_factor=2.0, mode="bilinear", align_corners=False)
+            y = self.mixes[level](up + self.laterals[level](stages[level]))
+        return y
+
+
+def _place(x: Tensor) -> Tensor:
+    """(B, 3, h, w): x and y from −1 to 1 over the crop, and their squared distance from the middle."""
+    count, _, height, width = x.shape
+    rows = torch.linspace(-1, 1, height, device=x.device, dtype=x.dtype).view(1, 1, -1, 1)
+    columns = torch.linspace(-1, 1, width, device=x.device, dtype=x.dtype).view(1, 1, 1, -1)
+    rows, columns = rows.expand(count, 1, height, width), columns.expand(count, 1, height, width)
+    return torch.cat([columns, rows, rows**2 + columns**2], dim=1)
+
+
+#: By the name in ``ModelConfig.pyramid``.
+TRUNKS = {"movenet": MobileNetFpn, "wide": MobileNetWideFpn}
 
 
 class Head(nn.Sequential):

@@ -12,7 +12,7 @@ from posefix.network.config import ModelConfig
 from posefix.network.correction import Correction
 from posefix.network.image_model import ImageModel, fuse
 from posefix.network.inputs import NetworkInput
-from posefix.network.mobilenet import FEATURES, Head, MobileNetFpn
+from posefix.network.mobilenet import TRUNKS, Head, MobileNet
 from posefix.network.prior import PosePrior
 from posefix.network.resnet import FEATURES as RESNET_FEATURES
 from posefix.network.resnet import ResNetUp
@@ -30,14 +30,17 @@ class RefinementNetwork(nn.Module):
         keypoints = config.num_keypoints
         self.register_buffer("mean", torch.tensor(config.normalisation.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.normalisation.std).view(3, 1, 1), persistent=False)
-        if config.backbone == "mobilenet_v2":
-            self.trunk: nn.Module = MobileNetFpn(config.width, config.last_channels)
-            self.head: nn.Module = Head(keypoints)
+        if config.is_mobilenet:
+            trunk = TRUNKS[config.pyramid](config.width, config.last_channels)
+            features = trunk.features
+            self.trunk: nn.Module = trunk
+            self.head: nn.Module = Head(keypoints) if config.pyramid == "movenet" else nn.Conv2d(features, keypoints, 1)
         else:
+            features = RESNET_FEATURES
             self.trunk = ResNetUp(config.backbone, 3 + keypoints)
-            self.head = nn.Conv2d(RESNET_FEATURES, keypoints, 1)
+            self.head = nn.Conv2d(features, keypoints, 1)
             nn.init.normal_(self.head.weight, std=0.001)
-        self.correction = Correction(FEATURES, keypoints) if config.pose_entry == "correction" else None
+        self.correction = Correction(features, keypoints) if config.pose_entry == "correction" else None
         self.prior = (
             PosePrior(keypoints, adaptive=config.adaptive_prior, scored=config.uses_scores)
             if config.pose_prior
@@ -116,7 +119,7 @@ class RefinementNetwork(nn.Module):
         if config.normalisation.channels == "bgr":
             images = images.flip(1)
         images = (images - self.mean) / self.std
-        if isinstance(self.trunk, MobileNetFpn):
+        if isinstance(self.trunk, MobileNet):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
                 features = self.trunk(images)
                 logits = self.head(features)

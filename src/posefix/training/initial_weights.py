@@ -33,7 +33,7 @@ def _our_name(name: str) -> str:
 def start_from_movenet(network: RefinementNetwork, path: str | Path) -> set[str]:
     """Fill trunk and head from MoveNet Lightning with batch norm folded (``movenet_lightning.npz``).
 
-    The head's last layer is taken only if the network has 17 keypoints.
+    The head's last layer is taken only if the network has 17 keypoints. A wide pyramid and its head start at random.
 
     Returns:
         the names of the tensors that were filled.
@@ -48,6 +48,8 @@ def start_from_movenet(network: RefinementNetwork, path: str | Path) -> set[str]
         raise WeightsError(f"cannot read the start weights {path}: {error}") from error
     state = {_our_name(k): torch.from_numpy(v) for k, v in arrays.items()}
     own = network.state_dict()
+    if network.config.pyramid != "movenet":
+        state = {k: v for k, v in state.items() if k.startswith(("trunk.stem.", "trunk.blocks."))}
     if network.config.num_keypoints != 17:
         state = {k: v for k, v in state.items() if "head.2." not in k}
     for name, tensor in state.items():
@@ -119,7 +121,7 @@ def start_from_weights(network: RefinementNetwork, sources: Sequence[str]) -> se
         # A correction that was trained with scores must get them again.
         other_scores = same_set and weights.config.uses_scores != network.config.uses_scores
         if missing or other_scores or weights.config.backbone != network.config.backbone:
-            names = ("backbone", "width", "last_channels", "pose_entry", "uses_scores")
+            names = ("backbone", "width", "last_channels", "pyramid", "pose_entry", "uses_scores")
             theirs = {n: getattr(weights.config, n) for n in names}
             differ = ", ".join(f"{n}: {v}" for n, v in theirs.items() if v != getattr(network.config, n))
             raise WeightsError(

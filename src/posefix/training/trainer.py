@@ -20,7 +20,6 @@ from torch.nn.parallel import DistributedDataParallel
 from posefix.exceptions import TrainingError
 from posefix.keypoints.codec import HeatmapCodec
 from posefix.network.devices import autocast_dtype, pick_device
-from posefix.network.mobilenet import MobileNetFpn
 from posefix.network.model import RefinementNetwork
 from posefix.training.checkpoint import load_checkpoint, save_checkpoint
 from posefix.training.config import Optimisation, TrainingConfig
@@ -63,7 +62,7 @@ def build_network(config: TrainingConfig) -> RefinementNetwork:
     elif config.start.weights:
         filled = start_from_weights(network, config.start.weights)
     random = [n for n in network.state_dict() if n.startswith(_frozen(config)) and n not in filled]
-    if isinstance(network.trunk, MobileNetFpn) and random:
+    if config.model.is_mobilenet and random:
         option = "freeze_trunk" if config.optimisation.freeze_trunk else "frozen_blocks"
         raise TrainingError(
             f"{option} in optimisation: {random[0]} has no start weights and would stay random; give start.movenet or "
@@ -119,7 +118,7 @@ def train(
         raise TrainingError(f"nothing to resume: {path} does not exist")
 
     network = build_network(config).to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if isinstance(network.trunk, MobileNetFpn):
+    if config.model.is_mobilenet:
         network.frozen = optimisation.freeze_trunk
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(not name.startswith(_frozen(config)))
