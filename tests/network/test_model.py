@@ -15,6 +15,7 @@ from posefix.choices import BACKBONES
 from posefix.exceptions import WeightsError
 from posefix.network.config import REFERENCE_NORMALISATION, ModelConfig, Normalisation
 from posefix.network.correction import Correction
+from posefix.network.mobilenet import MobileNetWideFpn
 from posefix.network.model import RefinementNetwork
 from posefix.training.initial_weights import start_from_movenet
 from posefix.weights.weights import load_weights
@@ -42,7 +43,11 @@ def paper(**changes: Any) -> ModelConfig:
 def networks() -> dict[str, RefinementNetwork]:
     """One of each kind with random weights that let the pose through."""
     torch.manual_seed(1)
-    both = {"mobilenet": RefinementNetwork(small()).eval(), "resnet": RefinementNetwork(paper()).eval()}
+    both = {
+        "mobilenet": RefinementNetwork(small()).eval(),
+        "wide": RefinementNetwork(small(pyramid="wide")).eval(),
+        "resnet": RefinementNetwork(paper()).eval(),
+    }
     correction = both["mobilenet"].correction
     assert correction is not None
     torch.nn.init.normal_(correction.out.weight, std=0.1)
@@ -50,7 +55,7 @@ def networks() -> dict[str, RefinementNetwork]:
     return both
 
 
-each = pytest.mark.parametrize("kind", ["mobilenet", "resnet"])
+each = pytest.mark.parametrize("kind", ["mobilenet", "wide", "resnet"])
 
 
 # ---------------------------------------------------------------- the networks
@@ -118,7 +123,8 @@ def test_bf16_is_near_float32(kind: str, networks: dict[str, RefinementNetwork])
 
 @each
 def test_every_parameter_learns_although_keypoints_are_missing(kind: str) -> None:
-    network = RefinementNetwork(small() if kind == "mobilenet" else paper())
+    configs = {"mobilenet": small(), "wide": small(pyramid="wide"), "resnet": paper()}
+    network = RefinementNetwork(configs[kind])
     crops, points, valid, std = inputs(network.config)
     valid[0, 2], points[0, 2] = False, float("nan")
     valid[1] = False
@@ -206,11 +212,27 @@ def test_the_start_weights_fit_other_keypoint_sets_but_no_other_network(tmp_path
     last = network.state_dict()["head.2.weight"].clone()
     start_from_movenet(network, path)
     assert torch.equal(network.state_dict()["head.2.weight"], last)
+    wide = RefinementNetwork(small(pyramid="wide"))
+    assert all(name.startswith(("trunk.stem.", "trunk.blocks.")) for name in start_from_movenet(wide, path))
+    assert torch.equal(
+        wide.state_dict()["trunk.blocks.3.expand.weight"], network.state_dict()["trunk.blocks.3.expand.weight"]
+    )
     with pytest.raises(WeightsError, match="does not fit"):
         start_from_movenet(RefinementNetwork(paper()), path)
     (tmp_path / "broken.npz").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="cannot read"):
         start_from_movenet(network, tmp_path / "broken.npz")
+
+
+@torch.inference_mode()
+def test_the_wide_pyramid_sees_the_place_in_the_crop() -> None:
+    network = RefinementNetwork(small(pyramid="wide")).eval()
+    assert isinstance(network.trunk, MobileNetWideFpn)
+    features = network.trunk(torch.zeros(1, 3, 64, 64))
+    assert features.shape == (1, network.trunk.features, 16, 16)
+    network.trunk.laterals[3].weight[:, -3:].zero_()
+    blind = network.trunk(torch.zeros(1, 3, 64, 64))
+    assert float((features - blind).abs().max()) > 1e-4
 
 
 # ---------------------------------------------------------------- the correction
@@ -316,6 +338,7 @@ def test_the_papers_settings() -> None:
     ("changes", "message"),
     [
         ({"backbone": "vgg"}, "backbone"),
+        ({"pyramid": "deep"}, "pyramid must be one of movenet, wide"),
         ({"input_hw": [100, 64]}, "divisible by 32"),
         ({"input_hw": [0, 64]}, "input_hw: expected an integer in 32…2,048, got 0"),
         ({"input_hw": [64]}, "input_hw: expected 2 values"),
