@@ -20,6 +20,7 @@ from posefix.geometry import (
     invert_affine,
     transform_points,
     warp_crop,
+    warp_crops,
 )
 from posefix.keypoints.skeleton import COCO
 
@@ -310,6 +311,19 @@ def test_tiny_images_and_senseless_maps() -> None:
         broken[0, 2] = value
         assert not warp_crop(image, broken, INPUT_HW).any()
     assert not warp_crop(image, np.zeros((2, 3)), INPUT_HW).any()
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_crops_do_not_depend_on_the_others(rng: np.random.Generator, antialias: bool) -> None:
+    image = rng.integers(0, 256, (600, 800, 3)).astype(np.uint8)
+    affine = random_affine(rng, 12)
+    affine[:4] *= 0.1  # shrunk
+    affine[4, 0, 2], affine[5], affine[6, :, 2] = np.nan, 0, 1e6
+    crops = warp_crops(image, affine, INPUT_HW, antialias=antialias)
+    assert crops.any((1, 2, 3)).sum() > 6
+    for crop, one in zip(crops, affine, strict=True):
+        np.testing.assert_array_equal(crop, warp_crop(image, one, INPUT_HW, antialias=antialias))
+    assert warp_crops(image, affine[:0], INPUT_HW, antialias=antialias).shape == (0, *INPUT_HW, 3)
 
 
 def test_warping_mutates_nothing(rng: np.random.Generator) -> None:

@@ -211,49 +211,67 @@ def flip_points(points: Floats, width: float, flip_indices: npt.NDArray[np.int64
 def warp_crop(
     image: npt.NDArray[np.uint8], affine: Doubles, input_hw: tuple[int, int], *, antialias: bool = False
 ) -> npt.NDArray[np.uint8]:
-    """Cut one crop out of an image: bilinear, zero outside the image (as in the paper's code).
+    """(h, w, 3) one crop of an image; see ``warp_crops``, with (2, 3) ``affine``."""
+    return np.asarray(warp_crops(image, affine[None], input_hw, antialias=antialias)[0])
+
+
+def warp_crops(
+    image: npt.NDArray[np.uint8], affine: Doubles, input_hw: tuple[int, int], *, antialias: bool = False
+) -> npt.NDArray[np.uint8]:
+    """Cut crops out of an image: bilinear, zero outside the image (as in the paper's code).
 
     A map that is not finite or cannot be inverted gives a black crop.
 
     Args:
         image: (H, W, 3) uint8.
-        affine: (2, 3) image → crop.
-        input_hw: size (h, w) of the crop.
+        affine: (N, 2, 3) image → crop.
+        input_hw: size (h, w) of a crop.
         antialias: average pixels first where the crop shrinks the image more than twofold. Without it the
             crop is the reference's to the bit, whatever the version of OpenCV.
 
     Returns:
-        (h, w, 3) uint8.
+        (N, h, w, 3) uint8.
     """
     height, width = input_hw
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:, :2])) < 1e-12:
-        return np.zeros((height, width, 3), np.uint8)
+    crops = np.zeros((len(affine), height, width, 3), np.uint8)
+    # What can be said of all crops at once is: next to a GPU, threads that cut would wait for the interpreter.
+    rows = np.flatnonzero(np.isfinite(affine).all((1, 2)))
+    area = np.abs(np.linalg.det(affine[rows, :, :2]))
+    rows, area = rows[area >= 1e-12], area[area >= 1e-12]
+    local = np.array(affine[rows], np.float64)
     corners = np.array([[[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]]], np.float64)
-    reach = transform_points(invert_affine(affine[None]), corners)[0]
+    reach = transform_points(invert_affine(local), corners.repeat(len(rows), 0))
     limit = np.array([image.shape[1], image.shape[0]], np.float64)
     # Only the needed part is handed over: OpenCV refuses sides above 32767 and shrinking is cheaper.
-    low = np.clip(np.floor(reach.min(0)) - 2, 0, limit).astype(np.int64)
-    high = np.clip(np.ceil(reach.max(0)) + 3, 0, limit).astype(np.int64)
-    if (high <= low).any():
-        return np.zeros((height, width, 3), np.uint8)
-    part = image[low[1] : high[1], low[0] : high[0]]
-    local = np.array(affine, np.float64)
-    local[:, 2] += local[:, :2] @ low
-    shrink = int(1.0 / max(np.sqrt(abs(np.linalg.det(local[:, :2]))), 1e-9)) if antialias else 1
-    limit_side = max(part.shape[:2]) // 16000 + 1
-    shrink = max(shrink, limit_side) if limit_side > 1 else shrink
-    if shrink > 1:
-        small = (max(part.shape[1] // shrink, 1), max(part.shape[0] // shrink, 1))
-        ratio = np.array([part.shape[1] / small[0], part.shape[0] / small[1]])
-        part = np.asarray(cv2.resize(part, small, interpolation=cv2.INTER_AREA), np.uint8)
-        # Pixel p of the shrunk image is the mean of a block whose centre lies at (p + 0.5) · ratio − 0.5.
-        local[:, 2] += local[:, :2] @ (ratio / 2 - 0.5)
-        local[:, :2] = local[:, :2] * ratio
-    part = np.ascontiguousarray(part, np.uint8)
-    if not antialias:
-        return _sample_in_32nds(part, local, input_hw)
-    crop = cv2.warpAffine(part, local, (width, height), flags=cv2.INTER_LINEAR)
-    return np.asarray(crop, np.uint8)
+    low = np.clip(np.floor(reach.min(1)) - 2, 0, limit).astype(np.int64)
+    high = np.clip(np.ceil(reach.max(1)) + 3, 0, limit).astype(np.int64)
+    _move_origin(local, low)
+    sides = high - low
+    least = sides.max(1, initial=0) // 16000 + 1
+    shrink = (1.0 / np.maximum(np.sqrt(area), 1e-9)).astype(np.int64) if antialias else np.ones_like(least)
+    shrink = np.where(least > 1, np.maximum(shrink, least), shrink)
+    small = sides
+    if (shrink > 1).any():
+        small = np.maximum(sides // np.maximum(shrink, 1)[:, None], 1)
+        # Pixel p of a shrunk image is the mean of a block whose centre lies at (p + 0.5) · ratio − 0.5.
+        ratio = np.where(shrink[:, None] > 1, sides / small, 1.0)
+        _move_origin(local, ratio / 2 - 0.5)
+        local[:, :, :2] *= ratio[:, None]
+    for i in np.flatnonzero((sides > 0).all(1)):
+        part = image[low[i, 1] : high[i, 1], low[i, 0] : high[i, 0]]
+        if shrink[i] > 1:
+            part = np.asarray(cv2.resize(part, small[i].tolist(), interpolation=cv2.INTER_AREA), np.uint8)
+        part = np.ascontiguousarray(part, np.uint8)
+        if antialias:
+            cv2.warpAffine(part, local[i], (width, height), crops[rows[i]], cv2.INTER_LINEAR)
+        else:
+            crops[rows[i]] = _sample_in_32nds(part, local[i], input_hw)
+    return crops
+
+
+def _move_origin(affine: Doubles, origin: npt.NDArray[np.float64 | np.int64]) -> None:
+    """Make (N, 2, 3) maps (in place) those of images whose pixel 0 was at (N, 2) ``origin``."""
+    affine[:, :, 2] += (affine[:, :, :2] @ origin[..., None])[..., 0]
 
 
 def _sample_in_32nds(image: npt.NDArray[np.uint8], affine: Doubles, input_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:

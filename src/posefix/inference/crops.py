@@ -21,7 +21,7 @@ from posefix.geometry import (
     invert_affine,
     read_otherwise,
     transform_points,
-    warp_crop,
+    warp_crops,
 )
 from posefix.keypoints.mapping import SharedKeypoints
 from posefix.keypoints.oks import AREA_PER_BOX, keypoint_std
@@ -122,7 +122,7 @@ class CropCutter:
         image: (H, W, 3) uint8.
         affine: (R, 2, 3) image → crop.
         input_hw: size of a crop.
-        antialias: as for ``warp_crop``.
+        antialias: as for ``warp_crops``.
     """
 
     image: npt.NDArray[np.uint8]
@@ -132,20 +132,10 @@ class CropCutter:
 
     def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """(R', h, w, 3) the crops of some people."""
-        return cut_crops(self.image, self.affine[rows], self.input_hw, self.antialias)
+        return warp_crops(self.image, self.affine[rows], self.input_hw, antialias=self.antialias)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> npt.NDArray[Any]:
         return np.asarray(self[:], dtype)
-
-
-def cut_crops(
-    image: npt.NDArray[np.uint8], affine: npt.NDArray[np.float64], input_hw: tuple[int, int], antialias: bool
-) -> npt.NDArray[np.uint8]:
-    """(R, h, w, 3) crops of an image; arguments as for ``CropCutter``."""
-    crops = np.empty((len(affine), *input_hw, 3), np.uint8)
-    for crop, m in zip(crops, affine, strict=True):
-        crop[:] = warp_crop(image, m, input_hw, antialias=antialias)
-    return crops
 
 
 def pose_consistency_of(prepared: Prepared, prediction: Prediction) -> Floats:
@@ -193,7 +183,7 @@ def prepare(
     affine = crop_affine(crop_rectangles(boxes[rows], input_hw, config.crop_margin), input_hw)
     area = AREA_PER_BOX * box_area(boxes[rows]) * affine[:, 0, 0] * affine[:, 1, 1]
     inputs = NetworkInput(
-        crops=(CropCutter if len(rows) > CROWD else cut_crops)(image, affine, input_hw, config.antialias),
+        crops=(CropCutter if len(rows) > CROWD else warp_crops)(image, affine, input_hw, antialias=config.antialias),
         crop_points=transform_points(affine, poses.points[rows]).astype(np.float32),
         valid=poses.valid[rows],
         std=keypoint_std(area, shared.target.sigmas).astype(np.float32),
