@@ -160,7 +160,7 @@ class Mix(nn.Module):
 class MobileNetWideFpn(MobileNet):
     """MobileNetV2 and a pyramid of four levels with more channels, which also sees the place in the crop.
 
-    By the place it tells the person in the middle from neighbours. Input (B, 3, H, W); output (B, 48, H/4, W/4).
+    By the place it tells the person in the middle from the others. Input (B, 3, H, W); output (B, 48, H/4, W/4).
     """
 
     #: By level, fine to coarse (strides 4, 8, 16, 32): channels, number of mixes and their ratio.
