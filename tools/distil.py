@@ -1,11 +1,13 @@
-"""Train a student network on a teacher's heatmaps, without labels; resumable, one thread.
+"""Train an image network on a teacher's heatmaps; resumable, on a CPU or a GPU.
 
-    python tools/teach.py …                      # targets, once per set of images
-    python tools/distil.py configs/distil/student.yaml [--resume] [--evaluate]
+    python tools/distil.py configs/distil/student.yaml [--resume] [--device cuda]
 
-Loss: cross-entropy against each heatmap divided by its sum, weighted by its height, so that what the teacher does
-not see asks nothing. Writes ``checkpoint.safetensors`` (every few minutes), ``log.jsonl`` and at the end
-``student.safetensors`` (averaged weights, float16) into ``out``.
+Targets of a person: the logarithm of the teacher's heatmaps (averaged over views, times a sharpness), the logits of
+MoveNet's own network times a weight, and where a keypoint is labelled a prior around the label; of their sum the
+soft-max. All crops and targets stay on the device: about 0.5 MB per person.
+
+Writes ``checkpoint.safetensors`` (every few minutes), ``log.jsonl`` and at the end ``student.safetensors`` (averaged
+weights, float16) into ``out``; tools/student.py measures it and makes a start for ``posefix train`` of it.
 """
 
 from __future__ import annotations
@@ -16,319 +18,347 @@ import json
 import math
 import os
 import time
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 import yaml
-from safetensors import safe_open
-from safetensors.torch import save_file
-from student import Student
-from teach import CROP_PER_HEATMAP, INPUT_HW, MAP_HW, MARGIN
-from torch import Tensor
+from pack_crops import INPUT_HW, MARGIN
+from safetensors.torch import load_file, save
+from teacher import CELL, KEPT, KEPT_MAP_HW, Doubles, Teacher, centred, compose, mean_heatmaps, sample
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from posefix.evaluation.coco_ap import evaluate
-from posefix.geometry import crop_affine, crop_rectangles, invert_affine, transform_points, warp_crop
-from posefix.io.coco import read_annotations
-from posefix.keypoints.heatmaps import expected_similarity_argmax, heatmap_probabilities
+from posefix.geometry import invert_affine
+from posefix.io.atomic import write_file
+from posefix.keypoints.heatmaps import draw_gaussians
 from posefix.keypoints.oks import keypoint_std
 from posefix.keypoints.skeleton import COCO
+from posefix.network.config import ModelConfig
+from posefix.network.devices import pick_device
+from posefix.network.mobilenet import Mix
+from posefix.network.model import RefinementNetwork
 from posefix.training.checkpoint import load_checkpoint, save_checkpoint
-from posefix.training.config import Optimisation
-from posefix.training.schedule import learning_rate
-from posefix.weights.weights import load_weights
+from posefix.training.initial_weights import start_from_movenet
 
-STRIDE, OFFSET = 4, 1.5
+
+@dataclass(frozen=True)
+class Targets:
+    """What is to be learned."""
+
+    sharpness: float  # multiplies the logarithm of the teacher's heatmaps
+    floor: float  # lower heights of these say nothing
+    own_weight: float  # multiplies MoveNet's logits, averaged over the crop and its mirror image
+    label_weight: float  # multiplies the logarithm of the prior around labels:
+    label_floor: float  # this, plus a Gaussian of the length scale of keypoint similarity,
+    label_least_std: float  # but of at least so many pixels
+    labelled_height: float  # keypoints count by the height of their heatmap, labelled ones at least so much
+    seen_height: float  # from here on the teacher sees a keypoint
+    seen_share: float  # people of whom it sees a smaller share are left out
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of each crop: scale (largest change), rotation (standard deviation, degrees; of a share of the
-    samples), shift (share of the crop), mirror (share), colour (largest change of a channel's gain)."""
+    """Random changes of each crop."""
 
-    scale: float = 0.25
-    rotation: float = 20.0
-    rotation_share: float = 0.5
-    shift: float = 0.05
-    mirror: float = 0.5
-    colour: float = 0.25
+    scale: float  # largest change
+    rotation: float  # standard deviation, degrees
+    rotation_share: float  # of the samples
+    shift: float  # largest, share of the crop
+    mirror: float  # share of the samples
+    channels: float  # largest change of each colour's gain
+    brightness: float  # largest change of all three
+    contrast: float  # largest change
+    offset: float  # largest, grey levels
+    grey: float  # share of the samples without colours
+    degrade: float  # share of the samples at half resolution, and share of the samples with noise
+    noise: float  # largest standard deviation, grey levels
+    occlude: float  # probability of each of two rectangles: part of another sample, and a single colour
 
 
 @dataclass(frozen=True)
 class Config:
-    """A run.
+    """A run."""
 
-    Attributes:
-        out: folder.
-        targets: files of tools/teach.py.
-        seed: of everything random.
-        frozen_blocks: the stem and this many blocks of the trunk stay as they are.
-        trunk_rate: share of the learning rate that the package's own layers get.
-        augmentation: of the crops.
-        optimisation: as for ``posefix train``; its losses do not count here.
-        validation: (annotations, images) pairs.
-        every: steps between two validations; 0 is only at the end.
-        checkpoint_minutes: between two checkpoints.
-    """
-
-    out: str
-    targets: tuple[str, ...]
-    seed: int = 1
-    frozen_blocks: int = 6
-    trunk_rate: float = 0.3
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    optimisation: Optimisation = field(default_factory=Optimisation)
-    validation: tuple[tuple[str, str], ...] = ()
-    every: int = 0
+    out: str  # folder
+    teacher: str  # folder of model.xml and model.bin
+    movenet: str  # of tools/import_movenet.py: stem and blocks start from it, and it adds to the targets
+    model: ModelConfig  # the network whose trunk and head this is
+    crops: Mapping[str, int]  # files of tools/pack_crops.py, and how often each one's people are drawn
+    views: tuple[tuple[float, float, float, float], ...]  # of the teacher, see mean_heatmaps
+    targets: Targets
+    augmentation: Augmentation
+    steps: int  # over which the learning rate falls to 0, as a cosine
+    batch_size: int
+    learning_rate: float
+    trunk_rate: float  # share of it that stem and blocks get
+    weight_decay: float  # of all but biases
+    betas: tuple[float, float]  # of AdamW
+    clip: float  # of the gradient's norm
+    warmup: int  # steps
+    average: float  # decay of the weights' moving average
+    presence_weight: float  # of the loss by which each map's greatest logit learns the height of the heatmap
+    compile: bool = True  # on a GPU
+    student: str = ""  # student.safetensors of another run to go on from
     checkpoint_minutes: float = 3.0
+    seed: int = 1
 
 
 def read_config(path: Path) -> Config:
-    """YAML → configuration; ``$NAMES`` in paths come from the environment."""
-    data: dict[str, Any] = yaml.safe_load(path.read_text())
-    expand = os.path.expandvars
-    data["out"], data["targets"] = expand(data["out"]), tuple(expand(t) for t in data["targets"])
-    data["validation"] = tuple((expand(a), expand(i)) for a, i in data.get("validation", ()))
-    data["augmentation"] = Augmentation(**data.get("augmentation", {}))
-    data["optimisation"] = Optimisation(**data.get("optimisation", {}))
+    """YAML → configuration; ``$NAMES`` come from the environment, absent keys from the file that it ``extends``."""
+    data: dict[str, Any] = {"extends": path.name}
+    while "extends" in data:
+        data = yaml.safe_load(os.path.expandvars((path.parent / data.pop("extends")).read_text())) | data
+    data["model"] = ModelConfig.from_dict(data["model"])
+    data["targets"] = Targets(**data["targets"])
+    data["augmentation"] = Augmentation(**data["augmentation"])
     return Config(**data)
 
 
-class Targets:
-    """Crops and heatmaps of several files of tools/teach.py; read from disk when asked for."""
+class People(NamedTuple):
+    """N people of K keypoints, on the device."""
 
-    def __init__(self, paths: tuple[str, ...]) -> None:
-        self._files = [safe_open(p, framework="numpy") for p in paths]
-        self._ends = [(f.get_tensor("crop_ends"), f.get_tensor("map_ends")) for f in self._files]
-        self._starts = np.cumsum([0, *(len(c) - 1 for c, _ in self._ends)])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def read(self, index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """(336, 272, 3) RGB and (K, 64, 48) heights in 255ths of person ``index``."""
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        row = index - int(self._starts[number])
-        blobs = []
-        for name, ends in zip(("crops", "maps"), self._ends[number], strict=True):
-            blobs.append(self._files[number].get_slice(name)[int(ends[row]) : int(ends[row + 1])])
-        image = np.ascontiguousarray(cv2.imdecode(blobs[0], cv2.IMREAD_COLOR)[..., ::-1])
-        maps = np.frombuffer(zlib.decompress(blobs[1].tobytes()), np.uint8)
-        return image, maps.reshape(-1, *MAP_HW)
+    crops: Tensor  # (N, 3, 400, 304) uint8 RGB
+    targets: Tensor  # (N, K, 100, 76) uint8, each map's greatest value is 255
+    weights: Tensor  # (N, K) of each keypoint in the loss
+    heights: Tensor  # (N, K) of the teacher's heatmaps
+    shares: Doubles  # (N,) probability that a sample is of this person; not on the device
 
 
-def draw_affine(rng: np.random.Generator, augmentation: Augmentation) -> tuple[npt.NDArray[np.float64], bool]:
-    """(2, 3) kept crop with margin → the student's crop, and whether it is mirrored."""
-    height, width = INPUT_HW
-    scale = math.exp(rng.uniform(-1, 1) * math.log1p(augmentation.scale))
-    angle = rng.normal() * augmentation.rotation if rng.random() < augmentation.rotation_share else 0.0
-    shift = rng.uniform(-augmentation.shift, augmentation.shift, 2) * (width, height)
-    centre = np.array([width, height]) / 2 + MARGIN + shift
-    half = np.array([width, height]) / 2 / scale
-    mirrored = bool(rng.random() < augmentation.mirror)
-    rectangle = np.concatenate([centre - half, centre + half])[None]
-    turned = crop_affine(rectangle, INPUT_HW, rotation=np.array([angle]), mirror=np.array([mirrored]))
-    return turned[0], mirrored
+def image_network(network: RefinementNetwork) -> nn.Module:
+    """Crops (B, 3, H, W) in −1…1 → logits (B, K, H/4, W/4): trunk and head under the same names."""
+    return nn.Sequential(OrderedDict(trunk=network.trunk, head=network.head))
 
 
-def cell_map(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(B, 2, 3) kept crop → student's crop, to (B, 2, 3) student's heatmap → teacher's heatmap."""
-    back = invert_affine(affine)
-    per_pixel = np.array(CROP_PER_HEATMAP)[:, None]
-    linear = back[..., :2] * STRIDE / per_pixel
-    constant = (back[..., :2].sum(-1) * OFFSET + back[..., 2] - MARGIN) / per_pixel[:, 0]
-    return np.concatenate([linear, constant[..., None]], axis=-1)
+def read_crops(path: str) -> tuple[Tensor, dict[str, Any]]:
+    """(N, 3, 400, 304) uint8 RGB of a file of tools/pack_crops.py, and its other arrays."""
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    blob, ends = arrays.pop("blob"), arrays.pop("ends")
+
+    def decode(i: int) -> Any:
+        return np.asarray(cv2.imdecode(blob[ends[i] : ends[i + 1]], cv2.IMREAD_COLOR))[..., ::-1].transpose(2, 0, 1)
+
+    with ThreadPoolExecutor() as threads:
+        return torch.from_numpy(np.stack(list(threads.map(decode, range(len(ends) - 1))))), arrays
 
 
-def warp_maps(maps: Tensor, affine: npt.NDArray[np.float64]) -> Tensor:
-    """The teacher's (B, K, 64, 48) heatmaps at the student's heatmap pixels; 0 outside."""
-    height, width = MAP_HW
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    own = torch.stack([columns, rows, torch.ones_like(rows)], dim=-1).float()
-    theirs = own @ torch.from_numpy(affine).float().transpose(1, 2)[:, None]
-    grid = theirs * 2 / torch.tensor([width - 1.0, height - 1.0]) - 1
-    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+def own_logits(network: nn.Module, crops: Tensor) -> Tensor:
+    """(B, K, 100, 76) of crops in 0…255 whose sides the network cannot take as they are."""
+    below, right = (-s % 32 for s in crops.shape[-2:])
+    logits: Tensor = network(F.pad(crops / 127.5 - 1, (0, right, 0, below)))
+    return logits[..., : KEPT_MAP_HW[0], : KEPT_MAP_HW[1]].float()
 
 
-def make_batch(targets: Targets, config: Config, step: int) -> tuple[Tensor, Tensor]:
-    """Crops (B, 256, 192, 3) and heatmaps (B, K, 64, 48) of a step: a function of seed and step."""
-    size, count = config.optimisation.batch_size, len(targets)
-    rng = np.random.default_rng((config.seed, 1, step))
-    crops, maps, affines, mirrored = [], [], [], []
-    for place in range(step * size, (step + 1) * size):
-        image, heat = targets.read(_shuffled(count, config.seed, place // count)[place % count])
-        affine, mirror = draw_affine(rng, config.augmentation)
-        crops.append(warp_crop(image, affine, INPUT_HW, antialias=True))
-        maps.append(torch.from_numpy(heat.copy()))
-        affines.append(affine)
-        mirrored.append(mirror)
-    change = rng.uniform(-1, 1, (size, 1, 1, 3)) * config.augmentation.colour
-    colour = np.clip(np.stack(crops) * (1 + change), 0, 255).astype(np.float32)
-    heat = warp_maps(torch.stack(maps).float() / 255, cell_map(np.stack(affines)))
-    flip = torch.from_numpy(COCO.flip_indices)
-    return torch.from_numpy(colour), torch.where(torch.tensor(mirrored)[:, None, None, None], heat[:, flip], heat)
+@torch.no_grad()
+def make_targets(
+    crops: Tensor, labels: Tensor, std: Tensor, *, teacher: nn.Module, movenet: nn.Module, config: Config
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Targets, weights and heights of some people, as in ``People``.
+
+    Args:
+        crops: (B, 3, 400, 304) uint8.
+        labels: (B, K, 3) pixels of the crop and visibility.
+        std: (B, K) length scale of keypoint similarity, pixels.
+        teacher: see ``mean_heatmaps``.
+        movenet: see ``image_network``.
+        config: what the targets are made of.
+    """
+    kept, how = crops.float(), config.targets
+    heat = mean_heatmaps(teacher, kept, config.views)
+    with torch.autocast(kept.device.type, torch.bfloat16, enabled=kept.is_cuda):
+        flip = torch.from_numpy(COCO.flip_indices).to(kept.device)
+        own = (own_logits(movenet, kept) + own_logits(movenet, kept.flip(3)).flip(3)[:, flip]) / 2
+    labelled = labels[..., 2] > 0
+    cells = (labels[..., :2] + MARGIN - 1.5) / 4
+    # Where there is no label the prior is the same everywhere, which the soft-max does not see.
+    around = draw_gaussians(cells, labelled, KEPT_MAP_HW, std.clamp_min(how.label_least_std) / 4)
+    logits = how.sharpness * torch.log(heat.clamp_min(how.floor)) + how.own_weight * own
+    flat = (logits + how.label_weight * torch.log(around + how.label_floor)).flatten(2)
+    # Divided by its greatest value, the soft-max is this.
+    targets = torch.exp(flat - flat.amax(-1, keepdim=True)).view_as(heat)
+    heights = heat.flatten(2).amax(-1)
+    weights = torch.where(labelled, heights.clamp_min(how.labelled_height), heights)
+    return (targets * 255).round().to(torch.uint8), weights, heights
 
 
-_ORDERS: dict[tuple[int, int, int], npt.NDArray[np.int64]] = {}
+def read_people(config: Config, device: torch.device) -> People:
+    """Everyone with targets."""
+    teacher = Teacher(config.teacher).to(device).eval()
+    model = ModelConfig(width=config.model.width, last_channels=config.model.last_channels, pose_entry="none")
+    network = RefinementNetwork(model)
+    start_from_movenet(network, config.movenet)
+    movenet = image_network(network).to(device).eval()
+    parts, repeats = [], []
+    for path, times in config.crops.items():
+        crops, arrays = read_crops(path)
+        crops, labels = crops.to(device), torch.from_numpy(arrays["labels"]).to(device)
+        std = torch.from_numpy(keypoint_std(arrays["areas"], COCO.sigmas)).float().to(device)
+        size = 128 if crops.is_cuda else 16
+        chunks = zip(*(torch.split(v, size) for v in (crops, labels, std)), strict=True)
+        made = [make_targets(*chunk, teacher=teacher, movenet=movenet, config=config) for chunk in chunks]
+        targets, weights, heights = (torch.cat(v) for v in zip(*made, strict=True))
+        parts.append((crops, targets, weights, heights))
+        seen = (heights > config.targets.seen_height).float().mean(1) > config.targets.seen_share
+        repeats.append(seen.cpu().double().numpy() * times)
+        print(f"{path}: {int(seen.sum())} of {len(crops)} people", flush=True)
+    shares = np.concatenate(repeats)
+    crops, targets, weights, heights = (torch.cat(v) for v in zip(*parts, strict=True))
+    return People(crops, targets, weights, heights, shares / shares.sum())
 
 
-def _shuffled(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    key = (count, seed, epoch)
-    if key not in _ORDERS:
-        _ORDERS.clear()
-        _ORDERS[key] = np.random.default_rng((seed, 0, epoch)).permutation(count)
-    return _ORDERS[key]
+def draw_affines(rng: np.random.Generator, count: int, how: Augmentation) -> tuple[Doubles, Any]:
+    """(count, 2, 3) pixel of the changed crop → pixel of the crop, and which of them mirror."""
+    scale = np.exp(rng.uniform(-1, 1, count) * math.log1p(how.scale))
+    turned = rng.random(count) < how.rotation_share
+    degrees = np.where(turned, rng.normal(size=count) * how.rotation, 0.0)
+    shift = rng.uniform(-how.shift, how.shift, (count, 2)) * INPUT_HW[::-1]
+    mirrored = rng.random(count) < how.mirror
+    return centred(1 / scale, degrees, shift, INPUT_HW, mirror=mirrored), mirrored
 
 
-def distillation_loss(logits: Tensor, heatmaps: Tensor) -> Tensor:
-    """Divergence of the soft-max over heatmap pixels from the normalised heatmap, weighted by its height."""
-    flat = heatmaps.flatten(2).clamp_min(0)
-    weight = flat.amax(-1)
-    target = flat / flat.sum(-1, keepdim=True).clamp_min(1e-6)
-    entropy = -(target * torch.log(target.clamp_min(1e-12))).sum(-1)
-    cross = -(target * torch.log_softmax(logits.flatten(2), dim=-1)).sum(-1)
-    return (weight * (cross - entropy)).sum() / weight.sum().clamp_min(1e-6)
+def change_light(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """Colour, contrast, resolution, noise and rectangles in front; (B, 3, H, W) in 0…255."""
+    count, _, height, width = images.shape
+    device = images.device
+
+    def even(channels: int = 1) -> Tensor:
+        return torch.rand(count, channels, 1, 1, device=device, generator=generator)
+
+    def change(largest: float, channels: int = 1) -> Tensor:
+        return (even(channels) * 2 - 1) * largest
+
+    x = images * (1 + change(how.channels, 3)) * (1 + change(how.brightness))
+    mean = x.mean((1, 2, 3), keepdim=True)
+    x = (x - mean) * (1 + change(how.contrast)) + mean + change(how.offset)
+    x = torch.where(even() < how.grey, x.mean(1, keepdim=True), x)
+    poor = round(count * how.degrade)  # samples come in random order
+    small = F.avg_pool2d(x[:poor], 2)
+    noise = torch.randn(x[poor : 2 * poor].shape, device=device, generator=generator)
+    noisy = x[poor : 2 * poor] + noise * even()[:poor] * how.noise
+    x = torch.cat([F.interpolate(small, (height, width), mode="bilinear"), noisy, x[2 * poor :]])
+    rows, columns = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
+    for other in (True, False):
+        middle = even() * height, even() * width
+        half = (0.03 + 0.10 * even()) * height, (0.03 + 0.13 * even()) * width
+        inside = ((rows - middle[0]).abs() < half[0]) & ((columns - middle[1]).abs() < half[1])
+        front = x.roll(1, 0).flip(3) if other else even(3) * 255
+        x = torch.where(inside & (even() < how.occlude), front, x)
+    return x.clamp(0, 255)
 
 
-class Validation:
-    """AP of the student alone in labelled boxes."""
+@torch.no_grad()
+def make_batch(people: People, config: Config, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A step's images (B, 3, H, W) in −1…1, targets (B, K, H/4, W/4), weights and heights (B, K).
 
-    def __init__(self, sets: tuple[tuple[str, str], ...]) -> None:
-        self._sets = [(read_annotations(a, COCO), Path(i)) for a, i in sets]
-        self._crops: list[tuple[Tensor, npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]] = []
-        for truth, folder in self._sets:
-            rows = np.flatnonzero((truth.ground_truth[..., 2] > 0).any(-1))
-            affine = crop_affine(crop_rectangles(truth.boxes_xyxy[rows], INPUT_HW), INPUT_HW)
-            crops = []
-            for row, matrix in zip(rows, affine, strict=True):
-                name = str(folder / truth.images[truth.image_ids[row]].file_name)
-                image = cv2.imread(name, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
-                crops.append(warp_crop(np.ascontiguousarray(image), matrix, INPUT_HW, antialias=True))
-            area = truth.area[rows] * affine[:, 0, 0] * affine[:, 1, 1]
-            self._crops.append((torch.from_numpy(np.stack(crops)), affine, keypoint_std(area, COCO.sigmas), rows))
-
-    @torch.inference_mode()
-    def __call__(self, student: Student) -> dict[str, float]:
-        """One figure for each set, by the name of its images' folder."""
-        figures = {}
-        for (truth, folder), (crops, affine, std, rows) in zip(self._sets, self._crops, strict=True):
-            entries = []
-            for start in range(0, len(crops), 8):
-                part = slice(start, start + 8)
-                with torch.autocast("cpu", torch.bfloat16):
-                    logits = student(crops[part])
-                scale = torch.from_numpy(std[part]).float() / STRIDE
-                found, confidence = expected_similarity_argmax(heatmap_probabilities(logits), scale)
-                points = transform_points(invert_affine(affine[part]), found.numpy() * STRIDE + OFFSET)
-                for row, pose, score in zip(rows[part], points, confidence.numpy(), strict=True):
-                    keypoints = np.concatenate([pose, score[:, None]], axis=-1)
-                    entries.append(
-                        {
-                            "image_id": np.asarray(truth.image_ids)[row].item(),
-                            "category_id": 1,
-                            "keypoints": keypoints.reshape(-1).tolist(),
-                            "score": float(score.mean()),
-                        }
-                    )
-            figures[folder.name] = round(evaluate(truth, entries).ap, 4)
-        return figures
+    A function of seed and step.
+    """
+    rng, device = np.random.default_rng((config.seed, step)), people.crops.device
+    chosen = rng.choice(len(people.shares), config.batch_size, p=people.shares)
+    affine, mirrored = draw_affines(rng, config.batch_size, config.augmentation)
+    generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
+    rows, mirror = torch.from_numpy(chosen).to(device), torch.from_numpy(mirrored).to(device)
+    kept = compose(KEPT, affine)
+    images = change_light(sample(people.crops[rows].float(), kept, INPUT_HW), config.augmentation, generator)
+    # Heatmap pixel of the changed crop → heatmap pixel of what is kept.
+    cells = compose(invert_affine(CELL), compose(kept, CELL))
+    targets = sample(people.targets[rows].float(), cells, (INPUT_HW[0] // 4, INPUT_HW[1] // 4)) / 255
+    flip = torch.from_numpy(COCO.flip_indices).to(device)
+    targets = torch.where(mirror[:, None, None, None], targets[:, flip], targets)
+    weights, heights = (
+        torch.where(mirror[:, None], v[:, flip], v) for v in (people.weights[rows], people.heights[rows])
+    )
+    # Moved out of the crop: nothing to learn but absence.
+    inside = targets.flatten(2).amax(-1) > 0.5
+    return images / 127.5 - 1, targets, weights * inside, heights * inside
 
 
-def start_student(config: Config) -> Student:
-    """Trunk and head of the package's weights, a decoder drawn from the seed; frozen layers need no gradients."""
+def losses(logits: Tensor, targets: Tensor, weights: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
+    """Divergence of the soft-max from the targets, and cross-entropy of the greatest logits with the heights."""
+    flat, target = logits.float().flatten(2), targets.flatten(2)
+    target = target / target.sum(-1, keepdim=True).clamp_min(1e-6)
+    divergence = (target * (torch.log(target.clamp_min(1e-9)) - torch.log_softmax(flat, -1))).sum(-1)
+    presence = F.binary_cross_entropy_with_logits(flat.amax(-1), heights.clamp(0, 1))
+    return (divergence * weights).sum() / weights.sum().clamp_min(1), presence
+
+
+def start_student(config: Config) -> nn.Module:
+    """Stem and blocks of MoveNet, the rest random; or another run's student."""
     torch.manual_seed(config.seed)
-    weights = load_weights(None)
-    student = Student(weights.config.width, weights.config.last_channels, frozen_blocks=config.frozen_blocks)
-    state = {k: v.float() for k, v in weights.state.items() if k.startswith(("trunk.", "head."))}
-    missing = student.load_state_dict(state, strict=False)
-    assert not missing.unexpected_keys
-    frozen = ("trunk.stem.", *(f"trunk.blocks.{i}." for i in range(config.frozen_blocks)))
-    for name, parameter in student.named_parameters():
-        parameter.requires_grad_(not name.startswith(frozen))
-    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = RefinementNetwork(config.model)
+    start_from_movenet(network, config.movenet)
+    for module in network.trunk.modules():
+        if isinstance(module, Mix):
+            nn.init.normal_(module.project.weight, std=1e-3)
+    student = image_network(network)
+    if config.student:
+        student.load_state_dict({k: v.float() for k, v in load_file(config.student).items()})
     return student
 
 
-def make_optimiser(student: Student, config: Config) -> torch.optim.AdamW:
-    """The package's layers learn more slowly; biases do not decay."""
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+def make_optimiser(student: nn.Module, config: Config, *, fused: bool) -> torch.optim.AdamW:
+    """MoveNet's layers learn more slowly; biases do not decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
-        if parameter.requires_grad:
-            factor = config.trunk_rate if name.startswith(("trunk.", "head.")) else 1.0
-            decay = config.optimisation.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((factor, decay), []).append(parameter)
+        factor = config.trunk_rate if name.startswith(("trunk.stem.", "trunk.blocks.")) else 1.0
+        groups.setdefault((factor, config.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     options = [{"params": p, "factor": f, "weight_decay": d} for (f, d), p in groups.items()]
-    return torch.optim.AdamW(options, lr=config.optimisation.learning_rate)
+    return torch.optim.AdamW(options, lr=config.learning_rate, betas=config.betas, fused=fused)
 
 
-def _parts(size: int, micro: int) -> Iterator[slice]:
-    for start in range(0, size, micro or size):
-        yield slice(start, min(start + (micro or size), size))
-
-
-def train(config: Config, *, resume: bool) -> Student:
+def train(config: Config, device: torch.device, *, resume: bool) -> nn.Module:
     """Train; returns the averaged student."""
-    out, optimisation = Path(config.out), config.optimisation
+    out = Path(config.out)
     path = out / "checkpoint.safetensors"
     if path.exists() != resume:
         raise SystemExit(f"{path}: {'exists, continue with --resume' if path.exists() else 'nothing to resume'}")
     out.mkdir(parents=True, exist_ok=True)
-    student = start_student(config)
+    cuda = device.type == "cuda"
+    student: nn.Module = start_student(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(student).requires_grad_(False).eval()
-    optimiser, targets, start = make_optimiser(student, config), Targets(config.targets), 0
-    if resume:
-        start = int(load_checkpoint(path, student, average, optimiser)["step"])
-    validation = Validation(config.validation) if config.validation else None
-    print(f"{len(targets)} people, step {start} of {optimisation.steps}", flush=True)
-
-    def note(record: dict[str, Any]) -> None:
-        with (out / "log.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        print(record, flush=True)
-
-    if validation and start == 0:
-        note({"step": 0, **validation(average)})
-    saved, total, seen = time.monotonic(), 0.0, 0
-    began, worked = time.monotonic(), time.process_time()
-    for step in range(start, optimisation.steps):
-        rate = learning_rate(step, optimisation)
+    optimiser = make_optimiser(student, config, fused=cuda)
+    start = int(load_checkpoint(path, student, average, optimiser)["step"]) if resume else 0
+    for parameter, state in optimiser.state.items():
+        # The fused optimiser wants the parameter's own layout, which the file does not keep.
+        state.update({k: torch.empty_like(parameter).copy_(v) for k, v in state.items() if v.ndim == 4})
+    people = read_people(config, device)
+    torch.backends.cudnn.benchmark = True  # from here on all batches have one size
+    model: Any = torch.compile(student, dynamic=False) if config.compile and cuda else student
+    own: list[Tensor] = list(student.parameters())
+    averaged: list[Tensor] = list(average.parameters())
+    total, skipped, counted, began, saved = torch.zeros(2, device=device), 0, 0, time.monotonic(), time.monotonic()
+    for step in range(start, config.steps):
+        rate = min(1, (step + 1) / config.warmup) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
         for group in optimiser.param_groups:
-            group["lr"] = rate * group["factor"]
-        crops, heatmaps = make_batch(targets, config, step)
+            group["lr"] = config.learning_rate * rate * group["factor"]
+        images, *wanted = make_batch(people, config, step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+            logits = model(images.contiguous(memory_format=torch.channels_last))
+        divergence, presence = losses(logits, *wanted)
         optimiser.zero_grad(set_to_none=True)
-        for part in _parts(len(crops), optimisation.micro_batch):
-            with torch.autocast("cpu", torch.bfloat16, enabled=optimisation.bfloat16 != "off"):
-                logits = student(crops[part])
-            loss = distillation_loss(logits, heatmaps[part]) * (len(logits) / len(crops))
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-        seen += 1
-        if not math.isfinite(total):
-            raise SystemExit(f"the loss of step {step} is not finite; the last good checkpoint is {path}")
-        torch.nn.utils.clip_grad_norm_(student.parameters(), optimisation.clip or math.inf)
-        optimiser.step()
-        decay = min(optimisation.average, (1 + step) / (10 + step))
+        (divergence + config.presence_weight * presence).backward()  # type: ignore[no-untyped-call]
+        if bool(torch.isfinite(nn.utils.clip_grad_norm_(own, config.clip))):
+            optimiser.step()
+        else:
+            skipped += 1
         with torch.no_grad():
-            for own, new in zip(average.parameters(), student.parameters(), strict=True):
-                if new.requires_grad:
-                    own.lerp_(new, 1 - decay)
-        done, last = step + 1, step + 1 == optimisation.steps
-        if done % 25 == 0 or last:
-            samples = seen * optimisation.batch_size
-            speed = samples / (time.monotonic() - began), samples / (time.process_time() - worked)
-            record = {"step": done, "rate": round(rate, 7), "loss": round(total / seen, 4)}
-            note({**record, "per_s": round(speed[0], 2), "per_cpu_s": round(speed[1], 2)})
-            total, seen, began, worked = 0.0, 0, time.monotonic(), time.process_time()
-        if validation and (last or (config.every and done % config.every == 0)):
-            note({"step": done, **validation(average)})
-            began, worked = time.monotonic(), time.process_time()
+            torch._foreach_lerp_(averaged, own, 1 - min(config.average, (1 + step) / (20 + step)))
+        total, counted = total + torch.stack([divergence, presence]).detach(), counted + 1
+        done, last = step + 1, step + 1 == config.steps
+        if done % 100 == 0 or last:
+            mean, seconds = (total / counted).tolist(), time.monotonic() - began
+            record = {"step": done, "divergence": round(mean[0], 4), "presence": round(mean[1], 4), "skipped": skipped}
+            record["per_s"] = round(counted * config.batch_size / seconds, 1)
+            with (out / "log.jsonl").open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            print(record, flush=True)
+            total, counted, began = torch.zeros_like(total), 0, time.monotonic()
         if last or time.monotonic() - saved > 60 * config.checkpoint_minutes:
             save_checkpoint(path, student, average, optimiser, {"step": done})
             saved = time.monotonic()
@@ -340,13 +370,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    torch.set_num_threads(1)
     config = read_config(options.config)
-    student = train(config, resume=options.resume)
-    state = {k: v.half().contiguous() for k, v in student.state_dict().items()}
-    save_file(state, Path(config.out) / "student.safetensors")
+    student = train(config, pick_device(options.device), resume=options.resume)
+    state = {k: v.half().cpu().contiguous() for k, v in student.state_dict().items()}
+    write_file(Path(config.out) / "student.safetensors", save(state))
 
 
 if __name__ == "__main__":
