@@ -105,6 +105,7 @@ class Config:
     average: float  # decay of the weights' moving average
     presence_weight: float  # of the loss by which each map's greatest logit learns the height of the heatmap
     compile: bool = True  # on a GPU
+    stop: int = 0  # ends after so many steps, with the average as it is then; 0 is after all
     student: str = ""  # student.safetensors of another run to go on from
     checkpoint_minutes: float = 3.0
     seed: int = 1
@@ -333,7 +334,8 @@ def train(config: Config, device: torch.device, *, resume: bool) -> nn.Module:
     own: list[Tensor] = list(student.parameters())
     averaged: list[Tensor] = list(average.parameters())
     total, skipped, counted, began, saved = torch.zeros(2, device=device), 0, 0, time.monotonic(), time.monotonic()
-    for step in range(start, config.steps):
+    end = config.stop or config.steps
+    for step in range(start, end):
         rate = min(1, (step + 1) / config.warmup) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * rate * group["factor"]
@@ -350,7 +352,7 @@ def train(config: Config, device: torch.device, *, resume: bool) -> nn.Module:
         with torch.no_grad():
             torch._foreach_lerp_(averaged, own, 1 - min(config.average, (1 + step) / (20 + step)))
         total, counted = total + torch.stack([divergence, presence]).detach(), counted + 1
-        done, last = step + 1, step + 1 == config.steps
+        done, last = step + 1, step + 1 == end
         if done % 100 == 0 or last:
             mean, seconds = (total / counted).tolist(), time.monotonic() - began
             record = {"step": done, "divergence": round(mean[0], 4), "presence": round(mean[1], 4), "skipped": skipped}

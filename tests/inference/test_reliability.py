@@ -101,6 +101,14 @@ def test_poses_that_were_refined_already_weigh_more() -> None:
     assert weight([10, 0, 10]) < 1.25
 
 
+def test_errors_shared_with_the_network_are_added() -> None:
+    calibration = Calibration(reference_outlier_rate=0.03, independent_close_share=0.58, outlier_exponent=3.0)
+    close = np.array([0.4, 0.58, 0.68, 0.68])
+    outliers = np.array([0.03, 0.03, 0.03, 0.02])
+    found = measured_prior_weight(10**7 * np.stack([close**0, outliers, close]), calibration)
+    np.testing.assert_allclose(found, [1, 1, (3 / 4) ** 3, 1], rtol=1e-4)
+
+
 def test_poses_like_labelled_ones_weigh_more() -> None:
     labelled, close = 0.5, np.array([0.35, 0.5, 0.6, 0.7])
     few, fewer, many = (

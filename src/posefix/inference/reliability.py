@@ -11,6 +11,9 @@ may only share the image's errors, as another network of the same family does.
 
 Poses that were refined already lie closest of all. What the image says is in them, and must not count twice: they get
 more weight, too.
+
+The package's network learnt from PP-TinyPose, and makes its errors. Estimators that are closer to the network than
+independent ones get are taken to share its errors.
 """
 
 from __future__ import annotations
@@ -31,10 +34,10 @@ CONFIDENT = 0.7
 OUTLIER_DISTANCE = 1.5
 #: So many confident keypoints with the reference rate are counted beforehand, so that few people change little.
 PRIOR_COUNT = 300.0
-#: Weight falls with this power of the share of outliers.
-EXPONENT = 1.5
 #: Least and largest weight by outliers.
-LIMITS = (0.3, 1.75)
+LIMITS = (0.2, 1.75)
+#: Outliers that are not seen for each close keypoint beyond those of independent estimators.
+SHARED_ERRORS = 0.1
 #: Largest weight of all.
 LARGEST_WEIGHT = 4.0
 #: Distance, in length scales, below which a keypoint is close: about as far as one annotator's from another's.
@@ -69,11 +72,12 @@ def can_measure_reliability(config: ModelConfig, calibration: Calibration) -> bo
 
 
 def measured_prior_weight(counts: npt.ArrayLike, calibration: Calibration) -> Floats:
-    """Weight of the pose prior for an estimator: 1 at the reference rate of outliers, 0.35 at twice that rate.
+    """Weight of the pose prior for an estimator: 1 at the reference rate of outliers, less above it.
 
-    Well below the reference rate it grows faster where as many keypoints are close as of labelled poses. Where more are
-    close than estimators reach by themselves, it is divided by the third power of the share of those that can still be
-    the estimator's own.
+    An estimator much like the image network is close to it, and where both are wrong no outlier is seen: some are added.
+    Well below the reference rate the weight grows faster where as many keypoints are close as of labelled poses. Where
+    more are close than estimators reach by themselves, it is divided by the third power of the share of those that can
+    still be the estimator's own.
 
     Args:
         counts: (3, …) confident keypoints, outliers and close ones, as ``decoding.count_outliers`` gives.
@@ -84,10 +88,12 @@ def measured_prior_weight(counts: npt.ArrayLike, calibration: Calibration) -> Fl
     """
     confident, outliers, close = np.asarray(counts, np.float64)
     reference_rate, labelled_close_share = calibration.reference_outlier_rate, calibration.labelled_close_share
-    better = reference_rate * (confident + PRIOR_COUNT) / (outliers + PRIOR_COUNT * reference_rate)
+    unseen = SHARED_ERRORS * np.maximum(close - calibration.independent_close_share * confident, 0.0)
+    better = reference_rate * (confident + PRIOR_COUNT) / (outliers + unseen + PRIOR_COUNT * reference_rate)
     apart = (confident - close + CLOSE_PRIOR_COUNT * (1 - CLOSE_SHARE)) / (confident + CLOSE_PRIOR_COUNT)
     like = np.interp(1 - apart - labelled_close_share, *LIKENESS) if labelled_close_share else np.zeros_like(apart)
     largest = LIMITS[1] + (LARGEST_WEIGHT - LIMITS[1]) * like
-    by_outliers = np.clip(better**EXPONENT * np.maximum(better / FEWER, 1.0) ** (STEEPER * like), LIMITS[0], largest)
+    by_outliers = better**calibration.outlier_exponent * np.maximum(better / FEWER, 1.0) ** (STEEPER * like)
+    by_outliers = np.clip(by_outliers, LIMITS[0], largest)
     weight: Floats = np.minimum(by_outliers / np.minimum(apart / (1 - CLOSE_SHARE), 1.0) ** 3, LARGEST_WEIGHT)
     return weight

@@ -31,6 +31,10 @@ class Calibration:
         reference_outlier_rate: share of outliers among the keypoints of which the image is confident, at which
             ``prior_weight`` is right. The weight of other estimators falls with their share; 0 gives
             all the same weight.
+        outlier_exponent: the weight falls with this power of the share of outliers.
+        independent_close_share: share of close keypoints that estimators reach at most whose errors have nothing to do
+            with the image network's; closer ones share its errors, which then do not count as outliers. 1 where it is
+            not known.
         labelled_close_share: share of close keypoints that labelled poses have, by which poses are recognised that
             are better than the image network; 0 where it is not known.
         presence: three coefficients of a logistic regression that tells from the peaks of the image's own heatmaps
@@ -50,6 +54,8 @@ class Calibration:
     presence: tuple[float, ...] = ()
     fill_threshold: float = 0.0
     labelled_close_share: float = 0.0
+    outlier_exponent: float = 1.5
+    independent_close_share: float = 1.0
 
     def __post_init__(self) -> None:
         check_fields(self, "calibration.", WeightsError)
@@ -68,6 +74,8 @@ class Calibration:
             reference_outlier_rate=(0.0, 0.999),
             fill_threshold=(0.0, 1.0),
             labelled_close_share=(0.0, 1.0),
+            outlier_exponent=(0.0, 10.0),
+            independent_close_share=(0.0, 1.0),
             presence=(-1e3, 1e3),
         )
         if len(self.presence) not in (0, 3):
