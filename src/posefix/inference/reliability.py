@@ -74,7 +74,7 @@ def can_measure_reliability(config: ModelConfig, calibration: Calibration) -> bo
 def measured_prior_weight(counts: npt.ArrayLike, calibration: Calibration) -> Floats:
     """Weight of the pose prior for an estimator: 1 at the reference rate of outliers, less above it.
 
-    An estimator much like the image network is close to it, and where both are wrong no outlier is seen: some are added.
+    An estimator much like the image network is close to it, and where both err no outlier is seen: some are added.
     Well below the reference rate the weight grows faster where as many keypoints are close as of labelled poses. Where
     more are close than estimators reach by themselves, it is divided by the third power of the share of those that can
     still be the estimator's own.
