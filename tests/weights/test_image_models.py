@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from image_model_files import spot, write_heatmap_onnx, write_simcc_onnx
 from posefix.choices import ALIGNMENTS
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
 from posefix.keypoints.heatmaps import expected_similarity_argmax, heatmap_probabilities
-from posefix.network.config import Normalisation
-from posefix.weights.image_models import describe_image_model
+from posefix.keypoints.skeleton import COCO
+from posefix.network.config import ImageModelConfig, Normalisation
+from posefix.weights.calibration import Calibration
+from posefix.weights.image_models import describe_image_model, fused_calibration
 
 PLACES = [(48.3, 60.8), (96.0, 128.0), (140.7, 201.1)]
 #: So that a spot's height 255 is a heatmap's 1.
@@ -138,3 +141,22 @@ def test_real_tinypose() -> None:
     distance = np.linalg.norm((cells * 4 + 1.5).numpy() - pixels, axis=-1)[confident]
     assert np.median(distance) < 2.0
     assert distance.max() < 8.0
+
+
+def test_both_networks_have_a_reliability_of_their_own() -> None:
+    own = Calibration(
+        prior_weight=0.7,
+        reference_outlier_rate=0.02,
+        labelled_close_share=0.3,
+        outlier_exponent=3.0,
+        independent_close_share=0.6,
+        margin=(0.02,) * 17,
+    )
+    other = replace(own, prior_weight=2.0, reference_outlier_rate=0.2, labelled_close_share=0.0)
+    other = replace(other, outlier_exponent=1.0, independent_close_share=1.0)
+    config, rows = ImageModelConfig(keypoints=COCO.keypoints), np.arange(17)
+    together = fused_calibration(own, config, rows)
+    # What was measured on the package's logits says nothing of the sum; the margin stays.
+    assert together == fused_calibration(other, config, rows)
+    assert together.margin == own.margin
+    assert fused_calibration(replace(own, reference_outlier_rate=0.0), config, rows).reference_outlier_rate == 0

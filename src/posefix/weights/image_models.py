@@ -134,6 +134,8 @@ def fused_calibration(own: Calibration, config: ImageModelConfig, rows: npt.NDAr
         prior_weight=FUSED_PRIOR_WEIGHT,
         reference_outlier_rate=FUSED_OUTLIER_RATE if own.reference_outlier_rate else 0.0,
         labelled_close_share=FUSED_CLOSE_SHARE,
+        outlier_exponent=Calibration.outlier_exponent,
+        independent_close_share=Calibration.independent_close_share,
     )
 
 
