@@ -40,7 +40,7 @@ MUTANTS = (
     Mutant(INPUTS, "self.valid[:, flip_indices]", "self.valid"),
     Mutant("inference/reliability.py", "CONFIDENT = 0.7", "CONFIDENT = 0.6"),
     Mutant("inference/reliability.py", "OUTLIER_DISTANCE = 1.5", "OUTLIER_DISTANCE = 1.3"),
-    Mutant("inference/reliability.py", "LIMITS = (0.3,", "LIMITS = (0.4,"),
+    Mutant("inference/reliability.py", "LIMITS = (0.2,", "LIMITS = (0.3,"),
     Mutant("inference/results.py", "MEASURED, MEASURED_PER_IMAGE = 256, 3", "MEASURED, MEASURED_PER_IMAGE = 128, 3"),
     Mutant("inference/results.py", 'ranking: str = "pose_consistency"', 'ranking: str = "estimator"'),
     Mutant("inference/rescoring.py", "DUPLICATE_OKS = 0.5", "DUPLICATE_OKS = 0.6"),

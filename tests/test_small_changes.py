@@ -114,7 +114,7 @@ def test_what_counts_as_confident_and_as_outlier() -> None:
 def test_limits_of_the_measured_weight() -> None:
     counts = [[10_000, 10**6, 10**6], [10_000, 0, 0], [0, 0, 10**6]]
     low, high, largest = reliability.measured_prior_weight(counts, Calibration(reference_outlier_rate=0.03))
-    assert (float(low), float(high), float(largest)) == (0.3, 1.75, 4.0)
+    assert (float(low), float(high), float(largest)) == (0.2, 1.75, 4.0)
 
 
 def test_so_many_people_are_measured(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
