@@ -88,7 +88,7 @@ def config(tools: dict[str, Any], crops: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("POSEFIX_RUNS", str(tmp_path))
     read = tools["distil"].read_config(ROOT / "configs" / "distil" / "student.yaml")
     model = ModelConfig(width=0.25, pyramid="wide", input_hw=(320, 224), uses_scores=True)
-    return replace(read, model=model, crops={str(crops): 1}, steps=3, batch_size=4, warmup=1, average=0.5)
+    return replace(read, model=model, crops={str(crops): 1}, steps=3, stop=0, batch_size=4, warmup=1, average=0.5)
 
 
 def test_crops_and_labels_of_a_file(tools: dict[str, Any], crops: Path) -> None:
