@@ -82,7 +82,9 @@ class Engine:
         weights = weights if image_model is None else with_image_model(weights, image_model)
         self.weights = weights
         self.precision, self.backend = precision, backend
-        self._cores = cores = check_threads(threads)
+        cores = check_threads(threads)
+        #: Next to a GPU more threads that cut crops wait for the interpreter's lock (docs/performance.md).
+        self._cutters = 1 if threads is None else cores
         self.model: Model = load_model(weights, backend=backend, device=device, precision=precision, threads=cores)
         self._torch_model = self.model if self.model.backend == "torch" else None
         on_cpu = str(self.device).partition(":")[0] == "cpu"
@@ -298,7 +300,7 @@ class Engine:
         if self.threads or len(images) < 2:
             return map(make, each)
         # A GPU is faster than one core that cuts its crops.
-        return (done.result() for _, done in ahead(make, each, self._cores))
+        return (done.result() for _, done in ahead(make, each, self._cutters))
 
     def refine_images(self, prepared: Iterable[Prepared], options: Options) -> Iterator[Refined]:
         """Refine images from ``prepare`` as they come; one result per image, in order.
