@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from posefix.network.image_model import ImageModel
 
 #: Both networks together: measured with PP-TinyPose on images of COCO val2017, see docs/research-log.md.
-FUSED_PRIOR_WEIGHT, FUSED_OUTLIER_RATE, FUSED_CLOSE_SHARE = 1.2, 0.055, 0.54
+FUSED_PRIOR_WEIGHT, FUSED_OUTLIER_RATE, FUSED_EXPONENT, FUSED_CLOSE_SHARE = 1.2, 0.065, 2.5, 0.5
 #: Temperature by part, and that of all other parts.
 FUSED_TEMPERATURES = {"nose": 1.35, "eye": 1.0, "ear": 1.6, "knee": 2.5, "ankle": 2.5}
 FUSED_TEMPERATURE = 2.0
@@ -134,7 +134,7 @@ def fused_calibration(own: Calibration, config: ImageModelConfig, rows: npt.NDAr
         prior_weight=FUSED_PRIOR_WEIGHT,
         reference_outlier_rate=FUSED_OUTLIER_RATE if own.reference_outlier_rate else 0.0,
         labelled_close_share=FUSED_CLOSE_SHARE,
-        outlier_exponent=Calibration.outlier_exponent,
+        outlier_exponent=FUSED_EXPONENT,
         independent_close_share=Calibration.independent_close_share,
     )
 
