@@ -41,6 +41,9 @@ _SIDE_SCALE, _LEAST = 0.5, 1e-3
 _DOUBT, _SURE = 6.0, 8.0
 #: How often sides are decided at most.
 _ROUNDS = 3
+#: Least measured weight of the input poses in a video. Other frames outvote their errors, and where another person
+#: covers somebody, they alone know whose keypoints are meant.
+LEAST_WEIGHT = 0.8
 
 
 @dataclass(frozen=True)
@@ -287,7 +290,7 @@ def _weigh(
         seen = np.concatenate([outlier_counts(o, observer.codec) for o in outputs], axis=1).sum(-1)
         counts = seen + np.array([memory.confident, memory.outliers, memory.close])
         memory = replace(memory, **dict(zip(("confident", "outliers", "close"), counts.tolist(), strict=True)))
-        given = float(measured_prior_weight(counts, calibration))
+        given = max(float(measured_prior_weight(counts, calibration)), LEAST_WEIGHT)
     return calibration.prior_weight * (1.0 if given is None else given), memory
 
 
