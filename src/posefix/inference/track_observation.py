@@ -42,7 +42,7 @@ _DOUBT, _SURE = 6.0, 8.0
 #: How often sides are decided at most.
 _ROUNDS = 3
 #: Least measured weight of the input poses in a video. Other frames outvote their errors, and where another person
-#: covers somebody, they alone know whose keypoints are meant.
+#: covers a person, they alone know whose keypoints are meant.
 LEAST_WEIGHT = 0.8
 
 
