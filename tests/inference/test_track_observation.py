@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import posefix.inference.track_observation as observation
 import posefix.inference.track_refinement as module
 from factories import make_weights
 from posefix.inference.refiner import Refiner
 from posefix.inference.runner import Runner, View
-from posefix.inference.track_observation import Observer
+from posefix.inference.track_observation import LEAST_WEIGHT, Memory, Observer
 from posefix.keypoints.skeleton import COCO
 from posefix.network.inputs import NetworkInput
 from posefix.video.left_right import exchange_sides, side_groups
@@ -143,3 +144,21 @@ def test_memory_does_not_grow_with_the_video(refiner: Refiner, monkeypatch: pyte
     short, long = (peak(count) for count in ((24, 96) if online else (60, 240)))
     assert read == 8 + (24 + 96 if online else 60 + 240)
     assert long - short < 4 * 480 * 640 * 3
+
+
+@pytest.mark.parametrize(("outliers", "given"), [(500, None), (0, None), (500, 0.1)])
+def test_the_measured_weight_in_a_video_has_a_least_value(
+    monkeypatch: pytest.MonkeyPatch, outliers: int, given: float | None
+) -> None:
+    weights = make_weights(Calibration(reference_outlier_rate=0.02, prior_weight=1.5))
+    observer = Observer(None, weights.build(), weights.calibration, COCO)  # type: ignore[arg-type]
+    counts = np.array([[1000], [outliers], [300]])
+    monkeypatch.setattr(observation, "outlier_counts", lambda *args: counts)
+    weight, memory = observation._weigh(observer, [None], given, Memory())  # type: ignore[list-item]
+    if given is not None:  # asked for: taken as it is
+        assert weight == pytest.approx(1.5 * given)
+    elif outliers:
+        assert weight == pytest.approx(1.5 * LEAST_WEIGHT)
+    else:
+        assert weight > 1.5
+    assert (memory.confident, memory.outliers) == ((1000, outliers) if given is None else (0, 0))

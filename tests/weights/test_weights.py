@@ -233,6 +233,6 @@ def test_embedded_weights_work_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     assert weights.origin == "embedded"
     assert weights.about
     size = sum(t.numel() * t.element_size() for t in weights.state.values())
-    # 25 MB of float16.
-    assert size < 25e6
-    assert sum(p.numel() for p in weights.build().parameters()) < 12.5e6
+    # 14 MB of float16.
+    assert size < 14e6
+    assert sum(p.numel() for p in weights.build().parameters()) < 7e6

@@ -134,7 +134,8 @@ class Engine:
                 on a CPU the first of OpenVINO, ONNX Runtime and torch that is installed, or what the environment
                 variable ``POSEFIX_BACKEND`` says; elsewhere torch.
             threads: people that a CPU works on at the same time, each on one core; next to a GPU, images whose crops
-                ``refine_batch`` cuts at the same time. None is one per usable core.
+                ``refine_batch`` cuts at the same time. None is one per usable
+                core, next to a GPU one image.
             revision: branch, tag or commit on the hub; default the main branch.
             cache_dir: folder of downloads; default that of the Hugging Face client.
             token: for private repositories; default the stored one, False sends none.
