@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -46,6 +47,7 @@ def cluster() -> Iterator[Any]:
         log_to_driver=False,
         runtime_env={"env_vars": {"PYTHONPATH": paths}},
     )
+    ray.data.DataContext.get_current().execution_no_progress_timeout_s = 120  # a run that hangs fails soon
     yield found
     ray.shutdown()
     found.shutdown()
@@ -102,6 +104,14 @@ def test_the_command_writes_the_same_files(cluster: Any, folder: Path, tmp_path:
     assert contents(tmp_path / "run") == contents(folder / "whole")
 
 
+def wait_for_cpus(count: int) -> None:
+    """Until the cluster has so many; Ray takes seconds to see that a machine is gone."""
+    end = time.monotonic() + 120
+    while ray.cluster_resources().get("CPU", 0.0) != count:
+        assert time.monotonic() < end, ray.cluster_resources()
+        time.sleep(0.2)
+
+
 def slow_run(folder: Path, out: Path) -> Any:
     """A run whose parts take long enough to be interrupted: one thread, one image at a time."""
     from posefix.io.storage import Storage
@@ -140,6 +150,7 @@ def test_a_machine_comes_and_goes(cluster: Any, folder: Path, tmp_path: Path) ->
     thread = when(lambda: parts_in(out) >= 3, lambda: cluster.remove_node(nodes.pop(), allow_graceful=False))
     tally = refine_parts_on_ray(run, range(run.plan.parts), lambda people: None, actors=3, actor_cpus=0.75)
     thread.join()
+    wait_for_cpus(2)
     assert not nodes
     assert tally.people == 180
     assert contents(out) == contents(folder / "whole")
@@ -147,8 +158,6 @@ def test_a_machine_comes_and_goes(cluster: Any, folder: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("blocks", [1, 7])
 def test_a_dataset_gives_what_one_table_gives(cluster: Any, folder: Path, blocks: int) -> None:
-    import json
-
     entries = [e for e in json.loads((folder / "results.json").read_text()) if len(e["keypoints"]) == 51]
     table = entries_to_table(entries, people_schema(17))
     settings = settings_for(folder, prior_weight=1.1)
@@ -161,9 +170,19 @@ def test_a_dataset_gives_what_one_table_gives(cluster: Any, folder: Path, blocks
         assert found[name].combine_chunks().equals(expected[name].combine_chunks()), name
 
 
-def test_reliability_of_a_dataset_does_not_depend_on_its_blocks(cluster: Any, folder: Path) -> None:
-    import json
+def test_a_dataset_outlives_a_machine(cluster: Any, folder: Path) -> None:
+    """Actors sized for the machines of the start leave no CPU to read with after one is gone, and wait for ever."""
+    entries = [e for e in json.loads((folder / "results.json").read_text()) if len(e["keypoints"]) == 51]
+    node = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    wait_for_cpus(3)
+    people = ray.data.from_arrow(entries_to_table(entries, people_schema(17)))
+    refined = refine_dataset(people, settings_for(folder, prior_weight=1.1), actors=2)
+    cluster.remove_node(node, allow_graceful=False)
+    wait_for_cpus(2)
+    assert refined.count() == len(entries)
 
+
+def test_reliability_of_a_dataset_does_not_depend_on_its_blocks(cluster: Any, folder: Path) -> None:
     from posefix.distributed import _measured
 
     entries = [e for e in json.loads((folder / "results.json").read_text()) if len(e["keypoints"]) == 51]

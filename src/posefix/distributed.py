@@ -65,7 +65,8 @@ def refine_dataset(
         settings: how to refine; a ``prior_weight`` of None is measured first, on people of a seeded sample.
         actors: processes with the network; a pair is the least and the most of a pool that grows. None is one per
             GPU, on a cluster without any one per CPU but for one, which reads.
-        num_cpus: of an actor. None is 1, or less where all actors and a reader would not fit.
+        num_cpus: of an actor. None is 1, or less where all actors and a reader would not fit, also after the loss of
+            the largest machine.
         num_gpus: of an actor. None is 1 on a cluster with GPUs, else 0.
         images_per_batch: images that an actor takes at a time.
         group_by: column whose equal rows must stay together; None is the image. For video, the column that names it.
@@ -232,7 +233,8 @@ def _resources(
 ) -> tuple[tuple[int, int], float, float]:
     """Least and most actors, and CPUs and GPUs of each, such that ``readers`` CPUs are left for Ray Data's tasks.
 
-    Two actors with a CPU each on a machine of two leave none to read the input, and Ray Data waits for ever.
+    Two actors with a CPU each on a machine of two leave none to read the input, and Ray Data waits for ever. So it does
+    after the loss of a machine that was counted. Without readers, actors that fit go on.
     """
     ray = require_ray()
     if not ray.is_initialized():
@@ -247,6 +249,8 @@ def _resources(
     if not 1 <= pair[0] <= pair[1]:
         raise InputError(f"actors: expected at least 1, the least before the most, got {actors}")
     if num_cpus is None:
-        room = max(cpus - readers, cpus / 2)
+        machines = [float(node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]]
+        kept = cpus - max(machines) if readers and len(machines) > 1 else cpus
+        room = max(kept - readers, kept / 2)
         num_cpus = min(1.0, int(100 * room / pair[1]) / 100)
     return pair, num_cpus, per_gpu
