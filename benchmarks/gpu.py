@@ -1,6 +1,7 @@
 """A GPU: what it can do, the network alone in several forms, and the refiner end to end.
 
     python benchmarks/gpu.py                                            # about two minutes
+    python benchmarks/gpu.py --sections graphs compiled                 # these alone
     python benchmarks/gpu.py --device cpu --batches 1 2 --images 1 --side 256 --seconds 0.1     # tries the script
 
 Every figure is the median of five blocks of runs, each between two synchronisations, after a warm-up. A variant that
@@ -37,6 +38,7 @@ from posefix.network.model import RefinementNetwork
 from posefix.weights.weights import Weights, load_weights
 
 Run = Callable[[], object]
+SECTIONS = ("network", "parts", "end-to-end", "graphs", "compiled", "searched")
 
 
 class Clock:
@@ -269,6 +271,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64, help="of eight people")
     parser.add_argument("--side", type=int, default=8192, help="of the matrices")
     parser.add_argument("--seconds", type=float, default=0.25, help="of one measurement")
+    parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS)
     parser.add_argument("--budget", type=float, default=150.0, help="seconds after which nothing more is begun")
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -284,16 +287,19 @@ def main() -> None:
     planar = [Variant(p, "eager", planar=True) for p in ("TF32", "bfloat16")]
     graphs = [Variant("TF32", "graph"), Variant("bfloat16", "graph"), Variant("bfloat16", "graph", planar=True)]
     compiled = [Variant("bfloat16", "compiled"), Variant("bfloat16", "compiled graph"), Variant("TF32", "compiled")]
-    for section in (
+    measures = (
         partial(alone, [*library, *planar], options.batches),
         partial(where_time_goes, clock, weights, min(options.images, 16)),
         partial(end_to_end, clock, weights, options.images, large),
         partial(alone, graphs, options.batches),
         partial(alone, compiled, large[:2]),
         partial(alone, [Variant("bfloat16", "eager", search=True)], large[:2]),
-    ):
+    )
+    for name, measure in zip(SECTIONS, measures, strict=True):
+        if name not in options.sections:
+            continue
         try:
-            section()
+            measure()
         except Exception as error:  # one section must not lose the others
             print(f"{type(error).__name__}: {error}")
     print(f"{options.budget - clock.end + time.perf_counter():.0f} s in all")
