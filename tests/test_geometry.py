@@ -313,6 +313,16 @@ def test_tiny_images_and_senseless_maps() -> None:
     assert not warp_crop(image, np.zeros((2, 3)), INPUT_HW).any()
 
 
+def test_the_three_channels_are_those_that_opencv_gives_alone(rng: np.random.Generator) -> None:
+    """Four are warped at once, since that is faster."""
+    image = rng.integers(0, 256, (150, 110, 3), dtype=np.uint8)
+    affine = crop_affine(np.array([[10.3, 20.7, 60.0, 85.7]]), INPUT_HW, rotation=np.array([20.0]))
+    crop = warp_crop(image, affine[0], INPUT_HW, antialias=True)
+    for channel in range(3):
+        alone = cv2.warpAffine(np.ascontiguousarray(image[..., channel]), affine[0], INPUT_HW[::-1])
+        assert np.abs(crop[..., channel].astype(int) - alone).max() <= 1
+
+
 @pytest.mark.parametrize("antialias", [True, False])
 def test_crops_do_not_depend_on_the_others(rng: np.random.Generator, antialias: bool) -> None:
     image = rng.integers(0, 256, (600, 800, 3)).astype(np.uint8)

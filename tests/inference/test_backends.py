@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +182,35 @@ def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("importlib.import_module", gone)
     with pytest.raises(MissingDependencyError, match=r"pip install 'posefix\[openvino\]'"):
-        graph_model.OpenVino(1)
+        graph_model.OpenVino()
+
+
+@both
+def test_calls_at_the_same_time_each_compute_in_their_own_thread(backend: str) -> None:
+    refiner = Refiner(sharp(), backend=backend, threads=1)
+    assert isinstance(refiner.model, graph_model.GraphModel)
+    session = refiner.model._session("network")
+    people = [graph_model.sample_inputs(17, 16, 16) for _ in range(4)]
+    for number, person in enumerate(people):
+        person["crops"] = np.roll(person["crops"], 5 * number, 1)
+    alone = [session.run(person) for person in people]
+    start, used = threading.Barrier(4), [0.0] * 4
+
+    def run(number: int) -> list[Any]:
+        start.wait()
+        before = time.thread_time()
+        for _ in range(20):
+            found = session.run(people[number])
+        used[number] = time.thread_time() - before
+        return found
+
+    before = time.process_time()
+    with ThreadPoolExecutor(4) as pool:
+        for found, expected in zip(pool.map(run, range(4)), alone, strict=True):
+            np.testing.assert_array_equal(found[0], expected[0])
+    # But for making copies of a graph, which runtimes may do in threads of their own.
+    assert sum(used) > 0.5 * (time.process_time() - before)
+    assert not np.array_equal(alone[0][0], alone[1][0])
 
 
 @pytest.mark.slow

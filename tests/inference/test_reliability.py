@@ -159,10 +159,12 @@ class Views:
 
     backend, precision = "test", "float32"
 
-    def forward(self, inputs: NetworkInput, *, count: bool = False) -> View:
-        far = inputs.crop_points[:, 0, 0] == 1
-        counts = np.stack([np.full(len(far), 200), 200 * far, 0 * far])
-        return View(None, None, inputs.without_crops(), counts if count else None)
+    def forward(self, inputs: NetworkInput) -> View:
+        return View(None, None, inputs.without_crops())
+
+    def count(self, view: View) -> Any:
+        far = view.inputs.crop_points[:, 0, 0] == 1
+        return np.stack([np.full(len(far), 200), 200 * far, 0 * far])
 
     def decode(self, views: Any, prior_weight: Floats, decoder: str) -> Prediction:
         return Prediction(*(np.asarray(prior_weight)[:, None],) * 4)

@@ -168,6 +168,9 @@ def test_expected_similarity_is_the_formula_and_bounded() -> None:
     kernel = torch.exp(-(heatmap_points() - points[:, :, None]).square().sum(-1) / (2 * std[..., None] ** 2))
     torch.testing.assert_close(value, (probabilities.flatten(2) * kernel).sum(-1))
     assert ((value >= 0) & (value <= 1)).all()
+    several = expected_similarity(probabilities, torch.stack([points, points + 1], 2), torch.stack([std, 2 * std], 2))
+    apart = [value, expected_similarity(probabilities, points + 1, 2 * std)]
+    torch.testing.assert_close(several, torch.stack(apart, 2))
     points[0, 0] = math.nan
     points[0, 1, 0] = math.inf
     assert (expected_similarity(probabilities, points, std)[0, :2] == 0).all()

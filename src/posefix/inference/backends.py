@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _ORDER = (("openvino", "openvino"), ("onnx", "onnxruntime"))
 
 
-def load_model(weights: Weights, *, backend: str, device: Any, precision: str, threads: int) -> Model:
+def load_model(weights: Weights, *, backend: str, device: Any, precision: str) -> Model:
     """A network in a backend; arguments as for ``Refiner.from_pretrained``.
 
     Raises:
@@ -48,13 +48,13 @@ def load_model(weights: Weights, *, backend: str, device: Any, precision: str, t
     *first, last = names
     for name in first:
         try:
-            return _load(weights, name, device, precision, threads)
+            return _load(weights, name, device, precision)
         except PosefixError:
             logger.warning("backend %r does not run this network, the next one is tried", name, exc_info=True)
-    return _load(weights, last, device, precision, threads)
+    return _load(weights, last, device, precision)
 
 
-def _load(weights: Weights, backend: str, device: Any, precision: str, threads: int) -> Model:
+def _load(weights: Weights, backend: str, device: Any, precision: str) -> Model:
     if backend == "torch":
         require_torch("backend 'torch'")
         from posefix.inference.torch_model import TorchModel
@@ -62,7 +62,7 @@ def _load(weights: Weights, backend: str, device: Any, precision: str, threads: 
         return TorchModel(weights, device, precision)
     if str(device) not in ("auto", "cpu"):
         raise InputError(f"device: backend {backend!r} runs on 'cpu', got {shown(str(device))}; use backend='torch'")
-    return _graph_model(weights, backend, precision, threads)
+    return _graph_model(weights, backend, precision)
 
 
 def _that_run(folder: Path, backend: str) -> tuple[str, ...]:
@@ -91,8 +91,8 @@ def _fastest(device: Any, precision: str) -> tuple[str, ...]:
     return (*(name for name in installed if (name, precision) != ("onnx", "bfloat16")), "torch")
 
 
-def _graph_model(weights: Weights, backend: str, precision: str, threads: int) -> GraphModel:
-    runtime: Runtime = OpenVino(threads, precision) if backend == "openvino" else OnnxRuntime(precision)
+def _graph_model(weights: Weights, backend: str, precision: str) -> GraphModel:
+    runtime: Runtime = OpenVino(precision) if backend == "openvino" else OnnxRuntime(precision)
     if weights.exported is not None:
         return GraphModel(runtime, weights.exported, weights.calibration.decoder)
     require_torch(f"backend {backend!r}: making its graphs from weights")

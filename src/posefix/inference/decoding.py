@@ -79,9 +79,9 @@ def decode(
         calibrated.append(maps[1])
     mean_sharp, mean_calibrated = (m[0] if len(m) == 1 else (m[0] + m[1]) / 2 for m in (sharp, calibrated))
     points, _ = codec.decode_probabilities(mean_sharp, inputs.std, decoder)
-    confidence = codec.similarity(mean_calibrated, points, inputs.std)
-    own = codec.similarity(mean_calibrated, inputs.crop_points, inputs.std) * inputs.valid
-    return points, confidence, own, presence(peaks, confidence, calibration)
+    both = torch.stack([points, inputs.crop_points], 2)
+    confidence, own = codec.similarity(mean_calibrated, both, inputs.std.unsqueeze(2)).unbind(2)
+    return points, confidence, own * inputs.valid, presence(peaks, confidence, calibration)
 
 
 def presence(peaks: Tensor | None, like: Tensor, calibration: Calibration) -> Tensor:

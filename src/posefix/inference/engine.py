@@ -85,7 +85,7 @@ class Engine:
         cores = check_threads(threads)
         #: Next to a GPU more threads that cut crops wait for the interpreter's lock (docs/performance.md).
         self._cutters = 1 if threads is None else cores
-        self.model: Model = load_model(weights, backend=backend, device=device, precision=precision, threads=cores)
+        self.model: Model = load_model(weights, backend=backend, device=device, precision=precision)
         self._torch_model = self.model if self.model.backend == "torch" else None
         on_cpu = str(self.device).partition(":")[0] == "cpu"
         # Image models have threads of their own, and may bear one call at a time only.
@@ -231,7 +231,7 @@ class Engine:
     def network(self) -> RefinementNetwork:
         """The torch network, on its device, in the precision it computes in; built at first use for other backends."""
         if self._torch_model is None:
-            self._torch_model = load_model(self.weights, backend="torch", device="cpu", precision="auto", threads=1)
+            self._torch_model = load_model(self.weights, backend="torch", device="cpu", precision="auto")
         return self._torch_model.network  # type: ignore[no-any-return, attr-defined]
 
     @property

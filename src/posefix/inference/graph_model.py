@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -119,16 +119,17 @@ class GraphModel:
     def enter_thread(self) -> None:
         """Nothing to do."""
 
-    def forward(self, inputs: NetworkInput, *, count: bool = False) -> View:
+    def forward(self, inputs: NetworkInput) -> View:
         """Through the network."""
         image_logits, *peaks = self._session("network").run({"crops": inputs.crops} | _pose(inputs))
-        view = View(image_logits, peaks[0] if peaks else None, inputs.without_crops())
-        if not count:
-            return view
+        return View(image_logits, peaks[0] if peaks else None, inputs.without_crops())
+
+    def count(self, view: View) -> npt.NDArray[np.int64]:
+        """Outliers."""
         found = self._session("outliers").run(_view(view))
         if len(found) != 3:
             raise WeightsError("this model was exported by an earlier version of posefix; export it again")
-        return replace(view, counts=np.stack([np.asarray(part, np.int64) for part in found]))
+        return np.stack([np.asarray(part, np.int64) for part in found])
 
     def decode(self, views: Sequence[View], prior_weight: Floats, decoder: str) -> Prediction:
         """Points and confidence."""
@@ -249,11 +250,11 @@ class _OnnxSession:
 
 
 class OpenVino:
-    """OpenVINO on a CPU, in as many streams as there are threads."""
+    """OpenVINO on a CPU, on one core per call."""
 
     backend = "openvino"
 
-    def __init__(self, threads: int, precision: str = "auto") -> None:
+    def __init__(self, precision: str = "auto") -> None:
         if precision not in ("auto", "float32", "bfloat16"):
             raise InputError(f"precision: expected 'auto', 'float32' or 'bfloat16', got {shown(precision)}")
         self._module = _needed("openvino", "openvino")
@@ -262,14 +263,13 @@ class OpenVino:
             fast = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             precision = "bfloat16" if fast else "float32"
         self.precision = precision
-        self._threads = threads
 
     def load(self, file: GraphFile, *, reduced: bool) -> Session:
         """A graph, compiled for one person: as fast as many, and with the same numbers whatever the other people."""
         precision = self.precision if reduced else "float32"
         settings = {
-            "NUM_STREAMS": str(self._threads),
-            "INFERENCE_NUM_THREADS": self._threads,
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": 1,
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
             # A stream tied to one core would wait for whatever else runs there.
             "ENABLE_CPU_PINNING": False,
@@ -278,7 +278,7 @@ class OpenVino:
             weights = self._module.Tensor(np.frombuffer(file.weights, np.uint8)) if file.weights else None
             model = self._core.read_model(file.content, weights) if weights else self._core.read_model(file.content)
             model.reshape({p: [1, *(d.get_length() for d in list(p.partial_shape)[1:])] for p in model.inputs})
-            return _OpenVinoSession(self._core.compile_model(model, "CPU", settings))
+            return _OpenVinoSession(self._core, self._core.compile_model(model, "CPU", settings), settings)
         except RuntimeError as error:
             raise WeightsError(f"{file.path}: OpenVINO cannot read it: {error}") from error
 
@@ -287,27 +287,52 @@ _FIRST_INFERENCE = threading.Lock()
 
 
 class _OpenVinoSession:
-    def __init__(self, compiled: Any) -> None:
-        self._compiled = compiled
-        # An input may also be named after a node that its optimiser removed.
-        self._names = [port.node.friendly_name for port in compiled.inputs]
-        self._own = threading.local()
+    """A compiled graph, and copies of it for calls at the same time.
+
+    A graph of one stream computes in the calling thread. One of several would hand every call over to threads of its
+    own, for 0.1 ms and more.
+    """
+
+    def __init__(self, core: Any, compiled: Any, settings: dict[str, Any]) -> None:
+        self._core, self._settings = core, settings
+        self._content = compiled.export_model()
+        self._free: list[_OpenVinoRequest] = []
         # OpenVINO's Python module initialises itself at its first inference, and two threads that do so at once wait
         # for each other for ever. So the first one is made here, alone.
         with _FIRST_INFERENCE:
-            self.run({n: np.zeros(list(p.shape), p.element_type.to_dtype()) for n, p in self._inputs()})
-
-    def _inputs(self) -> list[tuple[str, Any]]:
-        return list(zip(self._names, self._compiled.inputs, strict=True))
+            first = _OpenVinoRequest(compiled)
+            first.run({name: 0 for name in first.inputs})
+        self._free.append(first)
 
     def run(self, inputs: Arrays) -> list[npt.NDArray[Any]]:
         """Outputs of one person."""
-        request = getattr(self._own, "request", None)
-        if request is None:
-            request = self._own.request = self._compiled.create_infer_request()
+        try:
+            request = self._free.pop()
+        except IndexError:
+            request = _OpenVinoRequest(self._core.import_model(self._content, "CPU", self._settings))
+        try:
+            return request.run(inputs)
+        finally:
+            self._free.append(request)
+
+
+class _OpenVinoRequest:
+    """A compiled graph with the memory of its inputs and outputs."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        # An input may also be named after a node that its optimiser removed.
+        names = [port.node.friendly_name for port in compiled.inputs]
+        self.inputs = {n: self._request.get_input_tensor(i).data for i, n in enumerate(names)}
+        self._outputs = [self._request.get_output_tensor(i).data for i in range(len(compiled.outputs))]
+
+    def run(self, inputs: Arrays) -> list[npt.NDArray[Any]]:
+        """Outputs of one person."""
         # Copies on both sides: graphs compute in the place of their inputs, and the next results come where these are.
-        request.infer({i: inputs[name] for i, name in enumerate(self._names)}, share_inputs=False, share_outputs=True)
-        return [np.array(request.get_output_tensor(index).data) for index in range(len(self._compiled.outputs))]
+        for name, place in self.inputs.items():
+            place[...] = inputs[name]
+        self._request.infer(share_outputs=True)
+        return [place.copy() for place in self._outputs]
 
 
 def _needed(module: str, extra: str) -> ModuleType:

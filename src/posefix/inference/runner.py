@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +22,7 @@ from posefix.weights.weights import Weights
 
 Floats = npt.NDArray[np.floating]
 
+_Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 
 
@@ -33,7 +34,7 @@ class View:
         image_logits: (B, K, h, w) float32 before the prior; an array, or a tensor on the network's device.
         peaks: (B, K) see ``RefinementNetwork.image_logits_and_peaks``; None without.
         inputs: arrays of the input pose, without crops.
-        counts: (3, B) see ``decoding.count_outliers``, an array or a tensor likewise; None where not asked for.
+        counts: (3, B) from ``Model.count``; None where not counted yet.
     """
 
     image_logits: Any
@@ -57,8 +58,11 @@ class Model(Protocol):
     backend: str
     precision: str
 
-    def forward(self, inputs: NetworkInput, *, count: bool = False) -> View:
-        """Arrays of B people through the network; ``count``, also count outliers."""
+    def forward(self, inputs: NetworkInput) -> View:
+        """Arrays of B people through the network."""
+
+    def count(self, view: View) -> Any:
+        """(3, B) see ``decoding.count_outliers``; an array, or a tensor on the network's device."""
 
     def decode(self, views: Sequence[View], prior_weight: Floats, decoder: str) -> Prediction:
         """Points and confidence from a view and, for the flip test, that of the mirrored crops."""
@@ -88,7 +92,7 @@ class Runner:
         self._streams = Streams(threads, model.enter_thread, model.starting_threads) if threads else None
 
     def start(self, inputs: NetworkInput, options: Options) -> list[Piece]:
-        """Begin with any number of people; without a ``prior_weight`` their outliers are counted."""
+        """Begin with any number of people; without a ``prior_weight`` their outliers can be counted."""
         step = 1 if self._streams else options.batch_size
         return [
             self._run(partial(self._forward, inputs, slice(i, i + step), options)) for i in range(0, len(inputs), step)
@@ -97,14 +101,22 @@ class Runner:
     def _forward(self, inputs: NetworkInput, rows: slice, options: Options) -> tuple[View, ...]:
         part = inputs.take(rows)  # here and not before: this may cut the crops
         seen = (part, part.mirrored(self._flip_indices)) if options.flip_test else (part,)
-        count = options.prior_weight is None and self.measures_reliability
-        return tuple(self.model.forward(one, count=count) for one in seen)
+        views = tuple(self.model.forward(one) for one in seen)
+        if self._streams or options.prior_weight is not None or not self.measures_reliability:
+            return views
+        # A GPU works in order, and this shall not wait for the next people.
+        return tuple(replace(view, counts=self.model.count(view)) for view in views)
 
     def counts(self, pieces: Sequence[Piece]) -> npt.NDArray[np.float64]:
         """(3, B) ``decoding.count_outliers`` of people who were started without a ``prior_weight``."""
-        counts = [[real_array(v.counts, "counts") for v in p.result() if v.counts is not None] for p in pieces]
-        found = [np.mean(each, axis=0) for each in counts if each]
+        if not self.measures_reliability:
+            return np.zeros((3, 0))
+        found = self._each(self._count, [piece.result() for piece in pieces])
         return np.concatenate(found, axis=1) if found else np.zeros((3, 0))
+
+    def _count(self, views: tuple[View, ...]) -> npt.NDArray[np.float64]:
+        counts = (view.counts if view.counts is not None else self.model.count(view) for view in views)
+        return np.asarray(np.mean([real_array(each, "counts") for each in counts], axis=0), np.float64)
 
     def reliability(self, counts: npt.NDArray[np.float64]) -> Reliability:
         """Reliability of an estimator by the ``counts`` of its people."""
@@ -127,14 +139,18 @@ class Runner:
             counts = np.stack([np.bincount(image_index, count)[image_index] for count in self.counts(pieces)])
             weight = measured_prior_weight(counts, self._calibration)
         decoder = options.decoder or self._calibration.decoder
-        made: list[Future[Prediction]] = []
-        start = 0
-        for piece in pieces:
-            views = piece.result()  # a task that waits for another could leave no thread to run that one
-            end = start + len(views[0].inputs)
-            made.append(self._run(partial(self.model.decode, views, weight[start:end], decoder), first=True))
-            start = end
-        return Prediction.join([m.result() for m in made], self._keypoints)
+        views = [piece.result() for piece in pieces]
+        ends = np.cumsum([len(each[0].inputs) for each in views]).tolist()
+        weighed = [(each, weight[end - len(each[0].inputs) : end]) for each, end in zip(views, ends, strict=True)]
+        made = self._each(lambda of: self.model.decode(*of, decoder), weighed)
+        return Prediction.join(made, self._keypoints)
+
+    def _each(self, task: Callable[[_Item], _Made], items: Sequence[_Item]) -> list[_Made]:
+        """``task`` of each item, several in a row by each stream: the first takes twice as long as those after it."""
+        share = -(-len(items) // max(self.threads, 1))
+        parts = [items[i : i + share] for i in range(0, len(items), max(share, 1))]
+        made = [self._run(lambda part=part: [task(item) for item in part], first=True) for part in parts]
+        return [one for each in made for one in each.result()]
 
     def _run(self, task: Callable[[], _Made], *, first: bool = False) -> Future[_Made]:
         if self._streams:

@@ -72,16 +72,19 @@ class TorchModel:
         torch.set_num_threads(1)
 
     @torch.inference_mode()
-    def forward(self, inputs: NetworkInput, *, count: bool = False) -> View:
+    def forward(self, inputs: NetworkInput) -> View:
         """Through the network; the maps stay on the device."""
         given = inputs.to(self.device)
         with torch.autocast(self.device.type, enabled=False):  # the precision is this model's own choice
             image_logits, peaks = self.network.image_logits_and_peaks(given)
             if self._may_fail and not bool(torch.isfinite(image_logits).all()):
                 image_logits, peaks = self._in_float32().image_logits_and_peaks(given)
-        # They stay on the device too: a GPU shall not be waited for before it has its next people.
-        counts = decoding.count_outliers(image_logits, given, self.network.config.codec) if count else None
-        return View(image_logits, peaks, inputs.without_crops(), counts)
+        return View(image_logits, peaks, inputs.without_crops())
+
+    @torch.inference_mode()
+    def count(self, view: View) -> torch.Tensor:
+        """Outliers; they stay on the device too, for a GPU shall not be waited for before it has its next people."""
+        return decoding.count_outliers(view.image_logits, view.inputs.to(self.device), self.network.config.codec)
 
     def _in_float32(self) -> RefinementNetwork:
         """The same network in the precision that does not fail; made when it is needed first."""

@@ -30,7 +30,7 @@ from posefix.weights.weights import Weights
 #: ONNX operator set of the graphs: ONNX Runtime 1.14, OpenVINO 2023.0 and later read it.
 OPSET = 18
 #: Changes whenever the graphs do, so that no older copy of them is taken from the cache.
-_VERSION = 5
+_VERSION = 8
 _POSE = ("crop_points", "valid", "std", "scores")
 _MIRRORED = ("mirrored_image_logits", *(f"mirrored_{name}" for name in _POSE))
 _COUNTS = ("confident", "outliers", "close")

@@ -92,7 +92,7 @@ class HeatmapCodec:
         return self.to_crop(points), confidence
 
     def similarity(self, probabilities: Tensor, crop_points: Tensor, std: Tensor) -> Tensor:
-        """(B, K) expected keypoint similarity of given points in crop pixels; arguments as above."""
+        """Expected keypoint similarity of given points in crop pixels; shapes as for ``expected_similarity``."""
         from posefix.keypoints.heatmaps import expected_similarity
 
         return expected_similarity(probabilities, self.to_heatmap(crop_points), std / self.stride)

@@ -15,14 +15,15 @@ _LEAST_STD = 1e-3
 
 
 def _profile(positions: Tensor, size: int, std: Tensor | float) -> Tensor:
-    """(B, K) positions → (B, K, size) values exp(−(i − position)² / (2 std²)); zero for a non-finite position."""
+    """(...) positions and std → (..., size) values exp(−(i − position)² / (2 std²))."""
     grid = torch.arange(size, device=positions.device, dtype=positions.dtype)
     spread = std.unsqueeze(-1).clamp_min(_LEAST_STD) if isinstance(std, Tensor) else std
-    finite = torch.isfinite(positions).unsqueeze(-1)
-    # The stand-in keeps 0 · NaN out of the gradient of std, which masking the values alone would let through.
-    centre = torch.where(finite, positions.unsqueeze(-1), torch.zeros_like(positions).unsqueeze(-1))
-    values = torch.exp(-0.5 * ((grid - centre) / spread) ** 2)
-    return torch.where(finite, values, torch.zeros_like(values))
+    return torch.exp(-0.5 * ((grid - positions.unsqueeze(-1)) / spread) ** 2)
+
+
+def _stand_in(points: Tensor, there: Tensor) -> Tensor:
+    """Points, the origin for those that are not there: 0 · NaN would get into gradients."""
+    return torch.where(there.unsqueeze(-1), points, torch.zeros_like(points))
 
 
 def draw_gaussians(points: Tensor, valid: Tensor, map_hw: tuple[int, int], std: Tensor | float) -> Tensor:
@@ -37,8 +38,9 @@ def draw_gaussians(points: Tensor, valid: Tensor, map_hw: tuple[int, int], std: 
     Returns:
         (B, K, h, w).
     """
-    points = torch.where(valid.unsqueeze(-1), points, torch.full_like(points, torch.nan))
-    rows = _profile(points[..., 1], map_hw[0], std)
+    there = valid & torch.isfinite(points).all(-1)
+    points = _stand_in(points, there)
+    rows = _profile(points[..., 1], map_hw[0], std) * there.unsqueeze(-1)
     columns = _profile(points[..., 0], map_hw[1], std)
     return rows.unsqueeze(-1) * columns.unsqueeze(-2)
 
@@ -128,16 +130,20 @@ def expected_similarity(probabilities: Tensor, heatmap_points: Tensor, std: Tens
 
     Args:
         probabilities: (B, K, h, w) distributions over heatmap pixels.
-        heatmap_points: (B, K, 2); non-finite points have similarity 0.
-        std: (B, K) length scale of keypoint similarity, sqrt(area) · 2σ, in heatmap pixels.
+        heatmap_points: (B, K, 2), or (B, K, M, 2), M points of each map; non-finite points have similarity 0.
+        std: (B, K), or (B, K, M or 1), length scale of keypoint similarity, sqrt(area) · 2σ, in heatmap pixels.
 
     Returns:
-        (B, K) in [0, 1].
+        (B, K) or (B, K, M) in [0, 1].
     """
+    if heatmap_points.ndim == 3:
+        return expected_similarity(probabilities, heatmap_points.unsqueeze(2), std.unsqueeze(2)).squeeze(2)
     height, width = probabilities.shape[-2:]
-    rows = _profile(heatmap_points[..., 1], height, std)
-    columns = _profile(heatmap_points[..., 0], width, std)
-    return torch.einsum("bkhw,bkh,bkw->bk", probabilities, rows, columns)
+    there = torch.isfinite(heatmap_points).all(-1)
+    points = _stand_in(heatmap_points, there)
+    rows, columns = _profile(points[..., 1], height, std), _profile(points[..., 0], width, std)
+    by_row = probabilities @ columns.transpose(-1, -2)
+    return (by_row * rows.transpose(-1, -2)).sum(-2) * there
 
 
 def expected_similarity_argmax(probabilities: Tensor, std: Tensor, steps: int = 3) -> tuple[Tensor, Tensor]:
@@ -217,13 +223,11 @@ def _smoothing(grid: Tensor, std: Tensor) -> Tensor:
 
 def _mean_shift(probabilities: Tensor, points: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One step of (B, K, M, 2) points: where it leads, their expected similarity, and the variance near them."""
-    people, keypoints, count, _ = points.shape
     height, width = probabilities.shape[-2:]
     rows = torch.arange(height, device=std.device, dtype=std.dtype)
     columns = torch.arange(width, device=std.device, dtype=std.dtype)
-    flat, spread = points.flatten(1, 2), std.repeat_interleave(count, 1)
-    near_rows = _profile(flat[..., 1], height, spread).view(people, keypoints, count, height)
-    near_columns = _profile(flat[..., 0], width, spread).view(people, keypoints, count, width)
+    near_rows = _profile(points[..., 1], height, std.unsqueeze(-1))
+    near_columns = _profile(points[..., 0], width, std.unsqueeze(-1))
     by_column = torch.einsum("bkhw,bkmh->bkmw", probabilities, near_rows) * near_columns
     by_row = torch.einsum("bkhw,bkmw->bkmh", probabilities, near_columns) * near_rows
     mass = by_column.sum(-1)

@@ -88,7 +88,8 @@ def _match_features(image_logits: Tensor, heatmap_points: Tensor, valid: Tensor,
     """
     probabilities = heatmap_probabilities(image_logits.float())
     points = torch.where(valid.unsqueeze(-1), heatmap_points, torch.zeros_like(heatmap_points))
-    near = [expected_similarity(probabilities, points, std * scale) for scale in _SCALES]
+    stds = torch.stack([std * scale for scale in _SCALES], -1)
+    near = expected_similarity(probabilities, points.unsqueeze(2), stds).unbind(-1)
     peaked = [probabilities.amax((-1, -2)), probabilities.square().sum((-1, -2))]
     values = [torch.log(n + 1e-4) * valid for n in (*near, *peaked)]
     return [*values, valid.to(values[0].dtype)]
