@@ -56,7 +56,7 @@ class Leaning(nn.Module):
         maps = [self.config.codec.encode(p, inputs.valid, (height, width)) for p in (points, shown)]
         return torch.log(self.lean * maps[0] + (1 - self.lean) * maps[1] + 1e-6), None
 
-    def forward(self, inputs: NetworkInput, *, count: bool = False) -> View:
+    def forward(self, inputs: NetworkInput) -> View:
         return View(self.image_logits_and_peaks(inputs.to("cpu"))[0], None, inputs.without_crops())
 
     def log_prior(self, image_logits: Tensor, inputs: NetworkInput) -> None:

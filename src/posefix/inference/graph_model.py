@@ -301,7 +301,7 @@ class _OpenVinoSession:
         # for each other for ever. So the first one is made here, alone.
         with _FIRST_INFERENCE:
             first = _OpenVinoRequest(compiled)
-            first.run({name: 0 for name in first.inputs})
+            first.run({name: np.zeros_like(place) for name, place in first.inputs.items()})
         self._free.append(first)
 
     def run(self, inputs: Arrays) -> list[npt.NDArray[Any]]:

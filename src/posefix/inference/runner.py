@@ -149,7 +149,7 @@ class Runner:
         """``task`` of each item, several in a row by each stream: the first takes twice as long as those after it."""
         share = -(-len(items) // max(self.threads, 1))
         parts = [items[i : i + share] for i in range(0, len(items), max(share, 1))]
-        made = [self._run(lambda part=part: [task(item) for item in part], first=True) for part in parts]
+        made = [self._run(partial(_mapped, task, part), first=True) for part in parts]
         return [one for each in made for one in each.result()]
 
     def _run(self, task: Callable[[], _Made], *, first: bool = False) -> Future[_Made]:
@@ -158,3 +158,7 @@ class Runner:
         future: Future[_Made] = Future()
         future.set_result(task())
         return future
+
+
+def _mapped(task: Callable[[_Item], _Made], items: Sequence[_Item]) -> list[_Made]:
+    return [task(item) for item in items]
