@@ -152,13 +152,14 @@ def test_the_measured_weight_in_a_video_has_a_least_value(
 ) -> None:
     weights = make_weights(Calibration(reference_outlier_rate=0.02, prior_weight=1.5))
     observer = Observer(None, weights.build(), weights.calibration, COCO)  # type: ignore[arg-type]
-    counts = np.array([[1000], [outliers], [300]])
-    monkeypatch.setattr(observation, "outlier_counts", lambda *args: counts)
-    weight, memory = observation._weigh(observer, [None], given, Memory())  # type: ignore[list-item]
+    compared = np.array([[1000], [outliers], [300]]), np.zeros((1, 17, 2)), np.ones((1, 17), bool)
+    monkeypatch.setattr(observation, "_compared_with_image", lambda *args: compared)
+    known = np.ones((1, 17), bool)
+    weight, memory = observation._weigh(observer, [None], known, given, Memory())  # type: ignore[list-item]
     if given is not None:  # asked for: taken as it is
         assert weight == pytest.approx(1.5 * given)
     elif outliers:
         assert weight == pytest.approx(1.5 * LEAST_WEIGHT)
     else:
         assert weight > 1.5
-    assert (memory.confident, memory.outliers) == ((1000, outliers) if given is None else (0, 0))
+    assert (memory.confident, memory.outliers) == (1000, outliers)

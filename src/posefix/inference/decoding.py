@@ -29,7 +29,11 @@ def count_outliers(image_logits: Tensor, inputs: NetworkInput, codec: HeatmapCod
     Returns:
         (3, B) int64, confident, outliers and close.
     """
-    points, confidence = codec.decode(image_logits, inputs.std)
+    return count_near(*codec.decode(image_logits, inputs.std), inputs)
+
+
+def count_near(points: Tensor, confidence: Tensor, inputs: NetworkInput) -> Tensor:
+    """``count_outliers`` of points that the image logits were decoded to."""
     confident = inputs.valid & (confidence > CONFIDENT)
     distance = (points - inputs.crop_points).square().sum(-1).sqrt()
     outliers = confident & (distance >= OUTLIER_DISTANCE * inputs.std)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from posefix.geometry import invert_affine, transform_points
+from posefix.inference.constant_offset import ConstantOffset
 from posefix.inference.crops import Prepared, well_inside
-from posefix.inference.decoding import presence
-from posefix.inference.forward import ForwardOutput, outlier_counts
+from posefix.inference.decoding import count_near, presence
+from posefix.inference.forward import ForwardOutput
 from posefix.inference.options import Options
-from posefix.inference.reliability import can_measure_reliability, measured_prior_weight
+from posefix.inference.reliability import CONFIDENT, can_measure_reliability, measured_prior_weight
 from posefix.inference.runner import Runner
 from posefix.keypoints.codec import HeatmapCodec
 from posefix.keypoints.heatmaps import expected_similarity_modes, heatmap_probabilities
@@ -68,16 +69,15 @@ class Observer:
         return self.network.config.codec
 
     def forward(self, inputs: NetworkInput, batch_size: int) -> Iterator[ForwardOutput]:
-        """Any number of people through the network, put together ``batch_size`` at a time."""
+        """Any number of people through the network, put together ``batch_size`` at a time; no prior yet."""
         pieces = self.runner.start(inputs, Options(batch_size=batch_size, prior_weight=1.0))
         size = 1 if self.runner.threads else batch_size
         for start in range(0, len(inputs), batch_size):
             views = [p.result()[0] for p in pieces[start // size : -(-(start + batch_size) // size)]]
             logits = torch.cat([torch.as_tensor(v.image_logits) for v in views])
             seen = inputs.take(slice(start, start + batch_size)).without_crops().to(logits.device)
-            log_prior = self.network.log_prior(logits, seen)
             peaks = None if views[0].peaks is None else torch.cat([torch.as_tensor(v.peaks) for v in views])
-            yield ForwardOutput(logits, peaks, log_prior, seen.crop_points, seen.valid, seen.std)
+            yield ForwardOutput(logits, peaks, None, seen.crop_points, seen.valid, seen.std)
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,14 @@ class Memory:
         outliers: how many of them the poses had elsewhere.
         close: how many they had at the very place.
         sides: where the decisions about left and right stand; None at the beginning.
+        offset: that all keypoints have; None at the beginning.
     """
 
     confident: int = 0
     outliers: int = 0
     close: int = 0
     sides: SideState | None = None
+    offset: ConstantOffset | None = None
 
 
 @dataclass(frozen=True)
@@ -104,22 +106,25 @@ class Observed:
     Attributes:
         places: of their keypoints.
         exchanged: (F, N, G) whether left and right of a group were exchanged.
+        offset: (F, N, 2) px by which the given poses were moved, all keypoints alike.
     """
 
     places: Places
     exchanged: Bools
+    offset: Doubles
 
     def __len__(self) -> int:
         return len(self.places)
 
     def take(self, frames: slice) -> Observed:
         """Some of the frames."""
-        return Observed(self.places.take(frames), self.exchanged[frames])
+        return Observed(self.places.take(frames), self.exchanged[frames], self.offset[frames])
 
     @staticmethod
     def join(parts: Sequence[Observed]) -> Observed:
         """Frames one after another."""
-        return Observed(Places.join([p.places for p in parts]), np.concatenate([p.exchanged for p in parts]))
+        exchanged, offset = (np.concatenate([getattr(p, name) for p in parts]) for name in ("exchanged", "offset"))
+        return Observed(Places.join([p.places for p in parts]), exchanged, offset)
 
 
 @torch.inference_mode()
@@ -148,11 +153,11 @@ def observe(
     skeleton, codec = observer.skeleton, observer.codec
     groups = side_groups(skeleton)
     shape: tuple[int, int, int] = (guessed.shape[0], guessed.shape[1], guessed.shape[2])
-    exchanged = np.zeros((*shape[:2], len(groups)), bool)
+    exchanged, offset = np.zeros((*shape[:2], len(groups)), bool), np.zeros((*shape[:2], 2))
     f = np.concatenate([np.full(len(p.rows), i) for i, p in enumerate(frames)]).astype(np.int64)
     n = np.concatenate([p.rows for p in frames]).astype(np.int64)
     if not len(f):
-        return Observed(_empty(shape), exchanged), memory
+        return Observed(_empty(shape), exchanged, offset), memory
     inputs = NetworkInput.join([p.inputs for p in frames if len(p.rows)])
     affine = np.concatenate([p.affine for p in frames])
     back = invert_affine(affine)
@@ -187,8 +192,14 @@ def observe(
         memory = replace(memory, sides=sides)
         guessed = exchange_sides(guessed[..., None], exchanged, skeleton)[..., 0]
 
-    weight, memory = _weigh(observer, outputs, prior_weight, memory)
-    found = [_places_of(observer, o, weight) for o in outputs]
+    weight, memory = _weigh(observer, outputs, ~guessed[f, n], prior_weight, memory)
+    if memory.offset is not None:
+        moved = codec.stride * memory.offset.value()  # crop px
+        inputs = replace(inputs, crop_points=inputs.crop_points + moved.astype(np.float32))
+        offset[f, n] = moved * scale
+    starts = np.cumsum([0, *map(len, outputs)])
+    seen = [inputs.take(slice(*s)).without_crops() for s in zip(starts[:-1], starts[1:], strict=True)]
+    found = [_places_of(observer, o, s, weight) for o, s in zip(outputs, seen, strict=True)]
     points, mass, variance, own, shown = (np.concatenate(x).astype(np.float64) for x in zip(*found, strict=True))
     people = len(points)
     image_points = transform_points(back, codec.to_crop(points).reshape(people, -1, 2)).reshape(points.shape)
@@ -207,7 +218,7 @@ def observe(
     places = _empty(shape)
     places.points[f, n], places.mass[f, n], places.variance[f, n] = image_points, mass, variance
     places.std[f, n] = inputs.std * scale
-    return Observed(places, exchanged), memory
+    return Observed(places, exchanged, offset), memory
 
 
 def _empty(shape: tuple[int, int, int]) -> Places:
@@ -282,28 +293,47 @@ def _replace_rows(outputs: list[ForwardOutput], rows: Ints, new: list[ForwardOut
 
 
 def _weigh(
-    observer: Observer, outputs: list[ForwardOutput], given: float | None, memory: Memory
+    observer: Observer, outputs: list[ForwardOutput], known: Bools, given: float | None, memory: Memory
 ) -> tuple[float, Memory]:
-    """Weight of the pose prior, measured on all frames so far where it is not given."""
-    calibration = observer.calibration
-    if given is None and can_measure_reliability(observer.network.config, calibration):
-        seen = np.concatenate([outlier_counts(o, observer.codec) for o in outputs], axis=1).sum(-1)
+    """Weight of the pose prior and the poses' offset, measured on all frames so far; a given weight stays."""
+    calibration, codec = observer.calibration, observer.codec
+    if can_measure_reliability(observer.network.config, calibration):
+        counted, differences, confident = zip(*(_compared_with_image(o, codec) for o in outputs), strict=True)
+        seen = np.concatenate(counted, axis=1).sum(-1)
         counts = seen + np.array([memory.confident, memory.outliers, memory.close])
-        memory = replace(memory, **dict(zip(("confident", "outliers", "close"), counts.tolist(), strict=True)))
-        given = max(float(measured_prior_weight(counts, calibration)), LEAST_WEIGHT)
+        usable = np.concatenate(confident) & known
+        offset = memory.offset or ConstantOffset.unknown(usable.shape[1])
+        memory = replace(
+            memory,
+            **dict(zip(("confident", "outliers", "close"), counts.tolist(), strict=True)),
+            offset=offset.seen(np.concatenate(differences), usable),
+        )
+        if given is None:
+            given = max(float(measured_prior_weight(counts, calibration)), LEAST_WEIGHT)
     return calibration.prior_weight * (1.0 if given is None else given), memory
 
 
-def _places_of(observer: Observer, output: ForwardOutput, weight: float) -> tuple[Floats, ...]:
-    """Places (B, K, M, 2) in heatmap pixels, their calibrated similarity, variance; input similarity; presence."""
+def _compared_with_image(output: ForwardOutput, codec: HeatmapCodec) -> tuple[Ints, Floats, Bools]:
+    """Counts (3, B), ways (B, K, 2) from the pose to the image's places in heatmap pixels, whether it is confident."""
+    points, confidence = codec.decode(output.image_logits, output.std)
+    pose = NetworkInput(None, output.crop_points, output.valid, output.std, None)
+    found = count_near(points, confidence, pose), (points - output.crop_points) / codec.stride, confidence > CONFIDENT
+    counts, ways, confident = (x.cpu().numpy() for x in found)
+    return counts, ways, confident & output.valid.cpu().numpy()
+
+
+def _places_of(observer: Observer, output: ForwardOutput, pose: NetworkInput, weight: float) -> tuple[Floats, ...]:
+    """Places (B, K, M, 2) in heatmap pixels, their calibrated similarity, variance; pose's similarity; presence."""
     calibration, codec = observer.calibration, observer.codec
     temperature = torch.tensor(calibration.temperature or (1.0,), device=output.std.device)
+    pose = pose.to(output.std.device)
+    output = replace(output, log_prior=observer.network.log_prior(output.image_logits, pose))
     logits = output.logits(torch.full((len(output),), weight, device=output.std.device))
     sharp, calibrated = heatmap_probabilities(logits), heatmap_probabilities(logits, temperature)
     std = output.std / codec.stride
     points, found, variance = expected_similarity_modes(sharp, std, PLACES)
     similarity = [codec.similarity(calibrated, codec.to_crop(points[:, :, m]), output.std) for m in range(PLACES)]
     mass = torch.stack(similarity, -1) * (found > 0)
-    own = codec.similarity(calibrated, output.crop_points, output.std) * output.valid
+    own = codec.similarity(calibrated, pose.crop_points, output.std) * output.valid
     shown = presence(output.peaks, own, calibration)
     return tuple(x.cpu().numpy() for x in (points, mass, variance, own, shown))

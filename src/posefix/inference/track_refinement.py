@@ -224,7 +224,8 @@ def _finish(
     given = exchange_sides(tracks.given[rows], observed.exchanged, observer.skeleton)
     points = paths.points
     if observer.calibration.policy == "safe" and not options.online:
-        points = keep_settled(given[..., :2].astype(np.float64), valid, points, observed.places.std)
+        settled = given[..., :2] + observed.offset[:, :, None]
+        points = keep_settled(settled, valid, points, observed.places.std)
     keypoints = np.array(given)
     keypoints[..., :2] = np.where(replaced[..., None], points, given[..., :2])
     if keypoints.shape[3] == 3:
