@@ -81,7 +81,7 @@ def test_too_little_says_nothing() -> None:
 
 
 class Showing(nn.Module):
-    """A network that sees where the keypoints are: ``offset`` crop pixels beside the poses that it is given."""
+    """A network that sees each keypoint ``offset`` crop pixels away from the pose that it is given."""
 
     def __init__(self, refiner: Refiner, offset: Floats) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -198,7 +199,7 @@ def observe(
         inputs = replace(inputs, crop_points=inputs.crop_points + moved.astype(np.float32))
         offset[f, n] = moved * scale
     starts = np.cumsum([0, *map(len, outputs)])
-    seen = [inputs.take(slice(*s)).without_crops() for s in zip(starts[:-1], starts[1:], strict=True)]
+    seen = [inputs.take(slice(*s)).without_crops() for s in pairwise(starts)]
     found = [_places_of(observer, o, s, weight) for o, s in zip(outputs, seen, strict=True)]
     points, mass, variance, own, shown = (np.concatenate(x).astype(np.float64) for x in zip(*found, strict=True))
     people = len(points)
