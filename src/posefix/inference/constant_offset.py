@@ -1,8 +1,8 @@
 """An estimator's constant offset: all of its keypoints lie by the same part of the crop to one side.
 
 Decoders that take a heatmap's pixel for its corner, and crops that are placed half a pixel off, do that (Huang et al.
-2020). It lasts, so no smoothing removes it, and it is smaller than what a prior of the pose allows, so the image does not
-speak against it. But all keypoints have the same, which errors of the person's pose have not.
+2020). It lasts, so no smoothing removes it. It is smaller than what the pose prior allows, so the image does not speak
+against it. But all keypoints have the same, and errors of a pose differ.
 """
 
 from __future__ import annotations
