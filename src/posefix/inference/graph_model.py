@@ -21,6 +21,7 @@ from posefix.inference.runner import View
 from posefix.messages import shown
 from posefix.network.config import STRIDE
 from posefix.network.inputs import NetworkInput
+from posefix.network.rounding import rounded_filters
 
 if TYPE_CHECKING:
     from posefix.inference.runner import Floats
@@ -278,9 +279,22 @@ class OpenVino:
             weights = self._module.Tensor(np.frombuffer(file.weights, np.uint8)) if file.weights else None
             model = self._core.read_model(file.content, weights) if weights else self._core.read_model(file.content)
             model.reshape({p: [1, *(d.get_length() for d in list(p.partial_shape)[1:])] for p in model.inputs})
+            if precision == "bfloat16":
+                self._round_filters(model)
             return _OpenVinoSession(self._core, self._core.compile_model(model, "CPU", settings), settings)
         except RuntimeError as error:
             raise WeightsError(f"{file.path}: OpenVINO cannot read it: {error}") from error
+
+
+    def _round_filters(self, model: Any) -> None:
+        """Filters of single channels to what bfloat16 holds, in place."""
+        for node in model.get_ordered_ops():
+            if node.get_type_name() == "GroupConvolution":
+                source = node.input_value(1).get_node()
+                while source.get_type_name() in ("Reshape", "Convert"):
+                    source = source.input_value(0).get_node()
+                rounded = rounded_filters(source.data).reshape(list(node.get_input_shape(1)))
+                node.input(1).replace_source_output(self._module.op.Constant(rounded).output(0))
 
 
 _FIRST_INFERENCE = threading.Lock()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from posefix.exceptions import InputError
 from posefix.inference import decoding
@@ -18,6 +19,7 @@ from posefix.messages import shown
 from posefix.network.devices import autocast_dtype, pick_device
 from posefix.network.inputs import NetworkInput
 from posefix.network.model import RefinementNetwork
+from posefix.network.rounding import rounded_filters
 from posefix.weights.weights import Weights, fold_batch_norm
 
 if TYPE_CHECKING:
@@ -34,9 +36,19 @@ def build_network(weights: Weights, device: torch.device, precision: str = "auto
     fold_batch_norm(network)
     # Small differences of logarithms decide in the prior: its parameters are never rounded.
     prior, network.prior = network.prior, None
-    network = network.to(device, autocast_dtype(device, _CHOICES[precision]) or torch.float32)
+    dtype = autocast_dtype(device, _CHOICES[precision]) or torch.float32
+    if dtype == torch.bfloat16:
+        _round_filters(network)
+    network = network.to(device, dtype)
     network.prior = None if prior is None else prior.to(device)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _round_filters(network: nn.Module) -> None:
+    """Filters of single channels to what bfloat16 holds, in place."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+            layer.weight.data = torch.from_numpy(rounded_filters(layer.weight.detach().float().numpy()))
 
 
 class TorchModel:
