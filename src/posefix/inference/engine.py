@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from posefix.weights.weights import ImageModelLike
 
 
+#: On a CPU, people who are decoded one after another (see ``Runner``), as far as so many wait.
+_TOGETHER = 8
+
+
 class Engine:
     """The parts of a refiner that compute; ``Refiner`` is the same with the calls that users make.
 
@@ -310,16 +314,30 @@ class Engine:
         together; on a CPU each image begins as soon as it is there.
         """
         in_work: deque[tuple[list[Prepared], list[Piece]]] = deque()
+        together = min(_TOGETHER, options.batch_size)
+
+        def finish(stay: int) -> Iterator[Refined]:
+            """Those who came first, several images at once, but for the last ``stay`` people."""
+            group: list[Prepared] = []
+            pieces: list[Piece] = []
+            while in_work and _people(islice(in_work, 1, None)) >= stay:
+                begun = in_work.popleft()
+                group, pieces = group + begun[0], pieces + begun[1]
+                if len(pieces) >= together or not self.threads:
+                    yield from self._finish(group, pieces, options)
+                    group, pieces = [], []
+            if group:
+                yield from self._finish(group, pieces, options)
+
         for group in _groups(prepared, 1 if self.threads else options.batch_size):
-            crowd = len(group[0].rows) > CROWD
-            if not crowd:
-                in_work.append((group, self._start(group, options)))
-            while in_work and (crowd or _people(islice(in_work, 1, None)) >= options.batch_size):
-                yield from self._finish(*in_work.popleft(), options)
-            if crowd:
+            if len(group[0].rows) > CROWD:
+                yield from finish(0)
                 yield self._refine_crowd(group[0], options)
-        while in_work:
-            yield from self._finish(*in_work.popleft(), options)
+                continue
+            in_work.append((group, self._start(group, options)))
+            if _people(in_work) >= options.batch_size + together:
+                yield from finish(options.batch_size)
+        yield from finish(0)
 
     def refine_prepared(self, prepared: Sequence[Prepared], options: Options) -> list[Refined]:
         """Network, decoding and the way back for images from ``prepare``."""

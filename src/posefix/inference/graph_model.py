@@ -285,7 +285,6 @@ class OpenVino:
         except RuntimeError as error:
             raise WeightsError(f"{file.path}: OpenVINO cannot read it: {error}") from error
 
-
     def _round_filters(self, model: Any) -> None:
         """Filters of single channels to what bfloat16 holds, in place."""
         for node in model.get_ordered_ops():
