@@ -110,12 +110,12 @@ def main() -> None:
         f"{'CPU ms/crop':>13}{'one crop':>10}{'start':>8}"
     )
     for name in refiners:
-        speed, total, short, first_one = (statistics.median(t[name].wall) for t in (alone, whole, part, latency))
+        speed, total, short, alone_one = (statistics.median(t[name].wall) for t in (alone, whole, part, latency))
         network_cpu, cpu = (statistics.median(t[name].cpu) for t in (alone, whole))
         print(
             f"{name:<18}{1 / speed:>6.1f}/s{1 / total:>10.1f}/s{base / total:>7.2f}{speed / total:>7.0%}"
-            f"{network_cpu / cpu:>6.0%}{1 / short:>9.1f}/s{speed / short:>7.0%}{1e3 * cpu:>13.1f}{1e3 * first_one:>7.0f} ms"
-            f"{start_up[name]:>6.1f} s"
+            f"{network_cpu / cpu:>6.0%}{1 / short:>9.1f}/s{speed / short:>7.0%}{1e3 * cpu:>13.1f}"
+            f"{1e3 * alone_one:>7.0f} ms{start_up[name]:>6.1f} s"
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
     print(f"peak memory with all of them loaded {peak:.0f} MiB")
