@@ -82,6 +82,17 @@ def test_exchanged_pairs_are_counted(multiview: ModuleType) -> None:
     assert multiview.judge(tracks, cameras(), space).exchanged == 7
 
 
+def test_cameras_that_are_off_are_shifted_back(multiview: ModuleType) -> None:
+    """But for a shift of the whole room, which no camera can tell."""
+    tracks = seen(multiview, walker())
+    noisy = tracks + np.random.default_rng(0).normal(0, 2, tracks.shape) * [1, 1, 0]
+    noisy[0, 3:6] = np.nan
+    off = multiview.shift_cameras(cameras(), np.array([[15, -4], [-6, 3], [0, 9], [-3, -8]]))
+    shifts = multiview.camera_shifts([tracks, noisy], off)
+    assert multiview.judge(tracks, off, unit_rows=False).median > 3
+    assert multiview.judge(tracks, multiview.shift_cameras(off, shifts), unit_rows=False).p90 < 1
+
+
 def test_a_missing_view_is_no_error(multiview: ModuleType) -> None:
     tracks = seen(multiview, walker())
     tracks[0, 3:6] = np.nan
