@@ -314,11 +314,11 @@ def main(folder: Path, results: tuple[str, ...], person: int, online: bool, twic
     # The method that is trusted most tells left from right for all.
     reference = robust_space(tables[f"{Path(names[-1]).stem}, posefix frame by frame"], cameras)
     shifts = camera_shifts(list(tables.values()), cameras)
-    told = ", ".join(f"({x:.0f}, {y:.0f})" for x, y in shifts)
+    listed = ", ".join(f"({x:.0f}, {y:.0f})" for x, y in shifts)
     for title, unit_rows, used in (
         ("equations of unit length", True, cameras),
         ("equations in px", False, cameras),
-        (f"equations in px, images shifted by {told} px", False, shift_cameras(cameras, shifts)),
+        (f"equations in px, images shifted by {listed} px", False, shift_cameras(cameras, shifts)),
     ):
         click.echo(f"\n{title}\n\n{HEADER}\n{'|---' * 6}|")
         for name, tracks in tables.items():
