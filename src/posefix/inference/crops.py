@@ -23,6 +23,7 @@ from posefix.geometry import (
     transform_points,
     warp_crops,
 )
+from posefix.inference.other_people import others_in_crops
 from posefix.keypoints.mapping import SharedKeypoints
 from posefix.keypoints.oks import AREA_PER_BOX, keypoint_std
 from posefix.keypoints.poses import Poses, framing, read_poses
@@ -182,12 +183,14 @@ def prepare(
     input_hw = config.input_hw
     affine = crop_affine(crop_rectangles(boxes[rows], input_hw, config.crop_margin), input_hw)
     area = AREA_PER_BOX * box_area(boxes[rows]) * affine[:, 0, 0] * affine[:, 1, 1]
+    std = keypoint_std(area, shared.target.sigmas).astype(np.float32)
     inputs = NetworkInput(
         crops=(CropCutter if len(rows) > CROWD else warp_crops)(image, affine, input_hw, antialias=config.antialias),
         crop_points=transform_points(affine, poses.points[rows]).astype(np.float32),
         valid=poses.valid[rows],
-        std=keypoint_std(area, shared.target.sigmas).astype(np.float32),
+        std=std,
         scores=poses.scores[rows].astype(np.float32),
+        others=others_in_crops(poses.points, poses.valid, rows, affine, std),
     )
     return Prepared(poses, rows, affine, inputs, own.original, shared, image_hw)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from posefix.inference.reliability import CLOSE_DISTANCE, CONFIDENT, OUTLIER_DISTANCE
+from posefix.inference.reliability import BESIDE, CLOSE_DISTANCE, CONFIDENT, OUTLIER_DISTANCE
 from posefix.keypoints.codec import HeatmapCodec
 from posefix.keypoints.heatmaps import heatmap_probabilities, mirror_maps
 from posefix.network.inputs import NetworkInput
@@ -20,6 +20,8 @@ from posefix.weights.calibration import Calibration
 
 def count_outliers(image_logits: Tensor, inputs: NetworkInput, codec: HeatmapCodec) -> Tensor:
     """Count the keypoints of which the image is confident, and among them the outliers and the close ones.
+
+    Where the place is that of another person, the network looked at that one: this is no outlier.
 
     Args:
         image_logits: (B, K, h, w) logits without the prior.
@@ -37,6 +39,9 @@ def count_near(points: Tensor, confidence: Tensor, inputs: NetworkInput) -> Tens
     confident = inputs.valid & (confidence > CONFIDENT)
     distance = (points - inputs.crop_points).square().sum(-1).sqrt()
     outliers = confident & (distance >= OUTLIER_DISTANCE * inputs.std)
+    if inputs.others is not None:
+        to_others = (points[:, None] - inputs.others).square().sum(-1).amin(1).sqrt()
+        outliers = outliers & (to_others >= BESIDE * distance)
     close = confident & (distance < CLOSE_DISTANCE * inputs.std)
     return torch.stack([confident.sum(-1), outliers.sum(-1), close.sum(-1)])
 

@@ -27,6 +27,7 @@ class ForwardOutput:
         crop_points: (B, K, 2) the input pose in crop pixels.
         valid: (B, K) bool.
         std: (B, K) length scale of keypoint similarity in crop pixels.
+        others: (B, M, K, 2) see ``NetworkInput``.
     """
 
     image_logits: Tensor
@@ -35,6 +36,7 @@ class ForwardOutput:
     crop_points: Tensor
     valid: Tensor
     std: Tensor
+    others: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.valid)
@@ -51,7 +53,7 @@ def forward(network: RefinementNetwork, inputs: NetworkInput) -> ForwardOutput:
     """One batch of tensors through the network."""
     image_logits, peaks = network.image_logits_and_peaks(inputs)
     log_prior = network.log_prior(image_logits, inputs)
-    return ForwardOutput(image_logits, peaks, log_prior, inputs.crop_points, inputs.valid, inputs.std)
+    return ForwardOutput(image_logits, peaks, log_prior, inputs.crop_points, inputs.valid, inputs.std, inputs.others)
 
 
 def forward_batches(network: RefinementNetwork, inputs: NetworkInput, batch_size: int) -> Iterator[ForwardOutput]:
@@ -68,5 +70,5 @@ def forward_batches(network: RefinementNetwork, inputs: NetworkInput, batch_size
 
 def outlier_counts(output: ForwardOutput, codec: HeatmapCodec) -> npt.NDArray[np.int64]:
     """(3, B) see ``decoding.count_outliers``."""
-    seen = NetworkInput(None, output.crop_points, output.valid, output.std, None)
+    seen = NetworkInput(None, output.crop_points, output.valid, output.std, None, output.others)
     return np.asarray(count_outliers(output.image_logits, seen, codec).cpu().numpy(), np.int64)

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
 from posefix.inference.crops import Prediction
+from posefix.inference.other_people import FAR, NEAREST
 from posefix.inference.runner import View
 from posefix.messages import shown
 from posefix.network.config import STRIDE
@@ -127,7 +128,10 @@ class GraphModel:
 
     def count(self, view: View) -> npt.NDArray[np.int64]:
         """Outliers."""
-        found = self._session("outliers").run(_view(view))
+        others = view.inputs.others
+        if others is None:
+            others = np.full((len(view.inputs), NEAREST, *view.inputs.crop_points.shape[1:]), FAR, np.float32)
+        found = self._session("outliers").run(_view(view) | {"others": others})
         if len(found) != 3:
             raise WeightsError("this model was exported by an earlier version of posefix; export it again")
         return np.stack([np.asarray(part, np.int64) for part in found])
@@ -166,7 +170,8 @@ def sample_inputs(keypoints: int, rows: int, columns: int) -> dict[str, npt.NDAr
     }
     mirrored = {f"mirrored_{name}": value for name, value in pose.items()}
     crops = np.clip(wave, 0, 255).astype(np.uint8)[None]
-    return {"crops": crops, **pose, **mirrored, "prior_weight": np.ones(1, np.float32)}
+    others = (points + 12.0 * np.arange(1, NEAREST + 1)[:, None, None])[None].astype(np.float32)
+    return {"crops": crops, **pose, **mirrored, "others": others, "prior_weight": np.ones(1, np.float32)}
 
 
 def _read_check(folder: Path) -> dict[str, list[npt.NDArray[np.float32]]]:

@@ -32,8 +32,11 @@ Floats = npt.NDArray[np.floating]
 CONFIDENT = 0.7
 #: Distance from that place, in length scales of keypoint similarity, from which an input keypoint is an outlier.
 OUTLIER_DISTANCE = 1.5
-#: So many confident keypoints with the reference rate are counted beforehand, so that few people change little.
-PRIOR_COUNT = 300.0
+#: Of that distance, how near to another person's keypoint the place is taken to be that person's.
+BESIDE = 0.5
+#: So many confident keypoints with this share of the reference rate are counted beforehand, so that few people change
+#: little. Below 1, for a strong estimator loses more by too low a weight than a weak one gains.
+PRIOR_COUNT, PRIOR_SHARE = 200.0, 0.92
 #: Least and largest weight by outliers.
 LIMITS = (0.2, 1.75)
 #: Outliers that are not seen for each close keypoint beyond those of independent estimators.
@@ -89,7 +92,8 @@ def measured_prior_weight(counts: npt.ArrayLike, calibration: Calibration) -> Fl
     confident, outliers, close = np.asarray(counts, np.float64)
     reference_rate, labelled_close_share = calibration.reference_outlier_rate, calibration.labelled_close_share
     unseen = SHARED_ERRORS * np.maximum(close - calibration.independent_close_share * confident, 0.0)
-    better = reference_rate * (confident + PRIOR_COUNT) / (outliers + unseen + PRIOR_COUNT * reference_rate)
+    expected = PRIOR_SHARE * PRIOR_COUNT * reference_rate
+    better = reference_rate * (confident + PRIOR_COUNT) / (outliers + unseen + expected)
     apart = (confident - close + CLOSE_PRIOR_COUNT * (1 - CLOSE_SHARE)) / (confident + CLOSE_PRIOR_COUNT)
     like = np.interp(1 - apart - labelled_close_share, *LIKENESS) if labelled_close_share else np.zeros_like(apart)
     largest = LIMITS[1] + (LARGEST_WEIGHT - LIMITS[1]) * like

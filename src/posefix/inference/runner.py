@@ -121,7 +121,7 @@ class Runner:
     def reliability(self, counts: npt.NDArray[np.float64]) -> Reliability:
         """Reliability of an estimator by the ``counts`` of its people."""
         total = counts.sum(-1)
-        if not total[0]:
+        if not counts.shape[1]:
             return Reliability()
         weight = measured_prior_weight(total, self._calibration)
         return Reliability(float(weight), int(total[0]), int(total[1]))

@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from posefix.inference import decoding
 from posefix.inference.graph_model import CHECK_NAME, PARTS, sample_inputs
+from posefix.inference.other_people import NEAREST
 from posefix.inference.torch_model import build_network
 from posefix.io.atomic import write_file
 from posefix.network.config import ModelConfig
@@ -30,7 +31,7 @@ from posefix.weights.weights import Weights
 #: ONNX operator set of the graphs: ONNX Runtime 1.14, OpenVINO 2023.0 and later read it.
 OPSET = 18
 #: Changes whenever the graphs do, so that no older copy of them is taken from the cache.
-_VERSION = 8
+_VERSION = 9
 _POSE = ("crop_points", "valid", "std", "scores")
 _MIRRORED = ("mirrored_image_logits", *(f"mirrored_{name}" for name in _POSE))
 _COUNTS = ("confident", "outliers", "close")
@@ -67,8 +68,10 @@ def graphs(weights: Weights, decoder: str | None = None) -> dict[str, Graph]:
         found = network.image_logits_and_peaks(seen(points, valid, scores, scores, crops))
         return tuple(part for part in found if part is not None)
 
-    def outliers(logits: Tensor, points: Tensor, valid: Tensor, std: Tensor) -> tuple[Tensor, ...]:
-        return decoding.count_outliers(logits, seen(points, valid, std, std), codec).unbind()
+    def outliers(
+        logits: Tensor, points: Tensor, valid: Tensor, std: Tensor, others: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        return decoding.count_outliers(logits, replace(seen(points, valid, std, std), others=others), codec).unbind()
 
     def decode(logits: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         own, rest = (rest[0], rest[1:]) if peaks else (None, rest)
@@ -86,7 +89,7 @@ def graphs(weights: Weights, decoder: str | None = None) -> dict[str, Graph]:
     return {
         "model": Graph(*whole, model, network),
         "network": Graph(("crops", "crop_points", "valid", "scores"), ("image_logits", *peaks), forward, network),
-        "outliers": Graph(("image_logits", "crop_points", "valid", "std"), _COUNTS, outliers, network),
+        "outliers": Graph(("image_logits", "crop_points", "valid", "std", "others"), _COUNTS, outliers, network),
         "decode": Graph(("image_logits", *peaks, *_POSE, "prior_weight"), _PREDICTION, decode, network),
         "decode_flip": Graph(
             ("image_logits", *peaks, *_POSE, *_MIRRORED, "prior_weight"), _PREDICTION, decode, network
@@ -115,6 +118,7 @@ def write_onnx(path: Path, graph: Graph, weights: Weights, metadata: Mapping[str
         "valid": np.ones((2, keypoints), bool),
         "std": np.full((2, keypoints), 8, np.float32),
         "scores": np.ones((2, keypoints), np.float32),
+        "others": rng.uniform(0, config.input_hw[1], (2, NEAREST, keypoints, 2)).astype(np.float32),
         "peaks": np.ones((2, keypoints), np.float32),
         "image_logits": rng.normal(0, 3, (2, *maps)).astype(np.float32),
         "prior_weight": np.ones(2, np.float32),

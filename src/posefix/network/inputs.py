@@ -25,6 +25,7 @@ class NetworkInput:
         valid: (B, K) bool.
         std: (B, K) float32 length scale of keypoint similarity, sqrt(area) · 2σ.
         scores: (B, K) float32 estimator's score over that of the person's best keypoint; 1 where nothing is known.
+        others: (B, M, K, 2) float32 keypoints of the image's other people, for ``count_outliers``; None where not known.
     """
 
     crops: Any
@@ -32,6 +33,7 @@ class NetworkInput:
     valid: Any
     std: Any
     scores: Any
+    others: Any = None
 
     def __len__(self) -> int:
         return len(self.valid)
@@ -45,8 +47,8 @@ class NetworkInput:
         """People one after another; of arrays, at least one part, and a single one as it is."""
         if len(parts) == 1:
             return parts[0]
-        names = [f.name for f in fields(NetworkInput)]
-        return NetworkInput(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+        names = [name for name, _ in parts[0]._present()]
+        return replace(parts[0], **{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
 
     def to(self, device: Any) -> Self:
         """As tensors on a device."""
@@ -70,10 +72,12 @@ class NetworkInput:
         Args:
             flip_indices: (K,) permutation.
         """
+        width = self.crops.shape[2]
         return NetworkInput(
             crops=np.ascontiguousarray(self.crops[:, :, ::-1]),
-            crop_points=flip_points(self.crop_points, self.crops.shape[2], flip_indices),
+            crop_points=flip_points(self.crop_points, width, flip_indices),
             valid=self.valid[:, flip_indices],
             std=self.std[:, flip_indices],
             scores=self.scores[:, flip_indices],
+            others=None if self.others is None else flip_points(self.others, width, flip_indices),
         )
