@@ -2,6 +2,7 @@
 
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,8 +12,9 @@ from factories import make_weights, random_poses
 from posefix import FileFormatError, InputError, Refiner, refine_results
 from posefix.geometry import boxes_xywh_to_xyxy, boxes_xyxy_to_xywh
 from posefix.inference import crops, engine, stream
-from posefix.inference.crops import CropCutter, Prediction, Prepared, paste_back
+from posefix.inference.crops import FAR, NEAREST, CropCutter, Prediction, Prepared, others_in_crops, paste_back
 from posefix.keypoints.skeleton import COCO
+from posefix.network.inputs import NetworkInput
 from posefix.weights.calibration import Calibration
 
 
@@ -182,3 +184,71 @@ def test_entries_that_are_no_results_are_refused(tmp_path: Path) -> None:
     refiner = Refiner(make_weights(), device="cpu", precision="float32")
     with pytest.raises(FileFormatError, match="'image_id', got None"):
         refine_results(refiner, [{"file_name": "a.png", "keypoints": [1.0, 2.0, 0.5] * 17}], tmp_path)
+
+
+def others_of(points: Any, valid: Any = None, rows: Any = None, scale: float = 1.0) -> Any:
+    """Of people whose crops are the image, ``scale`` times as large."""
+    points = np.asarray(points, float)
+    valid = np.ones(points.shape[:2], bool) if valid is None else valid
+    rows = np.arange(len(points)) if rows is None else np.asarray(rows)
+    affine = np.tile(np.array([[scale, 0.0, 0.0], [0.0, scale, 0.0]]), (len(rows), 1, 1))
+    return others_in_crops(points, valid, rows, affine, np.ones((len(rows), points.shape[1])))
+
+
+def row_of_people(count: int) -> Any:
+    """One every 10 px, all keypoints of a person at one place."""
+    return np.stack([10.0 * np.arange(count), np.zeros(count)], -1)[:, None].repeat(4, 1)
+
+
+def test_the_nearest_other_people_in_crop_pixels() -> None:
+    others = others_of(row_of_people(NEAREST + 4), scale=2.0)
+    assert others.shape == (NEAREST + 4, NEAREST, 4, 2)
+    np.testing.assert_array_equal(others[0, :, 0, 0], 20.0 * np.arange(1, NEAREST + 1))
+    assert sorted(others[6, :, 0, 0]) == [40.0, 60.0, 80.0, 100.0, 140.0, 160.0, 180.0, 200.0]
+    assert (others_of(row_of_people(1)) == FAR).all()
+    assert others_of(row_of_people(0)).shape == (0, NEAREST, 4, 2)
+
+
+def test_who_has_no_crop_is_another_person_too() -> None:
+    others = others_of(row_of_people(3), rows=[2])
+    assert others[0, :3, 0, 0].tolist() == [10.0, 0.0, FAR]
+
+
+def test_missing_keypoints_are_nowhere() -> None:
+    points = row_of_people(3)
+    points[1, 0] = points[2] = np.nan
+    others = others_of(points, np.isfinite(points[..., 0]))
+    assert others[0, 0].tolist() == [[FAR, FAR], *[[10.0, 0.0]] * 3]
+    assert (others[0, 1:] == FAR).all()
+
+
+@pytest.mark.parametrize(("shared", "same"), [(1, False), (2, True), (4, True)])
+def test_a_second_detection_of_a_person_is_nobody_else(shared: int, same: bool) -> None:
+    points = row_of_people(2)
+    points[1, :shared] = points[0, :shared] + 0.6
+    others = others_of(points)
+    assert (others[0, 0, 0, 0] == FAR) == same
+    # Of two keypoints that both have, one is half.
+    valid = np.array([[True, True, False, False], [True, True, True, False]])
+    assert (others_of(points, valid)[0] == FAR).all()
+
+
+def test_others_of_many_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = np.random.default_rng(0).uniform(0, 500, (40, 4, 2))
+    expected = others_of(points)
+    monkeypatch.setattr(crops, "CROWD", 7)
+    np.testing.assert_array_equal(others_of(points), expected)
+
+
+def test_others_go_with_their_person() -> None:
+    refiner = Refiner(make_weights(input_hw=(64, 64)), device="cpu")
+    image = np.zeros((480, 640, 3), np.uint8)
+    poses = random_poses(np.random.default_rng(1), 3)
+    parts = [refiner.prepare(image, own).inputs for own in (poses, poses[:1])]
+    joined = NetworkInput.join(parts)
+    assert joined.others.shape == (4, NEAREST, 17, 2)
+    np.testing.assert_array_equal(joined.take(slice(3, 4)).others, FAR)
+    flip = refiner.weights.skeleton.flip_indices
+    mirrored = joined.mirrored(flip)
+    np.testing.assert_allclose(mirrored.others[0, 0, flip, 0], 63 - joined.others[0, 0, :, 0], rtol=1e-5)
+    np.testing.assert_allclose(mirrored.mirrored(flip).others[0, 0], joined.others[0, 0], rtol=1e-5)

@@ -16,11 +16,18 @@ import torch
 from factories import make_weights, random_poses
 from posefix.exceptions import ImageError, InputError, WeightsError
 from posefix.inference import results
-from posefix.inference.crops import Prediction
+from posefix.inference.crops import FAR, Prediction
 from posefix.inference.decoding import count_outliers
 from posefix.inference.options import Options
 from posefix.inference.refiner import Refiner
-from posefix.inference.reliability import CLOSE_SHARE, LARGEST_WEIGHT, LIMITS, Reliability, measured_prior_weight
+from posefix.inference.reliability import (
+    CLOSE_SHARE,
+    LARGEST_WEIGHT,
+    LIMITS,
+    PRIOR_SHARE,
+    Reliability,
+    measured_prior_weight,
+)
 from posefix.inference.results import MEASURED, MEASURED_PER_IMAGE, refine_results
 from posefix.inference.runner import Runner, View
 from posefix.keypoints.codec import HeatmapCodec
@@ -76,19 +83,38 @@ def test_departures_are_counted_where_the_image_is_sure() -> None:
     assert count_outliers(peaks(at), seen(given, valid, 2 * std), codec)[1].tolist() == [0]
 
 
+def test_a_place_at_another_person_is_no_outlier() -> None:
+    at = np.array([[[5, 6], [10, 12], [15, 3]]], float)
+    given = torch.from_numpy(np.array([[[5.0, 6], [10, 18], [15, 9]]])).float()
+    pose = seen(given, torch.ones(1, 3, dtype=torch.bool), torch.full((1, 3), 2.0))
+    codec, absent = HeatmapCodec(stride=1, offset=0.0), [FAR, FAR]
+
+    def outliers(*people: list[list[float]]) -> list[int]:
+        return count_outliers(peaks(at), replace(pose, others=torch.tensor([people])), codec)[:, 0].tolist()
+
+    assert outliers([absent] * 3) == [3, 2, 1]
+    # The second is 6 from its place. Another person's is 2 from there in the first case and 4 in the next.
+    assert outliers([absent] * 3, [absent, [10.0, 10.0], absent]) == [3, 1, 1]
+    assert outliers([absent] * 3, [absent, [10.0, 8.0], absent]) == [3, 2, 1]
+    # The same keypoint counts, no other one, and of each keypoint another person's.
+    assert outliers([absent, [15.0, 3.0], [10.0, 12.0]]) == [3, 2, 1]
+    assert outliers([absent, [10.0, 12.0], absent], [absent, absent, [15.0, 3.0]]) == [3, 0, 1]
+
+
 def weight(counts: Any, rate: float = 0.03, labelled_close_share: float = 0.0) -> Floats:
     calibration = Calibration(reference_outlier_rate=rate, labelled_close_share=labelled_close_share)
     return measured_prior_weight(counts, calibration)
 
 
 def test_trust_is_inverse_to_departures() -> None:
-    assert weight([0, 0, 0]) == 1
-    np.testing.assert_allclose(weight([[100, 10**6], [3, 3 * 10**4], [0, 5 * 10**5]]), 1)
+    # Of an unknown estimator the poses count more than usual: a strong one has more to lose.
+    assert weight([0, 0, 0]) == pytest.approx(PRIOR_SHARE**-1.5)
+    assert weight([10**7, 3 * 10**5, 5 * 10**6]) == pytest.approx(1, abs=1e-4)
     assert weight([10**7, 6 * 10**5, 0]) == pytest.approx(2**-1.5, abs=1e-4)
     # Few keypoints change little, many all of it; never beyond the limits.
     by_count = weight([[10, 100, 1000, 10**7], [1, 10, 100, 10**6], [0, 0, 0, 0]], rate=0.05)
     assert (np.diff(by_count) < 0).all()
-    assert by_count[0] > 0.85
+    assert by_count[0] > 0.85 * weight([0, 0, 0])
     assert weight([10**7, 10**7, 0]) == LIMITS[0]
     assert weight([10**7, 0, 0]) == LIMITS[1]
 
@@ -98,7 +124,7 @@ def test_poses_that_were_refined_already_weigh_more() -> None:
     many = weight(10**7 * np.stack([close**0, 0.03 * close**0, close]))
     np.testing.assert_allclose(many, [1, 1, (0.22 / 0.15) ** 3, LARGEST_WEIGHT, LARGEST_WEIGHT], rtol=1e-4)
     # A few people who happen to be close do not count as refined.
-    assert weight([10, 0, 10]) < 1.25
+    assert weight([10, 0, 10]) < 1.25 * weight([0, 0, 0])
 
 
 def test_errors_shared_with_the_network_are_added() -> None:
@@ -122,7 +148,7 @@ def test_poses_like_labelled_ones_weigh_more() -> None:
     assert weight([10**7, 0, 5 * 10**6], labelled_close_share=labelled) == LARGEST_WEIGHT
     assert weight([10**7, 0, 5 * 10**6]) == LIMITS[1]
     # A few people do not count as labelled.
-    assert weight([30, 0, 15], labelled_close_share=labelled) < 1.25
+    assert weight([30, 0, 15], labelled_close_share=labelled) < 1.25 * weight([0, 0, 0])
 
 
 def test_measured_by_image(refiner: Refiner, scenes: tuple[Any, Any]) -> None:

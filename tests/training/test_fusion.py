@@ -21,7 +21,7 @@ from posefix.io.coco import annotations_of, read_annotations, read_results
 from posefix.keypoints.skeleton import COCO
 from posefix.network.config import Normalisation
 from posefix.network.image_model import ImageModel, ImageModelConfig
-from posefix.training.fusion import _choose, fit_fusion
+from posefix.training.fusion import choose, fit_fusion
 from posefix.weights.calibration import Calibration
 from posefix.weights.image_models import describe_image_model
 from posefix.weights.weights import Weights, load_weights, save_weights, with_image_model
@@ -93,11 +93,11 @@ def test_halves_must_agree() -> None:
     rng = np.random.default_rng(0)
     groups = np.arange(40)
     better = np.stack([np.full(40, 0.5), np.full(40, 0.6), rng.uniform(0.3, 0.7, 40)])
-    assert _choose(better, groups, 0) == 1
+    assert choose(better, groups, 0) == 1
     # What is best in one half and worst in the other is not taken.
     odd = np.where(groups % 2, 0.9, 0.0)
-    assert _choose(np.stack([np.full(40, 0.5), odd, 0.89 - odd]), groups, 0) == 0
-    assert _choose(better, np.zeros(40, int), 0) == 0
+    assert choose(np.stack([np.full(40, 0.5), odd, 0.89 - odd]), groups, 0) == 0
+    assert choose(better, np.zeros(40, int), 0) == 0
 
 
 def test_what_cannot_be_fitted(tmp_path: Path) -> None:

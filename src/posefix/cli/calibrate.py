@@ -11,6 +11,7 @@ from posefix.cli.options import check_inputs, check_output, report_errors, say
 
 if TYPE_CHECKING:
     from posefix.io.coco import Annotations, Results
+    from posefix.weights.calibration import Calibration
     from posefix.weights.weights import Weights
 
 
@@ -58,7 +59,8 @@ def calibrate(
 
     Needs labelled people that were not trained on, and estimators' results for them. Temperatures are fitted, so that
     the confidence says how close a keypoint is; the share of outliers of every results file is printed. Where the
-    weights have an image model, its sharpness and the weight of the own network are fitted too. The margin is the
+    weights have an image model, its sharpness and the weight of the own network are fitted too; where they have a
+    reference outlier rate, so is the rule by which an estimator's weight falls with its outliers. The margin is the
     largest that keeps 95 % of what the best one gains: the smaller, the more keypoints move, right or wrong.
 
     \b
@@ -84,10 +86,11 @@ def calibrate(
         chosen = replace(chosen, reference_outlier_rate=reference_outlier_rate)
     plain = replace(loaded, calibration=replace(chosen, policy="always", temperature=(), margin=()))
     _print_outliers(plain, truth, files, images)
+    plain = replace(plain, calibration=_rule(plain, truth, files, images))
     temperature, fitted = _fit(plain, truth, files, images)
     say(f"margin: {fitted:g}" + ("" if margin is None else f", {margin:g} given"))
     margins = (fitted if margin is None else margin,) * len(loaded.skeleton)
-    calibration = replace(chosen, policy=policy, temperature=temperature, margin=margins)
+    calibration = replace(plain.calibration, policy=policy, temperature=temperature, margin=margins)
     save_weights(weights, replace(loaded, calibration=calibration), half=True)
     say(f"{weights} written")
 
@@ -109,6 +112,18 @@ def _mix(weights: Weights, truth: Annotations, files: list[Results], images: str
         labelled_close_share=found.labelled_close_share,
     )
     return replace(weights, image_model=replace(weights.image_model, config=config), calibration=calibration)
+
+
+def _rule(weights: Weights, truth: Annotations, files: list[Results], images: str) -> Calibration:
+    """The calibration with the fitted rule for an estimator's weight."""
+    from posefix.training.reliability import fit_reliability
+
+    found = fit_reliability(weights, truth, images, files)
+    for name in ("outlier_exponent", "independent_close_share"):
+        before, after = getattr(weights.calibration, name), getattr(found, name)
+        if before != after:
+            say(f"{name}: {before:g} → {after:.3g}")
+    return found
 
 
 def _print_outliers(weights: Weights, truth: Annotations, files: list[Results], images: str) -> None:

@@ -70,5 +70,5 @@ def forward_batches(network: RefinementNetwork, inputs: NetworkInput, batch_size
 
 def outlier_counts(output: ForwardOutput, codec: HeatmapCodec) -> npt.NDArray[np.int64]:
     """(3, B) see ``decoding.count_outliers``."""
-    seen = NetworkInput(None, output.crop_points, output.valid, output.std, None, output.others)
+    seen = NetworkInput(None, output.crop_points, output.valid, output.std, None, others=output.others)
     return np.asarray(count_outliers(output.image_logits, seen, codec).cpu().numpy(), np.int64)

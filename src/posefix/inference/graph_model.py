@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from posefix.exceptions import InputError, MissingDependencyError, WeightsError
-from posefix.inference.crops import Prediction
-from posefix.inference.other_people import FAR, NEAREST
+from posefix.inference.crops import FAR, NEAREST, Prediction
 from posefix.inference.runner import View
 from posefix.messages import shown
 from posefix.network.config import STRIDE

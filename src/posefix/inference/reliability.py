@@ -4,6 +4,10 @@ Where the image logits (the network's output before the pose prior) are confiden
 annotators have their keypoint there. Weak estimators have it elsewhere five times as often. One person's keypoints say
 little about that, the people of an image more, a whole results file most.
 
+Where the image's place is another person's keypoint, the network looked at that person. Of strong estimators' outliers
+a quarter to a half are such, and where reliability is measured image by image they would lower the weight just there.
+So these do not count.
+
 Some of the outliers are the image's own errors: however good an estimator is, its share does not fall below that of
 labelled poses. So poses with few outliers that are also as close to the image's places as labelled poses are, neither
 coarser nor closer, can hardly be told from labels. They are better than the image and get much more weight. Closer ones
@@ -87,7 +91,7 @@ def measured_prior_weight(counts: npt.ArrayLike, calibration: Calibration) -> Fl
         calibration: of the weights that counted them: reference outlier rate and labelled poses' share of close ones.
 
     Returns:
-        (…), at least ``LIMITS[0]`` and at most ``LARGEST_WEIGHT``.
+        (…), at least ``LIMITS[0]`` and at most ``LARGEST_WEIGHT``; somewhat above 1 without any keypoint.
     """
     confident, outliers, close = np.asarray(counts, np.float64)
     reference_rate, labelled_close_share = calibration.reference_outlier_rate, calibration.labelled_close_share

@@ -20,8 +20,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from posefix.inference import decoding
+from posefix.inference.crops import NEAREST
 from posefix.inference.graph_model import CHECK_NAME, PARTS, sample_inputs
-from posefix.inference.other_people import NEAREST
 from posefix.inference.torch_model import build_network
 from posefix.io.atomic import write_file
 from posefix.network.config import ModelConfig

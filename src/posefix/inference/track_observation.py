@@ -317,7 +317,7 @@ def _weigh(
 def _compared_with_image(output: ForwardOutput, codec: HeatmapCodec) -> tuple[Ints, Floats, Bools]:
     """Counts (3, B), ways (B, K, 2) from the pose to the image's places in heatmap pixels, whether it is confident."""
     points, confidence = codec.decode(output.image_logits, output.std)
-    pose = NetworkInput(None, output.crop_points, output.valid, output.std, None, output.others)
+    pose = NetworkInput(None, output.crop_points, output.valid, output.std, None, others=output.others)
     found = count_near(points, confidence, pose), (points - output.crop_points) / codec.stride, confidence > CONFIDENT
     counts, ways, confident = (x.cpu().numpy() for x in found)
     return counts, ways, confident & output.valid.cpu().numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,8 @@ class NetworkInput:
         valid: (B, K) bool.
         std: (B, K) float32 length scale of keypoint similarity, sqrt(area) · 2σ.
         scores: (B, K) float32 estimator's score over that of the person's best keypoint; 1 where nothing is known.
-        others: (B, M, K, 2) float32 keypoints of the image's other people, for ``count_outliers``; None where not known.
+        others: (B, M, K, 2) float32 keypoints of the image's other people, for ``decoding.count_outliers`` alone; None
+            where not known.
     """
 
     crops: Any
@@ -33,7 +34,7 @@ class NetworkInput:
     valid: Any
     std: Any
     scores: Any
-    others: Any = None
+    others: Any = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.valid)
@@ -47,8 +48,8 @@ class NetworkInput:
         """People one after another; of arrays, at least one part, and a single one as it is."""
         if len(parts) == 1:
             return parts[0]
-        names = [name for name, _ in parts[0]._present()]
-        return replace(parts[0], **{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+        each = {f.name: [getattr(p, f.name) for p in parts] for f in fields(NetworkInput)}
+        return NetworkInput(**{k: None if v[0] is None else np.concatenate(v) for k, v in each.items()})
 
     def to(self, device: Any) -> Self:
         """As tensors on a device."""

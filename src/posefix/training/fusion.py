@@ -107,7 +107,7 @@ def fit_fusion(
         [np.concatenate([_similarity(refiner, c, one, p) for one, p in zip(seen, powers, strict=True)]) for c in grid]
     )
     present = grid.index(config)
-    chosen = grid[_choose(reached, groups, present)]
+    chosen = grid[choose(reached, groups, present)]
     rates = [_outlier_rate(network, c, seen) for c in (config, chosen)]
     labelled = np.flatnonzero(matchable(annotations, weights.skeleton))
     confident, _, close = _counts(network, chosen, forward(annotations.ground_truth[labelled], labelled))
@@ -120,7 +120,7 @@ def fit_fusion(
     )
 
 
-def _choose(reached: Doubles, groups: npt.NDArray[np.int64], present: int) -> int:
+def choose(reached: Doubles, groups: npt.NDArray[np.int64], present: int) -> int:
     """Which of (candidates, P) is best; the present one unless halves of the images choose better for each other."""
     half = groups % 2 == 0
     gain = 0.0
