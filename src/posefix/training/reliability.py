@@ -34,9 +34,9 @@ def fit_reliability(
 ) -> Calibration:
     """The calibration with ``outlier_exponent`` and, without an image model, ``independent_close_share``.
 
-    The exponent is that with which the results come nearest to their annotation, each file at the weight that its outliers
-    give. It changes only where it is better on images that it was not chosen on. No estimator whose errors have nothing to
-    do with the network's can be closer to its places than labelled poses are.
+    The exponent is that with which the results come nearest to their annotation, each file at the weight that its
+    outliers give. It changes only where it is better on images that it was not chosen on. No estimator whose errors have
+    nothing to do with the network's can be closer to its places than labelled poses are.
 
     Args:
         weights: with a reference outlier rate; else their calibration stays.
