@@ -21,10 +21,12 @@ from posefix.training.reliability import fit_reliability
 from posefix.weights.calibration import Calibration
 from posefix.weights.weights import Weights
 
+#: Of the estimator's keypoints from the labelled ones, and its scores.
+OFFSET = np.array([3.0, 2.0, -1.0])
 CALIBRATION = Calibration(policy="always", reference_outlier_rate=0.4, prior_weight=1.3)
 
 
-def sure(calibration: Calibration) -> Weights:
+def confident_weights(calibration: Calibration) -> Weights:
     """Random weights that are confident of everything."""
     weights = make_weights(calibration, input_hw=(64, 64), pose_entry="correction")
     weights.state["correction.log_gain"] += 6.0
@@ -46,7 +48,7 @@ def people(tmp_path: Path) -> tuple[Annotations, Results, Any]:
         common = {"image_id": number, "category_id": 1}
         person = {"id": number, "bbox": box, "area": 20000.0, "num_keypoints": 17, "iscrowd": 0}
         labels.append(common | person | {"keypoints": pose.ravel().tolist()})
-        given = pose + [[3.0, 2.0, -1.0]]
+        given = pose + OFFSET
         results.append(common | {"keypoints": given.ravel().tolist(), "score": 1.0})
     content = {"images": images, "annotations": labels, "categories": [{"id": 1, "name": "person"}]}
     return annotations_of(json.loads(json.dumps(content)), COCO), Results("results", results), poses
@@ -57,7 +59,7 @@ def test_the_exponent_that_fits_and_the_closeness_of_labels(
     people: tuple[Annotations, Results, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: float
 ) -> None:
     truth, results, poses = people
-    weights = sure(CALIBRATION)
+    weights = confident_weights(CALIBRATION)
     refiner = Refiner(weights, device="cpu", precision="float32")
     images = [str(tmp_path / f"{n:012d}.png") for n in range(1, 9)]
 
@@ -66,7 +68,7 @@ def test_the_exponent_that_fits_and_the_closeness_of_labels(
         return refiner.runner.counts(refiner.forward(list(prepared), Options())[0]).sum(-1)
 
     rule = Calibration(reference_outlier_rate=0.4, outlier_exponent=best)
-    right = 1.3 * float(measured_prior_weight(counts(poses + [[3.0, 2.0, -1.0]]), rule))
+    right = 1.3 * float(measured_prior_weight(counts(poses + OFFSET), rule))
 
     def reached(refiner: Refiner, seen: Any, outputs: Any, power: float) -> Any:
         return np.full(len(seen.targets), -abs(np.log(power / right)))
@@ -82,13 +84,13 @@ def test_the_exponent_that_fits_and_the_closeness_of_labels(
 def test_similarity_by_weight(people: tuple[Annotations, Results, Any], tmp_path: Path) -> None:
     """Poses that are nearly right are best left alone by a network that knows nothing."""
     truth, results, _ = people
-    found = fit_reliability(sure(CALIBRATION), truth, tmp_path, [results])
+    found = fit_reliability(confident_weights(CALIBRATION), truth, tmp_path, [results])
     assert found.outlier_exponent == 1.0  # with many outliers, the largest weight
 
 
 def test_what_cannot_be_fitted_stays(people: tuple[Annotations, Results, Any], tmp_path: Path) -> None:
     truth, results, _ = people
     plain = Calibration(policy="always")
-    assert fit_reliability(sure(plain), truth, tmp_path, [results]) == plain
-    nobody = annotations_of({"images": [], "annotations": [], "categories": [{"id": 1, "name": "person"}]}, COCO)
-    assert fit_reliability(sure(CALIBRATION), nobody, tmp_path, []) == CALIBRATION
+    assert fit_reliability(confident_weights(plain), truth, tmp_path, [results]) == plain
+    no_people = annotations_of({"images": [], "annotations": [], "categories": [{"id": 1, "name": "person"}]}, COCO)
+    assert fit_reliability(confident_weights(CALIBRATION), no_people, tmp_path, []) == CALIBRATION

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from posefix.inference.reliability import BESIDE, CLOSE_DISTANCE, CONFIDENT, OUTLIER_DISTANCE
+from posefix.inference.reliability import AT_ANOTHER, CLOSE_DISTANCE, CONFIDENT, OUTLIER_DISTANCE
 from posefix.keypoints.codec import HeatmapCodec
 from posefix.keypoints.heatmaps import heatmap_probabilities, mirror_maps
 from posefix.network.inputs import NetworkInput
@@ -41,7 +41,7 @@ def count_near(points: Tensor, confidence: Tensor, inputs: NetworkInput) -> Tens
     outliers = confident & (distance >= OUTLIER_DISTANCE * inputs.std)
     if inputs.others is not None:
         to_others = (points[:, None] - inputs.others).square().sum(-1).amin(1).sqrt()
-        outliers = outliers & (to_others >= BESIDE * distance)
+        outliers = outliers & (to_others >= AT_ANOTHER * distance)
     close = confident & (distance < CLOSE_DISTANCE * inputs.std)
     return torch.stack([confident.sum(-1), outliers.sum(-1), close.sum(-1)])
 

@@ -37,7 +37,7 @@ CONFIDENT = 0.7
 #: Distance from that place, in length scales of keypoint similarity, from which an input keypoint is an outlier.
 OUTLIER_DISTANCE = 1.5
 #: Of that distance, how near to another person's keypoint the place is taken to be that person's.
-BESIDE = 0.5
+AT_ANOTHER = 0.5
 #: So many confident keypoints with this share of the reference rate are counted beforehand, so that few people change
 #: little. Below 1, for a strong estimator loses more by too low a weight than a weak one gains.
 PRIOR_COUNT, PRIOR_SHARE = 200.0, 0.92

@@ -35,8 +35,8 @@ def fit_reliability(
     """The calibration with ``outlier_exponent`` and, without an image model, ``independent_close_share``.
 
     The exponent is that with which the results come nearest to their annotation, each file at the weight that its
-    outliers give. It changes only where it is better on images that it was not chosen on. No estimator whose errors have
-    nothing to do with the network's can be closer to its places than labelled poses are.
+    outliers give. It changes only where it is better on images that it was not chosen on. No estimator whose errors
+    have nothing to do with the network's can be closer to its places than labelled poses are.
 
     Args:
         weights: with a reference outlier rate; else their calibration stays.
@@ -49,7 +49,7 @@ def fit_reliability(
         return calibration
     refiner = Refiner(weights, device="auto", precision="auto")
 
-    def look(poses: Doubles, people: npt.NDArray[np.intp]) -> tuple[People, list[ForwardOutput], Doubles]:
+    def outputs_of(poses: Doubles, people: npt.NDArray[np.intp]) -> tuple[People, list[ForwardOutput], Doubles]:
         every = np.linspace(0, len(people) - 1, min(MOST, len(people))).round().astype(int)
         seen = cut(refiner, annotations, Path(images), poses[every], people[every])
         outputs = list(forward_batches(refiner.network, seen.inputs, 32))
@@ -60,7 +60,7 @@ def fit_reliability(
     reached, groups = [], []
     for poses, people in (matched(annotations, file, weights.skeleton) for file in results):
         if len(people):
-            seen, outputs, counts = look(poses, people)
+            seen, outputs, counts = outputs_of(poses, people)
             rules = [replace(calibration, outlier_exponent=e) for e in exponents]
             powers = [calibration.prior_weight * float(measured_prior_weight(counts, rule)) for rule in rules]
             reached.append(np.stack([_similarity(refiner, seen, outputs, power) for power in powers]))
@@ -72,7 +72,7 @@ def fit_reliability(
         calibration = replace(calibration, outlier_exponent=exponents[best])
     labelled = np.flatnonzero(matchable(annotations, weights.skeleton))
     if weights.image_model is None and len(labelled):
-        confident, _, close = look(annotations.ground_truth[labelled], labelled)[2]
+        confident, _, close = outputs_of(annotations.ground_truth[labelled], labelled)[2]
         calibration = replace(calibration, independent_close_share=float(close / confident) if confident else 1.0)
     return calibration
 
