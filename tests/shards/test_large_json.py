@@ -84,5 +84,6 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     few, many = 8_000, 32_000
     (short, little), (long, much) = refine(tmp_path, few), refine(tmp_path, many)
     print(f"\n{few} people: {short:.1f} s, {little:.0f} MiB; {many} people: {long:.1f} s, {much:.0f} MiB")
-    assert (much - little) * 2**20 / (many - few) < 300  # bytes per person: 300 MB per million
+    # 180 MiB if all people were held at once. The memory of two equal runs differs by up to 10 MiB.
+    assert much - little < 20
     assert long / many < 1.5 * short / few

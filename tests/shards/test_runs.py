@@ -20,7 +20,8 @@ pa = pytest.importorskip("pyarrow", reason="runs in parts need the extra posefix
 
 from posefix.io.parquet_files import PeopleFiles, about_parquet, json_to_parquet, table_bytes  # noqa: E402
 from posefix.shards.merge import merge_parts  # noqa: E402
-from posefix.shards.plan import part_name, plan_parts, shard_parts  # noqa: E402
+from posefix.shards.plan import Plan, part_name, plan_parts, shard_parts  # noqa: E402
+from posefix.shards.run import _sample  # noqa: E402
 
 SIZE = ("--part-size", "15")
 
@@ -178,6 +179,29 @@ def test_plan_keeps_images_and_videos_together(tmp_path: Path) -> None:
 def test_shards_share_the_parts(parts: int) -> None:
     for count in (1, 3, 7, 60):
         assert [p for i in range(count) for p in shard_parts(parts, (i + 1, count))] == list(range(parts))
+
+
+def test_a_sample_of_crowded_images_is_bounded() -> None:
+    """Its people are all in memory at once."""
+
+    class Files:
+        def take(self, rows: Any) -> Any:
+            return rows
+
+    def sample(people: int, per_image: int) -> Any:
+        image_of_row = np.arange(people) // per_image
+        images = image_of_row[-1] + 1
+        plan = Plan(image_of_row, np.zeros(images, np.int64), "", 0)
+        rows = _sample(Files(), plan)  # type: ignore[arg-type]
+        assert (np.bincount(image_of_row[rows], minlength=images) % per_image == 0).all()
+        return image_of_row[rows]
+
+    assert len(sample(20_000, 4)) == 4096
+    crowded = sample(100_000, 50)
+    assert 8000 <= len(crowded) <= 8192
+    assert len(sample(100_000, 50_000)) == 50_000
+    # The same images first as if all had been taken.
+    np.testing.assert_array_equal(crowded[::50], sample(8_000, 4)[::4][: len(crowded) // 50])
 
 
 def test_nobody(folder: Path, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from posefix.keypoints.skeleton import SKELETONS
 from posefix.messages import shown
 from posefix.shards.plan import Plan, part_name, plan_parts
 
+#: People of the sample on which reliability is measured: of images with more than 8 each it has fewer images.
+_SAMPLED = 32 * MEASURED
 #: What the run is called in its folder.
 RUN = "run.json"
 
@@ -184,6 +186,8 @@ def _sample(files: PeopleFiles, plan: Plan) -> Any:
     images = len(plan.part_of_image)
     order = np.random.default_rng(0).permutation(images)
     chosen = order[: 4 * MEASURED]
+    people = np.cumsum(np.bincount(plan.image_of_row, minlength=images)[chosen])
+    chosen = chosen[: max(int(np.searchsorted(people, _SAMPLED, side="right")), 1)]
     rank = np.full(images, images, np.int64)
     rank[chosen] = np.arange(len(chosen))
     rows = np.flatnonzero(rank[plan.image_of_row] < images)
