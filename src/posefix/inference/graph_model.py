@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -312,7 +313,9 @@ class _OpenVinoSession:
 
     def __init__(self, core: Any, compiled: Any, settings: dict[str, Any]) -> None:
         self._core, self._settings = core, settings
-        self._content = compiled.export_model()
+        stream = io.BytesIO()
+        compiled.export_model(stream)
+        self._content = stream.getvalue()
         self._free: list[_OpenVinoRequest] = []
         # OpenVINO's Python module initialises itself at its first inference, and two threads that do so at once wait
         # for each other for ever. So the first one is made here, alone.
