@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from posefix.cli.main import main
 pa = pytest.importorskip("pyarrow", reason="runs in parts need the extra posefix[parquet]")
 
 from posefix.io.parquet_files import PeopleFiles, about_parquet, json_to_parquet, table_bytes  # noqa: E402
-from posefix.shards.merge import merge_parts  # noqa: E402
+from posefix.shards.merge import _own_digits, merge_parts  # noqa: E402
 from posefix.shards.plan import Plan, part_name, plan_parts, shard_parts  # noqa: E402
 from posefix.shards.run import _sample  # noqa: E402
 
@@ -210,6 +211,12 @@ def test_nobody(folder: Path, tmp_path: Path) -> None:
     empty[1] = str(tmp_path / "results.json")
     assert "0 people" in run(*empty)
     assert json.loads((tmp_path / "out.json").read_text()) == []
+
+
+def test_keypoints_that_are_not_there_stay_as_they_are_written() -> None:
+    own = [5, None, 0.5, math.nan, 3, 0.5, 1, 2, 1, 4, 4, 0]
+    new = [5.0, 0.0, 0.5, 0.0, 3.0, 0.5, 1.5, 2.0, 1.0, 4.0, 4.0, 0.7]
+    assert repr(_own_digits(own, new)) == repr([*own[:6], 1.5, 2.0, 1.0, 4, 4, 0.7])
 
 
 def test_a_large_json_file_goes_in_parts_unasked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

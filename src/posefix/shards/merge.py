@@ -71,10 +71,12 @@ def merge_into_json(out: str, source: str, target: str) -> int:
 def _own_digits(own: list[Any], new: list[float]) -> list[Any]:
     """New numbers of a pose; what did not change stays as it was written, 5 and not 5.0, null and not 0."""
     numbers: list[Any] = list(new)
+    # As the table has them: a part of a keypoint may be null or NaN, and stays so with the others.
+    there = np.nan_to_num(np.array(own, np.float64)).tolist()
     for k in range(0, len(own), 3):
-        if own[k : k + 3] == new[k : k + 3] or new[k : k + 3] == [0, 0, 0]:
+        if there[k : k + 3] == new[k : k + 3] or new[k : k + 3] == [0, 0, 0]:
             numbers[k : k + 3] = own[k : k + 3]
-        elif own[k : k + 2] == new[k : k + 2]:
+        elif there[k : k + 2] == new[k : k + 2]:
             numbers[k : k + 2] = own[k : k + 2]
     return numbers
 
