@@ -31,8 +31,9 @@ def refined(backend: str, precision: str, estimator: str, prior_weight: float | 
     return refine_results(refiner, entries, coco / "val", annotations=truth, options=options)[0]
 
 
-#: Of AP on 70 images between a backend's default precision and float32. In bfloat16 torch gave 0.6119 and 0.5093,
-#: OpenVINO 0.6126 and 0.5097, and ONNX Runtime in float32 0.6095 and 0.5083 (PP-TinyPose, MoveNet).
+#: Of AP on 70 images between a backend's default precision and float32. In bfloat16 torch gave 0.6107 and 0.5093,
+#: OpenVINO 0.6096 and 0.5103, and ONNX Runtime in float32 0.6095 and 0.5083 (PP-TinyPose, MoveNet). A quarter of that
+#: rounding moves AP as much (docs/performance.md).
 _ROUNDING = 0.0025
 
 
