@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from factories import make_weights
+from posefix.cli import refine_video
 from posefix.cli.main import main
 from posefix.weights.weights import save_weights
 
@@ -62,6 +64,16 @@ def test_from_files_to_files(folder: Path, tmp_path: Path, source: str) -> None:
     capture = cv2.VideoCapture(str(film))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == T
     assert cv2.imread(str(plot)) is not None
+
+
+def test_an_offset_that_was_taken_off_is_said() -> None:
+    def line(*offsets: tuple[float, float]) -> str:
+        parts = [SimpleNamespace(offset=np.full((3, 2, 2), o)) for o in offsets]
+        return refine_video._offset_line(parts)  # type: ignore[arg-type]
+
+    assert line() == line((0.0, 0.0), (0.0, 0.0)) == ""
+    # The keypoints lay to the other side of where they were moved to; frames before it was known do not count.
+    assert "by (6.5, -2.0) px" in line((0.0, 0.0), (-6.5, 2.0), (0.0, 0.0))
 
 
 def test_online(folder: Path, tmp_path: Path) -> None:

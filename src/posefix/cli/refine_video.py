@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ from posefix.exceptions import InputError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from posefix.inference.track_refinement import RefinedFrames
 
 #: Endings of what the formats write, but for COCO's and AlphaPose's JSON, which may be packed.
 _ENDINGS = {
@@ -178,6 +181,8 @@ def refine_video(
     if written.sum() != filled.sum():
         line += f"; {filled.sum() - written.sum()} more are not written, for {Path(poses).name} has no people there"
     say(line)
+    if moved_first := _offset_line(parts):
+        say(moved_first)
     say(f"computed by {refiner.computed_by}")
     say(f"{out} written: {seconds:.1f} s, {len(before) / max(seconds, 1e-9):.1f} frames/s")
     if video_out:
@@ -190,6 +195,21 @@ def refine_video(
             plot_out, before, after, skeleton=refiner.skeleton, person=plot_person, keypoints=names, filled=filled
         )
         say(f"{plot_out} written")
+
+
+def _offset_line(parts: Sequence[RefinedFrames]) -> str:
+    """What was found of an offset of all keypoints; empty for none."""
+    import numpy as np
+
+    offsets = np.concatenate([p.offset.reshape(-1, 2) for p in parts]) if parts else np.zeros((0, 2))
+    offsets = offsets[offsets.any(-1)]
+    if not len(offsets):
+        return ""
+    x, y = -np.median(offsets, axis=0)
+    return (
+        f"all keypoints lay to one side of where the images show them, by ({x:.1f}, {y:.1f}) px (median); that was "
+        "taken off. Decoders that are half a heatmap pixel off do so"
+    )
 
 
 def _restlessness(tracks: npt.NDArray[Any]) -> float:

@@ -49,12 +49,14 @@ class RefinedFrames:
         keypoints: (F, N, K, 3 or 2) as the tracks came.
         filled: (F, N, K) keypoints that were missing, and lie in a short gap of the track.
         exchanged: (F, N, G) whether left and right of a group (``video.left_right.GROUPS``) were exchanged.
+        offset: (F, N, 2) px by which all given keypoints were moved first, because they lay to one side.
     """
 
     start: int
     keypoints: Floats
     filled: Bools
     exchanged: Bools
+    offset: Doubles
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -86,7 +88,8 @@ def refine_tracks(
         logger.warning("the frames end after %d of %d: poses after them stay as they were", done, total)
         rest = tracks.valid[done:]
         exchanged = np.zeros((*rest.shape[:2], len(side_groups(observer.skeleton))), bool)
-        yield RefinedFrames(done, np.array(tracks.given[done:]), np.zeros_like(rest), exchanged)
+        offset = np.zeros((*rest.shape[:2], 2))
+        yield RefinedFrames(done, np.array(tracks.given[done:]), np.zeros_like(rest), exchanged, offset)
 
 
 def _observe_all(
@@ -231,4 +234,4 @@ def _finish(
     if keypoints.shape[3] == 3:
         confidence = np.clip(paths.confidence * np.where(guessed, FILLED, 1.0), LEAST_CONFIDENCE, 1.0)
         keypoints[..., 2] = np.where(replaced, confidence, given[..., 2])
-    return RefinedFrames(start, keypoints, replaced & guessed, observed.exchanged)
+    return RefinedFrames(start, keypoints, replaced & guessed, observed.exchanged, observed.offset)
