@@ -58,11 +58,8 @@ class BatchSettings:
         weights: folder or hub repository, which every worker must reach; None for those in the package.
         revision: of a hub repository.
         skeleton: name of the rows' keypoint set; None is that of the weights.
-        device: as for ``Refiner.from_pretrained``.
-        precision: as for ``Refiner.from_pretrained``.
-        backend: as for ``Refiner.from_pretrained``.
-        threads: as for ``Refiner.from_pretrained``.
-        policy, decoder, flip_test, fill_missing, batch_size: as in ``Options``.
+        device, precision, backend, threads: as for ``Refiner.from_pretrained``.
+        policy, decoder, flip_test, fill_missing, batch_size, offset: as in ``Options``.
         prior_weight: as in ``Options``, but None is 1: a worker does not see the whole input, on which it is to be
             measured.
         ranking: one of ``RANKINGS``. People without a usable score keep the one they have.
@@ -87,6 +84,7 @@ class BatchSettings:
     fill_missing: bool = True
     batch_size: int = 32
     prior_weight: float | None = None
+    offset: tuple[float, float] | None = None
     ranking: str = "pose_consistency"
     soft_nms: bool = True
     use_boxes: bool = False
@@ -286,7 +284,8 @@ class BatchRefiner:
         """
         if not self.refiner.measures_reliability:
             return Reliability()
-        return self.refiner.forward(self._prepared(table, MEASURED), replace(self.settings.options, flip_test=False))[1]
+        options = replace(self.settings.options, flip_test=False)
+        return self.refiner.forward(self._prepared(table, MEASURED), options).reliability
 
     def check_images(self, table: Any) -> None:
         """Tell that a sample's images are not where they are looked for, before all people are marked as unread.

@@ -23,6 +23,7 @@ import numpy as np
 
 from posefix.batch import BatchRefiner, BatchSettings
 from posefix.exceptions import InputError, MissingDependencyError
+from posefix.inference.reliability import Reliability
 from posefix.inference.results import MEASURED
 from posefix.io.json import parse_small_json
 from posefix.io.storage import require_pyarrow
@@ -84,7 +85,8 @@ def refine_dataset(
     if key is None or key not in names:
         raise InputError(f"dataset: expected a column {group_by or 'file_name or image_id'}, got {', '.join(names)}")
     if settings.prior_weight is None:
-        settings = replace(settings, prior_weight=_measured(dataset, key, settings))
+        found = _measured(dataset, key, settings)
+        settings = replace(settings, prior_weight=found.prior_weight, offset=found.offset)
     count, cpus, gpus = _resources(actors, num_cpus, num_gpus)
     packed = dataset.groupby(key).map_groups(_pack, batch_format="pyarrow")
     return packed.map_batches(
@@ -186,12 +188,12 @@ def _pack(table: Any) -> Any:
     return pa.table({_PACKED: pa.array([sink.getvalue().to_pybytes()], pa.large_binary())})
 
 
-def _measured(dataset: Any, key: str, settings: BatchSettings) -> float:
-    """Prior weight from a seeded sample of the images: those whose names hash lowest, wherever they lie."""
+def _measured(dataset: Any, key: str, settings: BatchSettings) -> Reliability:
+    """From a seeded sample of the images: those whose names hash lowest, wherever they lie."""
     pa = require_pyarrow()
     worker = BatchRefiner(settings)
     if not worker.refiner.measures_reliability:
-        return 1.0
+        return Reliability()
     images = dataset.select_columns([key]).groupby(key).count()
     hashed = images.map_batches(_hashed, batch_format="pyarrow", fn_kwargs={"key": key})
     lowest = hashed.sort("hash").limit(4 * MEASURED)
@@ -200,10 +202,10 @@ def _measured(dataset: Any, key: str, settings: BatchSettings) -> float:
     tables = _tables(kept)
     sample = pa.concat_tables(tables, promote_options="permissive") if tables else None
     if sample is None or not sample.num_rows:
-        return 1.0
+        return Reliability()
     place = {value: index for index, value in enumerate(chosen)}
     order = np.argsort([place[v] for v in sample[key].to_pylist()], kind="stable")
-    return worker.measure_reliability(sample.take(pa.array(order))).prior_weight
+    return worker.measure_reliability(sample.take(pa.array(order)))
 
 
 def _tables(dataset: Any) -> list[Any]:

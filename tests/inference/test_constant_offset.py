@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from factories import make_weights
-from posefix.inference.constant_offset import ConstantOffset
+from posefix.inference.constant_offset import ConstantOffset, measured_offset
 from posefix.inference.refiner import Refiner
 from posefix.inference.runner import Runner, View
 from posefix.inference.track_observation import Observer
@@ -78,6 +78,15 @@ def test_too_little_says_nothing() -> None:
     assert not ConstantOffset.unknown(17).seen(found[:0], all_usable(found[:0])).value().any()
     # Of another person, or of another image: no offset at all.
     assert not ConstantOffset.unknown(17).seen(found + 20, all_usable(found)).value().any()
+
+
+def test_people_and_keypoints_must_agree() -> None:
+    found = differences(60, HALF)
+    np.testing.assert_allclose(measured_offset(found, all_usable(found)), HALF, atol=0.2)
+    assert not measured_offset(found[:20], all_usable(found[:20])).any()
+    one_sided = np.random.default_rng(1).normal(0, 0.8, (60, 1, 2)) + 0.2 * differences(60)  # people beside their boxes
+    assert np.abs(measured_offset(one_sided, all_usable(one_sided))).max() < 0.1
+    assert not measured_offset(found[:0], all_usable(found[:0])).any()
 
 
 class Showing(nn.Module):

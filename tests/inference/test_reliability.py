@@ -18,6 +18,7 @@ from posefix.exceptions import ImageError, InputError, WeightsError
 from posefix.inference import results
 from posefix.inference.crops import FAR, Prediction
 from posefix.inference.decoding import count_outliers
+from posefix.inference.engine import Measured
 from posefix.inference.options import Options
 from posefix.inference.refiner import Refiner
 from posefix.inference.reliability import (
@@ -253,7 +254,8 @@ def test_measured_on_the_best_scored_of_many_images() -> None:
 
     taken: list[Any] = []
     watcher = SimpleNamespace(
-        forward=lambda sample, _: (taken.extend(sample), Reliability(1.0, 7, 1)), decode=lambda *_: []
+        forward=lambda sample, _: (taken.extend(sample), Measured([], [], Reliability(1.0, 7, 1)))[1],
+        decode=lambda *_: [],
     )
     many: list[Any] = [
         {"image_id": f"{'bad' if i % 2 else 'good'}{i:04d}", "keypoints": [5] * 51} for i in range(2000) for _ in "abc"

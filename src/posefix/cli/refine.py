@@ -59,7 +59,7 @@ _SECTIONS = {
         *("images", "out", "annotations", "skeleton_name", "weights", "device"),
         *("report_path", "draw", "prior_weight", "strict"),
     ),
-    "How to refine": (*("policy", "fill_missing", "use_boxes", "ranking", "soft_nms", "flip_test"),),
+    "How to refine": ("policy", "fill_missing", "use_boxes", "ranking", "soft_nms", "flip_test", "offset"),
     "What is read and shown": ("file_format", "exif", "allow_outside", "draw_count", "report_people"),
     "Speed and large inputs": (
         *("backend", "threads", "batch_size", "workers", "shard", "resume", "engine", "part_size", "actors"),
@@ -142,6 +142,16 @@ _SECTIONS = {
     help="Weight of the given pose against the image: about 0.5 suits weak estimators, 1 medium, 1.5 strong ones.",
 )
 @click.option(
+    "--offset",
+    type=float,
+    nargs=2,
+    metavar="X Y",
+    default=None,
+    show_default="measured on the file with the weight",
+    help="Pixels of a person's crop by which all keypoints are moved first, for estimators that put them all to one "
+    "side; 0 0 for none.",
+)
+@click.option(
     "--exif",
     type=click.Choice(EXIF_MODES),
     default="auto",
@@ -183,6 +193,7 @@ def refine(
     soft_nms: bool,
     fill_missing: bool,
     prior_weight: float | None,
+    offset: tuple[float, float] | None,
     exif: str,
     use_boxes: bool,
     draw: str | None,
@@ -222,7 +233,12 @@ def refine(
 
     check_inputs(results, annotations, images)
     options = make_options(
-        policy=policy, flip_test=flip_test, fill_missing=fill_missing, batch_size=batch_size, prior_weight=prior_weight
+        policy=policy,
+        flip_test=flip_test,
+        fill_missing=fill_missing,
+        batch_size=batch_size,
+        prior_weight=prior_weight,
+        offset=offset,
     )
 
     def in_parts(refiner: Refiner, spread: PartOptions) -> None:

@@ -141,7 +141,7 @@ def refine_in_parts(
     from tqdm import tqdm
 
     from posefix.batch import BatchRefiner
-    from posefix.inference.report import reliability_line
+    from posefix.inference.report import offset_line, reliability_line
     from posefix.io.parquet_files import is_parquet
     from posefix.io.storage import Storage, is_uri
     from posefix.shards.local import PEOPLE, table_of_json
@@ -194,6 +194,8 @@ def refine_in_parts(
     if run.reliability.confident:
         r = run.reliability
         say(reliability_line(r.prior_weight, r.confident, r.outliers))
+    if any(run.reliability.offset):
+        say(offset_line(run.reliability.offset))
     if single:
         from_json = out.lower().endswith(".json") and not is_parquet(results)
         count = merge_into_json(folder, results, out) if from_json else merge_parts(folder, out)

@@ -23,6 +23,8 @@ _LEAST_COUNT, _LEAST_KEYPOINTS = 3, 6
 #: Standard errors from which an offset counts.
 _SIGNIFICANT = 3.0
 _ROUNDS = 3
+#: People of whom so many keypoints are compared that a file's offset counts.
+_LEAST_PEOPLE = 24
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,29 @@ class ConstantOffset:
 
     def value(self) -> Doubles:
         """(2,) heatmap pixels to add to the poses: 0 below ``_SIGNIFICANT``, whole from √2 times that on."""
+        return self._mean()[0] * self.certainty()
+
+    def certainty(self) -> float:
+        """How much of the mean counts, 0 to 1."""
         mean, variance = self._mean()
         ratio = float(np.square(mean).sum()) / max(_SIGNIFICANT**2 * variance, 1e-12)
-        return mean * float(np.clip(ratio - 1, 0.0, 1.0))
+        return float(np.clip(ratio - 1, 0.0, 1.0))
+
+
+def measured_offset(differences: Floats, usable: Bools) -> Doubles:
+    """The offset of an estimator on whose people of many images all keypoints and all people agree.
+
+    Args:
+        differences: as for ``ConstantOffset.seen``.
+        usable: likewise.
+
+    Returns:
+        (2,) heatmap pixels to add to the poses; 0 where people are few, or keypoints or people differ too much.
+    """
+    people, keypoints = usable.shape
+    if (usable.sum(1) >= _LEAST_COUNT).sum() < _LEAST_PEOPLE:
+        return np.zeros(2)
+    by_keypoint = ConstantOffset.unknown(keypoints).seen(differences, usable)
+    by_person = ConstantOffset.unknown(people).seen(differences.swapaxes(0, 1), usable.T)
+    certainty = min(by_keypoint.certainty(), by_person.certainty())
+    return by_keypoint.value() / max(by_keypoint.certainty(), 1e-12) * certainty

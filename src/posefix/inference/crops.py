@@ -71,6 +71,21 @@ class Prepared:
     shared: SharedKeypoints
     image_hw: tuple[int, int]
 
+    def moved(self, offset: tuple[float, float] | None) -> Prepared:
+        """With every keypoint moved by (x, y) crop pixels; the crops stay."""
+        if offset is None or not any(offset):
+            return self
+        points, original = self.poses.points.copy(), self.poses.original.copy()
+        shift = (offset / self.affine[:, (0, 1), (0, 1)])[:, None] * self.poses.valid[self.rows, :, None]
+        points[self.rows] += shift
+        original[self.rows, :, :2] += shift.astype(original.dtype)
+        crop_points = self.inputs.crop_points + np.asarray(offset, np.float32)
+        return replace(
+            self,
+            poses=replace(self.poses, points=points, original=original),
+            inputs=replace(self.inputs, crop_points=crop_points),
+        )
+
 
 @dataclass(frozen=True)
 class Prediction:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,25 @@ if TYPE_CHECKING:
 
 #: On a CPU, people who are decoded one after another (see ``Runner``), as far as so many wait.
 _TOGETHER = 8
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Images on which an estimator was measured.
+
+    Attributes:
+        prepared: the images, people moved by the offset.
+        pieces: what the network says of them.
+        reliability: of their estimator.
+    """
+
+    prepared: list[Prepared]
+    pieces: list[Piece]
+    reliability: Reliability
+
+    def chosen(self, options: Options) -> Options:
+        """``options`` with what was measured."""
+        return replace(options, prior_weight=self.reliability.prior_weight, offset=self.reliability.offset)
 
 
 class Engine:
@@ -329,6 +348,7 @@ class Engine:
             if group:
                 yield from self._finish(group, pieces, options)
 
+        prepared = (image.moved(options.offset) for image in prepared)
         for group in _groups(prepared, 1 if self.threads else options.batch_size):
             if len(group[0].rows) > CROWD:
                 yield from finish(0)
@@ -350,9 +370,12 @@ class Engine:
             return refined, Reliability(1.0 if options.prior_weight is None else options.prior_weight)
         if len(image.rows) > CROWD:
             found = self.measure_prepared([image], options)
-            return self._refine_crowd(image, replace(options, prior_weight=found.prior_weight)), found
-        pieces, found = self.forward([image], options)
-        (refined,) = self.decode([image], pieces, replace(options, prior_weight=found.prior_weight))
+            (refined,) = self.refine_prepared([image], replace(options, prior_weight=found.prior_weight))
+            return refined, found
+        image = image.moved(options.offset)
+        pieces = self._start([image], options)
+        found = self.runner.reliability(self.runner.counts(pieces))
+        (refined,) = self._finish([image], pieces, replace(options, prior_weight=found.prior_weight))
         return refined, found
 
     def _refine_crowd(self, image: Prepared, options: Options) -> Refined:
@@ -403,7 +426,7 @@ class Engine:
         """
         options = replace(options, prior_weight=None)
         counts = np.zeros((3, 0))
-        for group in _groups(prepared, CROWD):
+        for group in _groups((image.moved(options.offset) for image in prepared), CROWD):
             inputs = NetworkInput.join([p.inputs for p in group])
             if len(inputs) > CROWD:
                 inputs = inputs.take(np.linspace(0, len(inputs) - 1, CROWD).astype(np.int64))
@@ -411,14 +434,25 @@ class Engine:
             counts = np.concatenate([counts, self.runner.counts(pieces)], axis=1)
         return self.runner.reliability(counts)
 
-    def forward(self, prepared: Sequence[Prepared], options: Options) -> tuple[list[Piece], Reliability]:
-        """People of images from ``prepare`` through the network: pieces for ``decode``, and their reliability."""
-        pieces = self._start(prepared, replace(options, prior_weight=None))
-        return pieces, self.runner.reliability(self.runner.counts(pieces))
+    def forward(self, prepared: Sequence[Prepared], options: Options) -> Measured:
+        """People of many images from ``prepare`` through the network, and the reliability of their estimator.
 
-    def decode(self, prepared: Sequence[Prepared], pieces: list[Piece], options: Options) -> list[Refined]:
+        Where ``options.offset`` is None, it is measured too, and they go through the network again if there is one.
+        """
+        options = replace(options, prior_weight=None)
+        prepared = [image.moved(options.offset) for image in prepared]
+        pieces = self._start(prepared, options)
+        offset = options.offset or (0.0, 0.0)
+        if options.offset is None and pieces:
+            offset = self.runner.offset(pieces)
+            if any(offset):
+                prepared = [image.moved(offset) for image in prepared]
+                pieces = self._start(prepared, options)
+        return Measured(prepared, pieces, replace(self.runner.reliability(self.runner.counts(pieces)), offset=offset))
+
+    def decode(self, measured: Measured, options: Options) -> list[Refined]:
         """What came out of ``forward`` → the people of each image, with ``options.prior_weight``."""
-        return self._finish(prepared, pieces, options)
+        return self._finish(measured.prepared, measured.pieces, options)
 
 
 def _count(values: Any) -> Any:

@@ -51,7 +51,7 @@ def refine_in_full_batches(refiner: Refiner, prepared: Iterable[Prepared], optio
         return
     queue: deque[_Waiting] = deque()
     for image in prepared:
-        queue.append(_Waiting(image))
+        queue.append(_Waiting(image.moved(options.offset)))
         while sum(w.missing for w in queue) >= options.batch_size:
             _one_pass(refiner, queue, options)
         yield from _finished(refiner, queue, options)

@@ -15,6 +15,8 @@ from posefix.weights.calibration import MOST_PRIOR_WEIGHT, POLICIES
 Policy = Literal["safe", "always"]
 Decoder = Literal["expected_similarity", "soft_argmax"]
 Color = Literal["rgb", "bgr"]
+#: Larger ones are no decoder's.
+MOST_OFFSET = 16.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class Options:
             weak estimators, above 1 for strong ones. None measures the estimator's reliability: ``posefix refine``
             and ``refine_results`` on the whole results file, all else on the people of each image. Networks without
             a prior ignore it.
+        offset: (x, y) pixels of a person's crop by which all keypoints are moved first, for estimators that put them
+            all to one side. None measures it where ``prior_weight`` is measured on many images, else there is none;
+            (0, 0) is none.
 
     Examples:
         >>> options = Options(policy="always", prior_weight=0.5)
@@ -45,6 +50,7 @@ class Options:
     fill_missing: bool = True
     batch_size: int = 32
     prior_weight: float | None = None
+    offset: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("policy", POLICIES), ("decoder", DECODERS)):
@@ -55,6 +61,8 @@ class Options:
         check_ranges(self, "", InputError, batch_size=(1, 10**6))
         if self.prior_weight is not None:
             check_ranges(self, "", InputError, prior_weight=(0.0, MOST_PRIOR_WEIGHT))
+        if self.offset is not None:
+            check_ranges(self, "", InputError, offset=(-MOST_OFFSET, MOST_OFFSET))
 
 
 _DEFAULT = Options()

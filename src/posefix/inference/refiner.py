@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,10 @@ from posefix.adapters.registry import Extract, adapt
 from posefix.adapters.tracked import is_numbers, tracked_output
 from posefix.deprecation import warn_renamed
 from posefix.exceptions import InputError
-from posefix.inference.crops import Prepared
 from posefix.inference.engine import Engine
 from posefix.inference.options import Color, Decoder, Options, Policy, choose_options
 from posefix.inference.refined_poses import RefinedPoses, make_refined_poses
-from posefix.inference.stream import prepare_output, put_together, stream
+from posefix.inference.stream import measured_weight, prepare_output, put_together, stream
 from posefix.keypoints.poses import NORMALISED, normalised
 from posefix.keypoints.skeleton import Skeleton
 from posefix.tensors import is_tensor, require_torch
@@ -33,11 +31,6 @@ if TYPE_CHECKING:
     from posefix.inference.track_refinement import RefinedFrames
 
 Floats = npt.NDArray[np.floating]
-
-logger = logging.getLogger(__name__)
-
-#: Below so many clearly visible keypoints, measured reliability says little.
-FEW_CONFIDENT = 100
 
 
 class Refiner(Engine):
@@ -76,6 +69,7 @@ class Refiner(Engine):
         fill_missing: bool = True,
         batch_size: int = 32,
         prior_weight: float | None = None,
+        offset: tuple[float, float] | None = None,
         options: Options | None = None,
         trust: float | None = None,
     ) -> Any:
@@ -99,6 +93,7 @@ class Refiner(Engine):
             batch_size: people per pass through the network.
             prior_weight: weight of the given pose against the image, below 1 for weak estimators, above 1 for strong
                 ones; None measures it on this image's people.
+            offset: (x, y) pixels of a person's crop by which all keypoints are moved first; None is (0, 0).
             options: all of the above from ``policy`` on in one object; keywords that differ from their default win.
             trust: old name of ``prior_weight``.
 
@@ -125,6 +120,7 @@ class Refiner(Engine):
             fill_missing=fill_missing,
             batch_size=batch_size,
             prior_weight=prior_weight,
+            offset=offset,
             trust=trust,
         )
         return self.refine_batch(
@@ -145,6 +141,7 @@ class Refiner(Engine):
         fill_missing: bool = True,
         batch_size: int = 32,
         prior_weight: float | None = None,
+        offset: tuple[float, float] | None = None,
         options: Options | None = None,
         trust: float | None = None,
     ) -> list[Any]:
@@ -179,6 +176,7 @@ class Refiner(Engine):
             fill_missing=fill_missing,
             batch_size=batch_size,
             prior_weight=prior_weight,
+            offset=offset,
             trust=trust,
         )
         prepared = self.prepare_images(images, keypoints, boxes_xyxy, color=color, skeleton=skeleton)
@@ -202,6 +200,7 @@ class Refiner(Engine):
         fill_missing: bool = True,
         batch_size: int = 32,
         prior_weight: float | None = None,
+        offset: tuple[float, float] | None = None,
         options: Options | None = None,
     ) -> RefinedPoses:
         """Refine the people of one image, and tell what happened to them.
@@ -232,6 +231,7 @@ class Refiner(Engine):
             fill_missing=fill_missing,
             batch_size=batch_size,
             prior_weight=prior_weight,
+            offset=offset,
         )
         if normalised([keypoints]):
             raise InputError(f"keypoints: {NORMALISED}")
@@ -253,6 +253,7 @@ class Refiner(Engine):
         fill_missing: bool = True,
         batch_size: int = 32,
         prior_weight: float | None = None,
+        offset: tuple[float, float] | None = None,
         options: Options | None = None,
         trust: float | None = None,
     ) -> Any:
@@ -290,6 +291,7 @@ class Refiner(Engine):
             fill_missing=fill_missing,
             batch_size=batch_size,
             prior_weight=prior_weight,
+            offset=offset,
             trust=trust,
         )
         found = adapt(output, self.shared(skeleton).source, image, adapter)
@@ -383,6 +385,7 @@ class Refiner(Engine):
         fill_missing: bool = True,
         batch_size: int = 32,
         prior_weight: float | None = None,
+        offset: tuple[float, float] | None = None,
         options: Options | None = None,
     ) -> Iterator[Any]:
         """Refine an endless sequence, image by image, with memory that does not grow.
@@ -394,7 +397,7 @@ class Refiner(Engine):
                 image, as ultralytics' ``stream=True`` gives. Consumed a little ahead of what comes out.
             workers: threads that read images and cut crops while the network computes.
             batch_size: people per pass, who are batched across images.
-            prior_weight: None measures it on the first 256 people, and keeps it.
+            prior_weight, offset: None measures them on the first 256 people, and keeps them.
 
         Yields:
             one refined array or output per pair, in order, as ``refine_output`` gives.
@@ -414,6 +417,7 @@ class Refiner(Engine):
             fill_missing=fill_missing,
             batch_size=batch_size,
             prior_weight=prior_weight,
+            offset=offset,
         )
         return stream(
             self, pairs, chosen, use_boxes=use_boxes, adapter=adapter, color=color, skeleton=skeleton, workers=workers
@@ -448,7 +452,7 @@ class Refiner(Engine):
             >>> refined = refiner.refine(image, keypoints, prior_weight=prior_weight)
         """
         prepared = self.prepare_images(images, keypoints, boxes_xyxy, color=color, skeleton=skeleton)
-        return self._reliability(prepared, Options(batch_size=batch_size))
+        return measured_weight(self, prepared, Options(batch_size=batch_size))
 
     def measure(
         self,
@@ -483,16 +487,7 @@ class Refiner(Engine):
         found = adapt(outputs, self.shared(skeleton).source, images, adapter)
         order = "rgb" if images is None else color
         prepared = prepare_output(self, found, use_boxes=use_boxes, color=order, skeleton=skeleton)
-        return self._reliability(prepared, Options(batch_size=batch_size))
-
-    def _reliability(self, prepared: Iterable[Prepared], options: Options) -> float:
-        reliability = self.measure_prepared(prepared, options)
-        if self.measures_reliability and reliability.confident < FEW_CONFIDENT:
-            logger.warning(
-                "reliability measured on %d clearly visible keypoints only, so it stays near 1; give more people",
-                reliability.confident,
-            )
-        return reliability.prior_weight
+        return measured_weight(self, prepared, Options(batch_size=batch_size))
 
     def measure_trust(self, *args: Any, **kwargs: Any) -> float:
         """Old name of ``measure_reliability``."""

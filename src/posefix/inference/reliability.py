@@ -27,7 +27,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from posefix.exceptions import FileFormatError
 from posefix.network.config import ModelConfig
+from posefix.typed import check_fields
 from posefix.weights.calibration import Calibration
 
 Floats = npt.NDArray[np.floating]
@@ -66,11 +68,16 @@ class Reliability:
         prior_weight: weight of its poses; 1 is usual, and the value without people or without a pose prior.
         confident: keypoints of which the image is confident.
         outliers: how many of them the poses have elsewhere.
+        offset: (x, y) pixels of the network's crop to add to all keypoints, see ``Options``.
     """
 
     prior_weight: float = 1.0
     confident: int = 0
     outliers: int = 0
+    offset: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "reliability.", FileFormatError)
 
 
 def can_measure_reliability(config: ModelConfig, calibration: Calibration) -> bool:

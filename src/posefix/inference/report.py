@@ -26,6 +26,7 @@ class Report:
         filled: keypoints that were missing before.
         lowered: people whose score was lowered because their pose repeats a better-scored one.
         prior_weight: weight of the file's poses, given or measured; None where neither, or the network has no prior.
+        offset: (x, y) pixels of a person's crop by which all keypoints were moved, given or measured.
         confident: keypoints on which it was measured, those that the image shows clearly; 0 where it was not.
         outliers: how many of them the poses had elsewhere.
         computed_by: backend, precision and device of the network.
@@ -48,6 +49,7 @@ class Report:
     lowered: int = 0
     negative: int = 0
     prior_weight: float | None = None
+    offset: tuple[float, float] = (0.0, 0.0)
     confident: int = 0
     outliers: int = 0
     computed_by: str = ""
@@ -81,6 +83,8 @@ class Report:
             )
         if self.prior_weight is not None and self.refined:
             lines.append(reliability_line(self.prior_weight, self.confident, self.outliers))
+        if any(self.offset):
+            lines.append(offset_line(self.offset))
         if self.lowered:
             one = self.lowered == 1
             who = "1 person repeats" if one else f"{self.lowered} people repeat"
@@ -123,6 +127,18 @@ def reliability_line(prior_weight: float, confident: int, outliers: int) -> str:
     return (
         f"this estimator looks {looks}: {outliers} of {confident} keypoints that the image shows clearly are elsewhere "
         f"in its poses (reliability {prior_weight:.2f} of usual), so they are corrected {done}; --prior-weight sets it"
+    )
+
+
+def offset_line(offset: tuple[float, float]) -> str:
+    """What was done about a decoder that puts all keypoints to one side, in one sentence.
+
+    Args:
+        offset: (x, y) as in ``Options``.
+    """
+    return (
+        f"all keypoints were moved by ({offset[0]:+.2f}, {offset[1]:+.2f}) px of the person's crop, since they lie to "
+        "one side of where the image shows them (--offset 0 0 leaves them)"
     )
 
 

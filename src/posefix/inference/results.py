@@ -117,7 +117,7 @@ def refine_results(
     with tqdm(total=len(entries), unit="person", disable=None if progress else True) as bar:
         if chosen.prior_weight is None and refiner.measures_reliability:
             reliability = _measure(refiner, _sample(people), prepare, chosen, workers, done)
-            chosen = replace(chosen, prior_weight=reliability.prior_weight)
+            chosen = replace(chosen, prior_weight=reliability.prior_weight, offset=reliability.offset)
             bar.update(len(done.refined))
         _refine(refiner, people.units(without=done.refined), prepare, chosen, workers, done, bar.update)
 
@@ -148,6 +148,7 @@ def refine_results(
         prior_weight=chosen.prior_weight if refiner.config.pose_prior else None,
         confident=reliability.confident,
         outliers=reliability.outliers,
+        offset=chosen.offset or (0.0, 0.0),
         skipped=people.skipped | _not_refined(people, done),
         odd_scores=odd_scores if ranking in ("pose_consistency", "product") else {},
         odd_boxes=people.odd_boxes,
@@ -311,16 +312,15 @@ def _measure(
             taken.append((unit, future.result()))
         if sum(len(p.rows) for _, p in taken) >= MEASURED:
             break
-    parts = [p for _, p in taken]
-    outputs, reliability = refiner.forward(parts, options)
-    weighed = replace(options, prior_weight=reliability.prior_weight)
-    people, full = 0, sum(len(p.rows) for p in parts) // options.batch_size * options.batch_size
-    for ((_, rows), prepared), result in zip(taken, refiner.decode(parts, outputs, weighed), strict=True):
+    measured = refiner.forward([p for _, p in taken], options)
+    people, full = 0, sum(len(p.rows) for _, p in taken) // options.batch_size * options.batch_size
+    results = refiner.decode(measured, measured.chosen(options))
+    for ((_, rows), prepared), result in zip(taken, results, strict=True):
         people += len(prepared.rows)
         if people > full:
             break
         done.add(rows, prepared, result)
-    return reliability
+    return measured.reliability
 
 
 def _refine(

@@ -12,9 +12,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from posefix.inference.constant_offset import measured_offset
 from posefix.inference.crops import Prediction
 from posefix.inference.options import Options
-from posefix.inference.reliability import Reliability, can_measure_reliability, measured_prior_weight
+from posefix.inference.reliability import CONFIDENT, Reliability, can_measure_reliability, measured_prior_weight
 from posefix.inference.streams import Streams
 from posefix.network.inputs import NetworkInput
 from posefix.tensors import real_array
@@ -88,6 +89,7 @@ class Runner:
         self.threads = threads
         self.measures_reliability = can_measure_reliability(weights.config, weights.calibration)
         self._keypoints, self._calibration = weights.config.num_keypoints, weights.calibration
+        self._stride = weights.config.codec.stride
         self._flip_indices = weights.skeleton.flip_indices
         self._streams = Streams(threads, model.enter_thread, model.starting_threads) if threads else None
 
@@ -126,6 +128,16 @@ class Runner:
         weight = measured_prior_weight(total, self._calibration)
         return Reliability(float(weight), int(total[0]), int(total[1]))
 
+    def offset(self, pieces: Sequence[Piece]) -> tuple[float, float]:
+        """``Reliability.offset`` of people of many images, by where the image shows their keypoints."""
+        found = self.finish(pieces, Options(prior_weight=0.0), np.zeros(_people(pieces), np.int64))
+        poses = [piece.result()[0].inputs for piece in pieces]
+        given, valid = (np.concatenate([getattr(p, name) for p in poses]) for name in ("crop_points", "valid"))
+        x, y = self._stride * measured_offset(
+            (found.points - given) / self._stride, valid & (found.confidence > CONFIDENT)
+        )
+        return float(x), float(y)
+
     def finish(self, pieces: Sequence[Piece], options: Options, image_index: npt.NDArray[np.int64]) -> Prediction:
         """Points and confidence in crop pixels.
 
@@ -158,6 +170,10 @@ class Runner:
         future: Future[_Made] = Future()
         future.set_result(task())
         return future
+
+
+def _people(pieces: Sequence[Piece]) -> int:
+    return sum(len(piece.result()[0].inputs) for piece in pieces)
 
 
 def _mapped(task: Callable[[_Item], _Made], items: Sequence[_Item]) -> list[_Made]:

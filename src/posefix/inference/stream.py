@@ -1,7 +1,8 @@
-"""Estimators' outputs taken apart, refined and put together: one after another, or in an endless stream."""
+"""Estimators' outputs taken apart, measured, refined and put together: one after another, or in an endless stream."""
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -18,6 +19,10 @@ from posefix.keypoints.skeleton import Skeleton
 from posefix.messages import shown
 from posefix.typed import checked
 
+logger = logging.getLogger(__name__)
+
+#: Below so many clearly visible keypoints, measured reliability says little.
+FEW_CONFIDENT = 100
 #: People on whom a stream's reliability is measured.
 MEASURED = 256
 #: Images that are held back for it at most.
@@ -43,6 +48,17 @@ def put_together(found: Extracted, refined: Iterable[Refined]) -> Any:
     results = iter(refined)
     keypoints: list[Floats] = [next(results).keypoints if len(own) else own for own in found.keypoints]
     return found.rebuild(keypoints)
+
+
+def measured_weight(refiner: Engine, prepared: Iterable[Prepared], options: Options) -> float:
+    """``Refiner.measure`` of images from ``Engine.prepare``."""
+    reliability = refiner.measure_prepared(prepared, options)
+    if refiner.measures_reliability and reliability.confident < FEW_CONFIDENT:
+        logger.warning(
+            "reliability measured on %d clearly visible keypoints only, so it stays near 1; give more people",
+            reliability.confident,
+        )
+    return reliability.prior_weight
 
 
 def stream(
@@ -92,10 +108,10 @@ def stream(
             options = replace(options, prior_weight=refiner.measure_prepared(parts, options).prior_weight)
             refined = refiner.refine_images(parts, options)
         else:
-            outputs, reliability = refiner.forward(parts, options)
-            options = replace(options, prior_weight=reliability.prior_weight)
-            refined = iter(refiner.decode(parts, outputs, options))
-            del outputs
+            measured = refiner.forward(parts, options)
+            options = measured.chosen(options)
+            refined = iter(refiner.decode(measured, options))
+            del measured
         del parts
         for found, prepared in first:
             yield put_together(found, [next(refined) for _ in prepared])

@@ -130,7 +130,8 @@ def open_run(
     there = RUN in storage.names()
     content = dict(wanted)
     if not there:
-        found = Reliability(prior_weight=1.0 if settings.prior_weight is None else settings.prior_weight)
+        weight = 1.0 if settings.prior_weight is None else settings.prior_weight
+        found = Reliability(weight, offset=settings.options.offset or (0.0, 0.0))
         sample = _sample(files, plan)
         worker.check_images(sample)
         if settings.prior_weight is None:
@@ -149,14 +150,15 @@ def open_run(
             )
     about = {k: wanted[k] for k in ("posefix", "weights", "skeleton", "keypoints", "fingerprint", "parts", "settings")}
     about |= {"reliability": asdict(reliability)}
-    chosen = replace(settings, prior_weight=reliability.prior_weight)
+    chosen = replace(settings, prior_weight=reliability.prior_weight, offset=reliability.offset)
     return Run(storage, source, chosen, reliability, plan, about)
 
 
 def _numeric(settings: BatchSettings) -> dict[str, Any]:
     """Settings on which the numbers depend; where images lie, threads and devices do not belong to them."""
     left_out = ("images", "weights", "revision", "skeleton", "device", "backend", "threads", "workers")
-    return {k: v for k, v in asdict(settings).items() if k not in left_out}
+    values = {k: v for k, v in asdict(settings).items() if k not in left_out}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}  # as JSON gives them back
 
 
 def _difference(name: str, there: Any, here: Any) -> str:

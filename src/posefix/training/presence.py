@@ -82,9 +82,9 @@ def observe_presence(
         moved = [m for m in (_moved(poses[r], others, image.shape[:2], rng) for r in rows) if m is not None]
         both = np.concatenate([poses[rows], *(m[None] for m in moved)])
         prepared = refiner.prepare(image, both)
-        pieces, reliability = refiner.forward([prepared], Options())
-        (refined,) = refiner.decode([prepared], pieces, Options(prior_weight=reliability.prior_weight))
-        found = [piece.result()[0].peaks for piece in pieces]
+        measured = refiner.forward([prepared], Options(offset=(0.0, 0.0)))
+        (refined,) = refiner.decode(measured, measured.chosen(Options()))
+        found = [piece.result()[0].peaks for piece in measured.pieces]
         if len(prepared.rows) < len(both) or any(part is None for part in found):
             continue
         peaks = torch.cat(found).double().cpu().numpy()
