@@ -11,7 +11,7 @@ rows and stops nothing. Only faults of the machine (no memory, a lost device) ar
 
 Results do not depend on how rows were put together, to the last bit, as long as all people of an image are in one
 call: soft NMS compares them. The estimator's reliability belongs to the whole input: measure it once
-(``measure_reliability``) and hand it on as ``prior_weight``.
+(``measure_reliability``) and hand it on as ``prior_weight`` and ``offset``.
 """
 
 from __future__ import annotations
