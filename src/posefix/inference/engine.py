@@ -437,13 +437,14 @@ class Engine:
     def forward(self, prepared: Sequence[Prepared], options: Options) -> Measured:
         """People of many images from ``prepare`` through the network, and the reliability of their estimator.
 
-        Where ``options.offset`` is None, it is measured too, and they go through the network again if there is one.
+        Where ``options.offset`` is None, it is measured too, and they go through the network again if there is one. Not
+        with an image model: what it shows may have an offset of its own.
         """
         options = replace(options, prior_weight=None)
         prepared = [image.moved(options.offset) for image in prepared]
         pieces = self._start(prepared, options)
         offset = options.offset or (0.0, 0.0)
-        if options.offset is None and pieces:
+        if options.offset is None and pieces and self.weights.image_model is None:
             offset = self.runner.offset(pieces)
             if any(offset):
                 prepared = [image.moved(offset) for image in prepared]
