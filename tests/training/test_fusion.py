@@ -89,6 +89,23 @@ def test_closeness_is_that_of_labelled_poses(tmp_path: Path) -> None:
     assert at_the_spot.labelled_close_share > 0.5 > beside.labelled_close_share
 
 
+def test_an_image_model_that_shows_everything_beside_its_place(tmp_path: Path) -> None:
+    """Whatever offset is believed before, about the same comes out."""
+    truth, results, _ = scene(tmp_path, people=40)
+    labels, files = read_annotations(truth, COCO), [read_results(results)]
+
+    def beside(known: tuple[float, float]) -> Weights:
+        weights = looking(10.0)
+        assert weights.image_model is not None
+        config = replace(weights.image_model.config, offset=known)
+        return replace(weights, image_model=replace(weights.image_model, config=config))
+
+    exact = fit_fusion(beside((0.0, 0.0)), labels, tmp_path, files).offset
+    assert max(map(abs, exact)) < 1
+    for known in ((4.0, -3.0), (-3.0, 4.0)):
+        np.testing.assert_allclose(fit_fusion(beside(known), labels, tmp_path, files).offset, exact, atol=1.3)
+
+
 def test_halves_must_agree() -> None:
     rng = np.random.default_rng(0)
     groups = np.arange(40)

@@ -135,7 +135,7 @@ def test_real_tinypose() -> None:
     assert logs.shape == (4, 17, 64, 48)
     # Where each map is highest, as the golden heatmaps say in their own frame, read independently.
     peak = heatmaps.reshape(4, 17, -1).argmax(-1)
-    pixels = np.stack([peak % 48 * 191 / 47, peak // 48 * 255 / 63], -1)
+    pixels = np.stack([peak % 48 * 191 / 47, peak // 48 * 255 / 63], -1) - file.config.offset
     cells, _ = expected_similarity_argmax(heatmap_probabilities(4 * logs), torch.full((4, 17), 1.0))
     confident = heatmaps.max((2, 3)) > 0.5
     distance = np.linalg.norm((cells * 4 + 1.5).numpy() - pixels, axis=-1)[confident]

@@ -105,7 +105,9 @@ def _mix(weights: Weights, truth: Annotations, files: list[Results], images: str
         f"sharpness {before.sharpness:g} → {found.sharpness:g}, own weight {before.own_weight:g} → "
         f"{found.own_weight:g}: mean keypoint similarity {found.similarity[0]:.4f} → {found.similarity[1]:.4f}"
     )
-    config = replace(before, sharpness=found.sharpness, own_weight=found.own_weight)
+    if found.offset != before.offset:
+        say("offset ({:g}, {:g}) → ({:g}, {:g}) px of its crop".format(*before.offset, *found.offset))
+    config = replace(before, sharpness=found.sharpness, own_weight=found.own_weight, offset=found.offset)
     calibration = replace(
         weights.calibration,
         reference_outlier_rate=found.reference_outlier_rate,

@@ -181,6 +181,13 @@ def card(where: str | None) -> None:
     "--keypoints", type=click.Choice(sorted(SKELETONS)), help="Its keypoint set. Default: begins with COCO's."
 )
 @click.option("--sharpness", type=float, help="Multiplies the logarithm of its output.")
+@click.option(
+    "--offset",
+    nargs=2,
+    type=float,
+    metavar="X Y",
+    help="Pixels of its crop by which it shows keypoints beside their place; posefix calibrate measures it.",
+)
 @click.option("--own-weight", type=float, help="Of the package's own network; 0 leaves it out.")
 @report_errors
 def build(
@@ -196,6 +203,7 @@ def build(
     std: tuple[float, float, float] | None,
     keypoints: str | None,
     sharpness: float | None,
+    offset: tuple[float, float] | None,
     own_weight: float | None,
 ) -> None:
     """Write a weights folder whose network sees the image together with another one.
@@ -211,7 +219,13 @@ def build(
     from posefix.weights.model_card import save_with_card
     from posefix.weights.weights import load_weights, with_image_model
 
-    values = {"output": output, "alignment": alignment, "sharpness": sharpness, "own_weight": own_weight}
+    values = {
+        "output": output,
+        "alignment": alignment,
+        "sharpness": sharpness,
+        "own_weight": own_weight,
+        "offset": offset,
+    }
     changes: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     if input_size:
         parts = input_size.lower().split("x")

@@ -192,6 +192,8 @@ class ImageModelConfig:
             nothing is. ``"logits"``: the same, as logarithms of probabilities. ``"simcc"``: (B, K, w) and (B, K, h).
         alignment: one of ``ALIGNMENTS``: UDP (ViTPose, PaddleDetection), the crop's corner (SimCC, HRNet and most of
             mmpose), or pixels that cover the crop without an offset.
+        offset: (x, y) pixels of its crop by which it shows keypoints beside where they are annotated. ``posefix
+            calibrate`` measures it.
         keypoints: names of the output's first K keypoints, in order.
         crop_margin: growth of a person's box to the crop.
         sharpness: multiplies the logarithm of its output.
@@ -208,6 +210,7 @@ class ImageModelConfig:
     normalisation: Normalisation = field(default_factory=lambda: IMAGENET)
     output: str = "heatmaps"
     alignment: str = "udp"
+    offset: tuple[float, float] = (0.0, 0.0)
     keypoints: tuple[str, ...] = COCO.keypoints
     crop_margin: float = 1.25
     sharpness: float = 4.0
@@ -226,6 +229,7 @@ class ImageModelConfig:
             "image model: ",
             WeightsError,
             input_hw=(32, 2048),
+            offset=(-16.0, 16.0),
             crop_margin=(0.1, 10.0),
             sharpness=(1e-6, 1e6),
             floor=(1e-12, 1.0),

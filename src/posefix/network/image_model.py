@@ -86,21 +86,24 @@ def read_outputs(outputs: Sequence[Tensor], config: ImageModelConfig, count: int
         values = [torch.log(v.clamp_min(config.floor)) for v in values]
     if simcc:
         along_x, along_y = values
-        x = along_x @ _reading(along_x.shape[-1], width, columns, config.alignment).to(along_x.device).T
-        y = along_y @ _reading(along_y.shape[-1], height, rows, config.alignment).to(along_y.device).T
+        x = (
+            along_x
+            @ _reading(along_x.shape[-1], width, columns, config.alignment, config.offset[0]).to(along_x.device).T
+        )
+        y = along_y @ _reading(along_y.shape[-1], height, rows, config.alignment, config.offset[1]).to(along_y.device).T
         return y[..., :, None] + x[..., None, :]
     (maps,) = values
-    by_row = _reading(maps.shape[-2], height, rows, config.alignment).to(maps.device)
-    by_column = _reading(maps.shape[-1], width, columns, config.alignment).to(maps.device)
+    by_row = _reading(maps.shape[-2], height, rows, config.alignment, config.offset[1]).to(maps.device)
+    by_column = _reading(maps.shape[-1], width, columns, config.alignment, config.offset[0]).to(maps.device)
     return by_row @ maps @ by_column.T
 
 
-def _reading(given: int, pixels: int, size: int, alignment: str) -> Tensor:
+def _reading(given: int, pixels: int, size: int, alignment: str, offset: float) -> Tensor:
     """(size, given) weights that read a network's ``given`` heatmap pixels at the places of posefix's: Catmull-Rom.
 
     The logarithm of a Gaussian is a parabola, which this interpolates exactly.
     """
-    places = STRIDE * np.arange(size) + HEATMAP_OFFSET
+    places = STRIDE * np.arange(size) + HEATMAP_OFFSET + offset
     if alignment == "udp":
         places = places * (given - 1) / (pixels - 1)
     elif alignment == "corner":

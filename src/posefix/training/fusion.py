@@ -18,9 +18,10 @@ from torch import Tensor
 
 from posefix.evaluation.matching import matchable
 from posefix.exceptions import InputError
+from posefix.inference.constant_offset import measured_offset
 from posefix.inference.decoding import count_outliers
 from posefix.inference.refiner import Refiner
-from posefix.inference.reliability import can_measure_reliability, measured_prior_weight
+from posefix.inference.reliability import CONFIDENT, can_measure_reliability, measured_prior_weight
 from posefix.io.coco import Annotations, Results
 from posefix.keypoints.oks import keypoint_similarity
 from posefix.network.image_model import ImageModelConfig, fuse
@@ -43,6 +44,7 @@ class Fusion:
     Attributes:
         sharpness: see ``ImageModelConfig``.
         own_weight: likewise.
+        offset: likewise.
         reference_outlier_rate: at which every estimator keeps the weight that it had.
         labelled_close_share: see ``Calibration``.
         similarity: (before, after) mean keypoint similarity reached.
@@ -50,6 +52,7 @@ class Fusion:
 
     sharpness: float
     own_weight: float
+    offset: tuple[float, float]
     reference_outlier_rate: float
     labelled_close_share: float
     similarity: tuple[float, float]
@@ -78,23 +81,28 @@ def fit_fusion(
     Raises:
         InputError: weights without an image model, or no result that fits a labelled person.
     """
-    refiner = Refiner(weights, device="auto", precision="auto")
-    network = refiner.network
-    if network.image_model is None:
+    if weights.image_model is None:
         raise InputError("calibrate: sharpness and own weight belong to an image model, and these weights have none")
 
-    def forward(poses: Doubles, people: npt.NDArray[np.intp]) -> _Seen:
+    def forward(refiner: Refiner, poses: Doubles, people: npt.NDArray[np.intp]) -> _Seen:
         every = np.linspace(0, len(people) - 1, min(MOST, len(people))).round().astype(int)
-        return _forward(network, cut(refiner, annotations, Path(images), poses[every], people[every]))
+        return _forward(refiner.network, cut(refiner, annotations, Path(images), poses[every], people[every]))
 
     estimated = [matched(annotations, file, weights.skeleton) for file in results]
-    seen = [forward(poses, people) for poses, people in estimated if len(people)]
-    if not seen:
+    if not any(len(people) for _, people in estimated):
         raise InputError(
             "calibrate: none of the results fits a labelled person; sharpness needs labels, for how well an "
             "estimator and a network agree tells how precise the estimator is, not how sharp the network should be"
         )
-    config = network.image_model.config
+    labelled = np.flatnonzero(matchable(annotations, weights.skeleton))
+    truth = annotations.ground_truth[labelled]
+    as_given = Refiner(weights, device="auto", precision="auto")
+    offset = _offset(as_given, weights.image_model.config, forward(as_given, truth, labelled))
+    image_model = replace(weights.image_model, config=replace(weights.image_model.config, offset=offset))
+    refiner = Refiner(replace(weights, image_model=image_model), device="auto", precision="auto")
+    network = refiner.network
+    seen = [forward(refiner, poses, people) for poses, people in estimated if len(people)]
+    config = image_model.config
     # An own network that was left out stays out.
     grid = [
         replace(config, sharpness=config.sharpness * s, own_weight=config.own_weight * w)
@@ -109,11 +117,11 @@ def fit_fusion(
     present = grid.index(config)
     chosen = grid[choose(reached, groups, present)]
     rates = [_outlier_rate(network, c, seen) for c in (config, chosen)]
-    labelled = np.flatnonzero(matchable(annotations, weights.skeleton))
-    confident, _, close = _counts(network, chosen, forward(annotations.ground_truth[labelled], labelled))
+    confident, _, close = _counts(network, chosen, forward(refiner, truth, labelled))
     return Fusion(
         chosen.sharpness,
         chosen.own_weight,
+        offset,
         weights.calibration.reference_outlier_rate * rates[1] / rates[0],
         float(close / max(confident, 1)),
         (float(np.nanmean(reached[present])), float(np.nanmean(reached[grid.index(chosen)]))),
@@ -143,6 +151,17 @@ def _forward(network: RefinementNetwork, people: People) -> _Seen:
         maps.append(network.image_model.log_maps(part.crops).half().cpu())
     without = replace(people, inputs=people.inputs.without_crops())
     return _Seen(without, torch.cat(own) if own else None, torch.cat(maps))
+
+
+@torch.inference_mode()
+def _offset(refiner: Refiner, config: ImageModelConfig, labelled: _Seen) -> tuple[float, float]:
+    """``ImageModelConfig.offset`` by labelled people, the image model seen alone."""
+    inputs, codec = labelled.people.inputs.to("cpu"), refiner.config.codec
+    alone = _mixed(refiner.network, replace(config, own_weight=0.0), labelled, slice(None))
+    points, confidence = codec.decode(alone, inputs.std)
+    usable = inputs.valid & (confidence > CONFIDENT)
+    more = codec.stride * measured_offset(((points - inputs.crop_points) / codec.stride).numpy(), usable.numpy())
+    return round(config.offset[0] + float(more[0]), 2), round(config.offset[1] + float(more[1]), 2)
 
 
 def _mixed(network: RefinementNetwork, config: ImageModelConfig, seen: _Seen, rows: slice) -> Tensor:

@@ -42,7 +42,8 @@ _CONFIGS = {
     # Its vectors are 2.5 px wide where heatmaps are 8: for the same confidence, the logarithm counts less.
     "rtmpose": ImageModelConfig(family="rtmpose", output="simcc", alignment="corner", sharpness=2.5),
     "vitpose": ImageModelConfig(family="vitpose", alignment="udp"),
-    "tinypose": ImageModelConfig(family="tinypose", alignment="udp"),
+    # Of PP-TinyPose 256×192 in labelled boxes of COCO, with its own crops.
+    "tinypose": ImageModelConfig(family="tinypose", alignment="udp", offset=(1.0, 0.8)),
     "hrnet": ImageModelConfig(family="hrnet", alignment="corner"),
 }
 #: Parts of file and output names that tell a family.
