@@ -186,7 +186,7 @@ def card(where: str | None) -> None:
     nargs=2,
     type=float,
     metavar="X Y",
-    help="Pixels of its crop by which it shows keypoints beside their place; posefix calibrate measures it.",
+    help="Pixels of its crop by which it shows keypoints away from their labels; posefix calibrate measures it.",
 )
 @click.option("--own-weight", type=float, help="Of the package's own network; 0 leaves it out.")
 @report_errors

@@ -192,7 +192,7 @@ class ImageModelConfig:
             nothing is. ``"logits"``: the same, as logarithms of probabilities. ``"simcc"``: (B, K, w) and (B, K, h).
         alignment: one of ``ALIGNMENTS``: UDP (ViTPose, PaddleDetection), the crop's corner (SimCC, HRNet and most of
             mmpose), or pixels that cover the crop without an offset.
-        offset: (x, y) pixels of its crop by which it shows keypoints beside where they are labelled. ``posefix
+        offset: (x, y) pixels of its crop by which it shows keypoints away from their labels. ``posefix
             calibrate`` measures it.
         keypoints: names of the output's first K keypoints, in order.
         crop_margin: growth of a person's box to the crop.
