@@ -45,12 +45,13 @@ def test_abandoned_work_waits_for_no_lock() -> None:
 
 
 def test_abandoned_threads_end() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     work = ahead(lambda n: n, range(100), workers=4)
     next(work)
-    assert threading.active_count() > before
+    started = set(threading.enumerate()) - before
+    assert started
     del work
     end = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < end:
+    while any(t.is_alive() for t in started) and time.monotonic() < end:
         time.sleep(0.01)
-    assert threading.active_count() <= before
+    assert not any(t.is_alive() for t in started)

@@ -65,7 +65,7 @@ def test_the_exponent_that_fits_and_the_closeness_of_labels(
 
     def counts(given: Any) -> Any:
         prepared = refiner.prepare_images(images, list(given[:, None]), None, color="rgb", skeleton=None)
-        return refiner.runner.counts(refiner.forward(list(prepared), Options())[0]).sum(-1)
+        return refiner.runner.counts(refiner.forward(list(prepared), Options()).pieces).sum(-1)
 
     rule = Calibration(reference_outlier_rate=0.4, outlier_exponent=best)
     right = 1.3 * float(measured_prior_weight(counts(poses + OFFSET), rule))
