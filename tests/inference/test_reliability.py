@@ -29,6 +29,7 @@ from posefix.inference.reliability import (
     Reliability,
     measured_prior_weight,
 )
+from posefix.inference.report import reliability_line
 from posefix.inference.results import MEASURED, MEASURED_PER_IMAGE, refine_results
 from posefix.inference.runner import Runner, View
 from posefix.keypoints.codec import HeatmapCodec
@@ -314,3 +315,14 @@ def test_wrong_questions(refiner: Refiner, scenes: tuple[Any, Any]) -> None:
     for wrong in (-0.1, 1.0, "much"):
         with pytest.raises(WeightsError, match="reference_outlier_rate: expected a"):
             replace(Calibration(), reference_outlier_rate=wrong)
+
+
+def test_a_low_weight_of_one_that_is_like_the_network_is_told_apart() -> None:
+    calibration = Calibration(reference_outlier_rate=0.022, outlier_exponent=3.0, independent_close_share=0.58)
+    runner = Runner(SimpleNamespace(), make_weights(calibration, pose_prior=True), threads=0)  # type: ignore[arg-type]
+    alike, weak = (runner.reliability(np.array(c, float)[:, None]) for c in ((3000, 20, 2300), (3000, 160, 1500)))
+    assert alike.prior_weight < 0.8 > weak.prior_weight
+    assert (alike.alike, weak.alike) == (True, False)
+    said = [reliability_line(r.prior_weight, r.confident, r.outliers, r.alike) for r in (alike, weak)]
+    assert "like the network itself" in said[0]
+    assert "looks weak" in said[1]

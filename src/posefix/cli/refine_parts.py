@@ -193,7 +193,7 @@ def refine_in_parts(
         say(f"computed by {refiner.computed_by}")
     if run.reliability.confident:
         r = run.reliability
-        say(reliability_line(r.prior_weight, r.confident, r.outliers))
+        say(reliability_line(r.prior_weight, r.confident, r.outliers, r.alike))
     if any(run.reliability.offset):
         say(offset_line(run.reliability.offset))
     if single:

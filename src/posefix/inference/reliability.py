@@ -69,12 +69,15 @@ class Reliability:
         confident: keypoints of which the image is confident.
         outliers: how many of them the poses have elsewhere.
         offset: (x, y) pixels of the network's crop to add to all keypoints, see ``Options``.
+        alike: whether the poses are so close to what the image network shows that more outliers are taken to be shared,
+            and so not seen, than there are.
     """
 
     prior_weight: float = 1.0
     confident: int = 0
     outliers: int = 0
     offset: tuple[float, float] = (0.0, 0.0)
+    alike: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, "reliability.", FileFormatError)
@@ -83,6 +86,13 @@ class Reliability:
 def can_measure_reliability(config: ModelConfig, calibration: Calibration) -> bool:
     """Whether weights have a pose prior and a reference outlier rate."""
     return config.pose_prior and calibration.reference_outlier_rate > 0
+
+
+def shared_outliers(counts: npt.ArrayLike, calibration: Calibration) -> Floats:
+    """Outliers that are not seen, for the image network errs likewise; arguments as for ``measured_prior_weight``."""
+    confident, _, close = np.asarray(counts, np.float64)
+    shared: Floats = SHARED_ERRORS * np.maximum(close - calibration.independent_close_share * confident, 0.0)
+    return shared
 
 
 def measured_prior_weight(counts: npt.ArrayLike, calibration: Calibration) -> Floats:
@@ -102,7 +112,7 @@ def measured_prior_weight(counts: npt.ArrayLike, calibration: Calibration) -> Fl
     """
     confident, outliers, close = np.asarray(counts, np.float64)
     reference_rate, labelled_close_share = calibration.reference_outlier_rate, calibration.labelled_close_share
-    unseen = SHARED_ERRORS * np.maximum(close - calibration.independent_close_share * confident, 0.0)
+    unseen = shared_outliers(counts, calibration)
     expected = PRIOR_SHARE * PRIOR_COUNT * reference_rate
     better = reference_rate * (confident + PRIOR_COUNT) / (outliers + unseen + expected)
     apart = (confident - close + CLOSE_PRIOR_COUNT * (1 - CLOSE_SHARE)) / (confident + CLOSE_PRIOR_COUNT)

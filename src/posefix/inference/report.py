@@ -29,6 +29,7 @@ class Report:
         offset: (x, y) pixels of a person's crop by which all keypoints were moved, given or measured.
         confident: keypoints on which it was measured, those that the image shows clearly; 0 where it was not.
         outliers: how many of them the poses had elsewhere.
+        alike: see ``Reliability``.
         computed_by: backend, precision and device of the network.
         unread: images that could not be read, with the reason; their poses are unchanged.
         skipped: entries that are no pose of this skeleton or of which no keypoint is there, with the reason; they are
@@ -52,6 +53,7 @@ class Report:
     offset: tuple[float, float] = (0.0, 0.0)
     confident: int = 0
     outliers: int = 0
+    alike: bool = False
     computed_by: str = ""
     unread: dict[str, str] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
@@ -82,7 +84,7 @@ class Report:
                 "their sigmoids"
             )
         if self.prior_weight is not None and self.refined:
-            lines.append(reliability_line(self.prior_weight, self.confident, self.outliers))
+            lines.append(reliability_line(self.prior_weight, self.confident, self.outliers, self.alike))
         if any(self.offset):
             lines.append(offset_line(self.offset))
         if self.lowered:
@@ -107,18 +109,21 @@ class Report:
         return "\n".join(lines)
 
 
-def reliability_line(prior_weight: float, confident: int, outliers: int) -> str:
+def reliability_line(prior_weight: float, confident: int, outliers: int, alike: bool = False) -> str:
     """What was measured of the estimator, and what follows, in one sentence.
 
     Args:
         prior_weight: as measured or given.
         confident: keypoints on which it was measured; 0 where it was given.
         outliers: how many of them the estimator has elsewhere.
+        alike: see ``Reliability``.
     """
     if not confident:
         return f"prior weight {prior_weight:.2f} (1 suits a usual estimator)"
     looks, done = (
-        ("weak", "boldly")
+        ("much like the network itself, which may make the same errors", "boldly")
+        if prior_weight < 0.8 and alike
+        else ("weak", "boldly")
         if prior_weight < 0.8
         else ("strong", "with care")
         if prior_weight > 1.25

@@ -148,6 +148,7 @@ def refine_results(
         prior_weight=chosen.prior_weight if refiner.config.pose_prior else None,
         confident=reliability.confident,
         outliers=reliability.outliers,
+        alike=reliability.alike,
         offset=chosen.offset or (0.0, 0.0),
         skipped=people.skipped | _not_refined(people, done),
         odd_scores=odd_scores if ranking in ("pose_consistency", "product") else {},

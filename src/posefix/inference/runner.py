@@ -15,7 +15,13 @@ import numpy.typing as npt
 from posefix.inference.constant_offset import measured_offset
 from posefix.inference.crops import Prediction
 from posefix.inference.options import Options
-from posefix.inference.reliability import CONFIDENT, Reliability, can_measure_reliability, measured_prior_weight
+from posefix.inference.reliability import (
+    CONFIDENT,
+    Reliability,
+    can_measure_reliability,
+    measured_prior_weight,
+    shared_outliers,
+)
 from posefix.inference.streams import Streams
 from posefix.network.inputs import NetworkInput
 from posefix.tensors import real_array
@@ -126,7 +132,8 @@ class Runner:
         if not counts.shape[1]:
             return Reliability()
         weight = measured_prior_weight(total, self._calibration)
-        return Reliability(float(weight), int(total[0]), int(total[1]))
+        alike = bool(shared_outliers(total, self._calibration) > total[1])
+        return Reliability(float(weight), int(total[0]), int(total[1]), alike=alike)
 
     def offset(self, pieces: Sequence[Piece]) -> tuple[float, float]:
         """``Reliability.offset`` of people of many images, by where the image shows their keypoints."""
