@@ -101,6 +101,8 @@ def test_streams_and_tables_are_measured_alike(refiner: Refiner, entries: Any, m
     stream = np.concatenate(list(refiner.refine_stream(pairs, fill_missing=False)))
     alone = refiner.refine(folder / given[0]["file_name"], poses(given)[:1], fill_missing=False)
     assert np.abs(alone[0] - stream[0]).max() > 0.1  # one image alone cannot tell
+    told = refiner.predict(folder / given[0]["file_name"], poses(given)[:1], offset=(1, 2)).reliability
+    assert told.offset == (1, 2)
 
     worker = BatchRefiner(BatchSettings(images=str(folder), fill_missing=False), refiner=refiner)
     pytest.importorskip("pyarrow", reason="needs the extra posefix[parquet]")

@@ -59,9 +59,9 @@ def calibrate(
 
     Needs labelled people that were not trained on, and estimators' results for them. Temperatures are fitted, so that
     the confidence says how close a keypoint is; the share of outliers of every results file is printed. Where the
-    weights have an image model, its sharpness and the weight of the own network are fitted too; where they have a
-    reference outlier rate, so is the rule by which an estimator's weight falls with its outliers. The margin is the
-    largest that keeps 95 % of what the best one gains: the smaller, the more keypoints move, right or wrong.
+    weights have an image model, its sharpness, its offset and the weight of the own network are fitted too; where they
+    have a reference outlier rate, so is the rule by which an estimator's weight falls with its outliers. The margin is
+    the largest that keeps 95 % of what the best one gains: the smaller, the more keypoints move, right or wrong.
 
     \b
     Examples:

@@ -367,16 +367,17 @@ class Engine:
         """Refine one image, and tell the reliability with which this was done."""
         if options.prior_weight is not None or not self.measures_reliability:
             (refined,) = self.refine_prepared([image], options)
-            return refined, Reliability(1.0 if options.prior_weight is None else options.prior_weight)
+            weight = 1.0 if options.prior_weight is None else options.prior_weight
+            return refined, Reliability(weight, offset=options.offset or (0.0, 0.0))
         if len(image.rows) > CROWD:
             found = self.measure_prepared([image], options)
             (refined,) = self.refine_prepared([image], replace(options, prior_weight=found.prior_weight))
-            return refined, found
+            return refined, replace(found, offset=options.offset or (0.0, 0.0))
         image = image.moved(options.offset)
         pieces = self._start([image], options)
         found = self.runner.reliability(self.runner.counts(pieces))
         (refined,) = self._finish([image], pieces, replace(options, prior_weight=found.prior_weight))
-        return refined, found
+        return refined, replace(found, offset=options.offset or (0.0, 0.0))
 
     def _refine_crowd(self, image: Prepared, options: Options) -> Refined:
         """One image of many people, ``CROWD`` of them at a time."""

@@ -142,8 +142,8 @@ def offset_line(offset: tuple[float, float]) -> str:
         offset: (x, y) as in ``Options``.
     """
     return (
-        f"all keypoints were moved by ({offset[0]:+.2f}, {offset[1]:+.2f}) px of the person's crop, since they lie to "
-        "one side of where the image shows them (--offset 0 0 leaves them)"
+        f"all keypoints were moved by ({offset[0]:+.2f}, {offset[1]:+.2f}) px of the person's crop first, for the "
+        "estimator puts them all to one side (--offset 0 0 leaves them)"
     )
 
 
